@@ -1,0 +1,55 @@
+# make demo | make test | make test-jax | make lint | ...; see CONTRIBUTING.md
+PYTHON ?= python3
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+# CPU builds. torch is pinned to a version that resolves to its CPU build on the
+# development machines; the newest one there brings gigabytes of CUDA.
+TORCH ?= torch==2.13.0
+TENSORFLOW ?= tensorflow-cpu
+
+BIN := .venv/bin
+FULL := .venv/.setup-full
+JAX_ONLY := .venv/.setup-jax
+SUITES := test-jax test-tensorflow test-torch
+
+export TF_CPP_MIN_LOG_LEVEL := 3
+
+.PHONY: setup demo test test-all $(SUITES) lint clean
+.NOTPARALLEL:
+
+setup: $(FULL)
+
+$(FULL): pyproject.toml setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -e ".[jax,data,plots,dev]" \
+	    "$(TENSORFLOW)" "$(TORCH)"
+	touch $@
+
+$(JAX_ONLY): pyproject.toml setup.py
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -e ".[jax,data,plots]"
+	touch $@
+
+# One backend is enough here: the full environment is used where there is one.
+demo: $(if $(wildcard $(FULL)),$(FULL),$(JAX_ONLY))
+	KERAS_BACKEND=jax $(BIN)/python -m keras_dblocks.applications.vit demo
+
+test: $(SUITES) lint
+
+# The last -m wins over the one in pyproject.toml.
+test-all: SELECT = -m ""
+test-all: test
+
+$(SUITES): test-%: setup
+	KERAS_BACKEND=$* $(BIN)/python -m pytest -n $(WORKERS) $(SELECT) \
+	    $(PYTEST_ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Keeps .venv and runs/.
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name .venv -prune -o -name __pycache__ -prune -exec rm -rf {} +

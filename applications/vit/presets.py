@@ -1,0 +1,3 @@
+"""Presets of ViT: constructor keywords and what they are for."""
+
+PRESETS = {}

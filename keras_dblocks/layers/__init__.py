@@ -1,0 +1,15 @@
+"""Layers a block is made of."""
+
+from keras_dblocks.layers.label_embedding import LabelEmbedding
+from keras_dblocks.layers.noise_embedding import NoiseEmbedding
+from keras_dblocks.layers.noise_modulation import NoiseModulation
+from keras_dblocks.layers.patch_embedding import PatchEmbedding
+from keras_dblocks.layers.transformer_layer import TransformerLayer
+
+__all__ = [
+    "LabelEmbedding",
+    "NoiseEmbedding",
+    "NoiseModulation",
+    "PatchEmbedding",
+    "TransformerLayer",
+]

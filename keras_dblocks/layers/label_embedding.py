@@ -1,0 +1,127 @@
+"""The clean signal of classification: a table of label embeddings."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class LabelEmbedding(keras.layers.Layer):
+    """Label to a unit-norm row of a table, and logits back to a row.
+
+    Args:
+        num_classes: int. Rows of the table.
+        dim: int. Width of a row.
+        bridge: `"soft"` (expected row under the softmax), `"hard"` (row of
+            the largest logit) or `"unnormalized"` (the reference's: expected
+            row of the table before normalisation). Defaults to `"soft"`.
+
+    Call arguments:
+        labels: int tensor `(B,)`.
+
+    Returns:
+        float32 tensor `(B, dim)`, rows of length 1.
+
+    References:
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Appendix B
+    """
+
+    def __init__(self, num_classes, dim, bridge="soft", **kwargs):
+        # No autocast: the clean signal stays float32 under every policy.
+        super().__init__(autocast=False, **kwargs)
+        if bridge not in ("soft", "hard", "unnormalized"):
+            raise ValueError(
+                '`bridge` must be "soft", "hard" or "unnormalized". '
+                f'Received: bridge={bridge!r}. Use the default, "soft".'
+            )
+        self.num_classes = num_classes
+        self.dim = dim
+        self.bridge_kind = bridge
+        self.fixed_seed = None
+
+    @property
+    def signal_shape(self):
+        """Shape of one clean signal, without the batch."""
+        return (self.dim,)
+
+    def fix(self, seed):
+        """Makes the table a constant that depends on `seed` alone.
+
+        The same on every backend, so that blocks trained apart agree on it.
+        """
+        self.fixed_seed = seed
+
+    def build(self, labels_shape=None):
+        shape = (self.num_classes, self.dim)
+        initializer = keras.initializers.RandomNormal(stddev=0.02)
+        if self.fixed_seed is not None:
+            bits = np.random.Philox(key=self.fixed_seed)
+            rows = np.random.Generator(bits).standard_normal(shape)
+            rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
+            initializer = keras.initializers.Constant(rows.astype("float32"))
+        self.table = self.add_weight(
+            shape=shape,
+            initializer=initializer,
+            trainable=self.fixed_seed is None,
+            name="table",
+        )
+
+    def _rows(self):
+        table = ops.convert_to_tensor(self.table, dtype="float32")
+        length = ops.sqrt(ops.sum(table**2, axis=-1, keepdims=True))
+        return table / ops.maximum(length, 1e-12)  # (classes, dim)
+
+    def call(self, labels):
+        return ops.take(self._rows(), ops.cast(labels, "int32"), axis=0)
+
+    def bridge(self, logits):
+        """Estimate of the clean signal `(B, dim)` from logits `(B, classes)`.
+
+        METHOD 4: the reference trains on normalised rows and bridges with the
+        table as it is; normalised in both places is the default here.
+        """
+        if self.bridge_kind == "hard":
+            return self.call(ops.argmax(logits, axis=-1))
+        table = (
+            ops.convert_to_tensor(self.table, dtype="float32")
+            if self.bridge_kind == "unnormalized"
+            else self._rows()
+        )
+        return ops.matmul(ops.softmax(logits, axis=-1), table)
+
+    def loss(self, labels, logits):
+        """Cross-entropy of each example, `(B,)`, in nats."""
+        labels = ops.cast(labels, "int32")
+        return keras.losses.sparse_categorical_crossentropy(
+            labels, logits, from_logits=True
+        )
+
+    def check(self, labels):
+        """Refuses labels that are no index of the table."""
+        labels = np.asarray(labels)
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            raise ValueError(
+                "Labels must be integers of shape (N,). "
+                f"Received: {labels.dtype} of shape {labels.shape}. "
+                "Use `np.argmax(y, -1)` on one-hot labels, `np.squeeze` on "
+                "(N, 1), or `astype('int32')`."
+            )
+        if labels.size and not (
+            0 <= labels.min() and labels.max() < self.num_classes
+        ):
+            raise ValueError(
+                f"Labels must lie in 0 to {self.num_classes - 1}. "
+                f"Received: {labels.min()} to {labels.max()}. "
+                "Renumber them, or pass a larger `num_classes`."
+            )
+
+    def compute_output_shape(self, labels_shape):
+        return (*labels_shape, self.dim)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "dim": self.dim,
+            "bridge": self.bridge_kind,
+        }

@@ -1,0 +1,61 @@
+"""Makes any residual layer listen to the noise level."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class NoiseModulation(keras.layers.Layer):
+    """Scales and shifts a layer's input by functions of the noise level.
+
+    The base class wraps every user layer whose `call` takes no `noise`. Both
+    maps start at zero, so the wrapped layer starts as it was written.
+
+    Args:
+        layer: `keras.layers.Layer` from `(B, ..., D)` to the same shape,
+            residual connection included.
+
+    Call arguments:
+        x: tensor `(B, ..., D)`.
+        noise: tensor `(B, noise_dim)`, the embedded noise level.
+
+    References:
+     - [DiT](https://arxiv.org/abs/2212.09748), adaptive layer norm
+    """
+
+    def __init__(self, layer, **kwargs):
+        super().__init__(**kwargs)
+        self.layer = layer
+
+    def build(self, x_shape, noise_shape):
+        self.modulation = keras.layers.Dense(
+            2 * x_shape[-1],
+            kernel_initializer="zeros",
+            dtype=self.dtype_policy,
+            name="modulation",
+        )
+        self.modulation.build(noise_shape)
+        if not self.layer.built:
+            self.layer.build(x_shape)
+
+    def call(self, x, noise, training=None):
+        maps = self.modulation(ops.silu(noise))  # (B, 2 D)
+        middle = (1,) * (len(x.shape) - 2)
+        maps = ops.reshape(maps, (-1, *middle, 2 * x.shape[-1]))
+        shift, scale = ops.split(maps, 2, axis=-1)
+        x = x + x * scale + shift
+        if self.layer._call_has_training_arg:
+            return self.layer(x, training=training)
+        return self.layer(x)
+
+    def compute_output_shape(self, x_shape, noise_shape):
+        return x_shape
+
+    def get_config(self):
+        layer = keras.saving.serialize_keras_object(self.layer)
+        return {**super().get_config(), "layer": layer}
+
+    @classmethod
+    def from_config(cls, config):
+        layer = keras.saving.deserialize_keras_object(config["layer"])
+        return cls(**{**config, "layer": layer})

@@ -1,0 +1,136 @@
+"""A pre-norm transformer layer, with or without noise conditioning."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class TransformerLayer(keras.layers.Layer):
+    """Self-attention and a perceptron, each behind a layer norm.
+
+    With `conditioned=True` six maps of the noise embedding shift and scale
+    the norms and gate the two sublayers (adaptive layer norm). The maps start
+    at zero, so that the layer starts as the identity. `silu` comes after the
+    linear map as in the published ViT code (`modulation="after"`) or before
+    it as in DiT (`"before"`).
+
+    Args:
+        num_heads: int.
+        intermediate_dim: int. Width of the perceptron.
+        dropout: float. After each sublayer and on the attention weights.
+        epsilon: float. Of the layer norms.
+        activation: name. Defaults to `"gelu"`, the exact one.
+        conditioned: bool. Defaults to True.
+        modulation: `"after"` or `"before"`. Defaults to `"after"`.
+
+    Call arguments:
+        x: tensor `(B, T, D)`.
+        noise: tensor `(B, noise_dim)`, when conditioned.
+
+    Returns:
+        Tensor `(B, T, D)`.
+
+    References:
+     - [ViT](https://arxiv.org/abs/2010.11929)
+     - [DiT](https://arxiv.org/abs/2212.09748), Section 3.2
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        intermediate_dim,
+        dropout=0.0,
+        epsilon=1e-12,
+        activation="gelu",
+        conditioned=True,
+        modulation="after",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
+        self.dropout = dropout
+        self.epsilon = epsilon
+        self.activation = activation
+        self.conditioned = conditioned
+        self.modulation = modulation
+
+    def build(self, x_shape, noise_shape=None):
+        dim = x_shape[-1]
+        kwargs = {"dtype": self.dtype_policy}
+        norm = keras.layers.LayerNormalization
+        self.attention_norm = norm(
+            epsilon=self.epsilon, name="attention_norm", **kwargs
+        )
+        self.mlp_norm = norm(epsilon=self.epsilon, name="mlp_norm", **kwargs)
+        self.attention = keras.layers.MultiHeadAttention(
+            self.num_heads,
+            dim // self.num_heads,
+            dropout=self.dropout,
+            name="attention",
+            **kwargs,
+        )
+        self.intermediate = keras.layers.Dense(
+            self.intermediate_dim,
+            activation=self.activation,
+            name="intermediate",
+            **kwargs,
+        )
+        self.output_dense = keras.layers.Dense(dim, name="output", **kwargs)
+        self.dropout_layer = keras.layers.Dropout(
+            self.dropout, name="dropout", **kwargs
+        )
+        self.attention_norm.build(x_shape)
+        self.mlp_norm.build(x_shape)
+        self.attention.build(x_shape, x_shape)
+        self.intermediate.build(x_shape)
+        self.output_dense.build((*x_shape[:-1], self.intermediate_dim))
+        if self.conditioned:
+            self.modulation_dense = keras.layers.Dense(
+                6 * dim,
+                kernel_initializer="zeros",
+                name="modulation",
+                **kwargs,
+            )
+            self.modulation_dense.build(noise_shape)
+
+    def call(self, x, noise=None, training=None):
+        if not self.conditioned:
+            x = x + self._attend(self.attention_norm(x), training)
+            return x + self._perceptron(self.mlp_norm(x), training)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self._maps(noise)
+        h = self.attention_norm(x) * (1 + scale_a) + shift_a
+        x = x + gate_a * self._attend(h, training)
+        h = self.mlp_norm(x) * (1 + scale_m) + shift_m
+        return x + gate_m * self._perceptron(h, training)
+
+    def _maps(self, noise):
+        if self.modulation == "after":
+            maps = ops.silu(self.modulation_dense(noise))
+        else:
+            maps = self.modulation_dense(ops.silu(noise))
+        maps = ops.expand_dims(maps, 1)  # (B, 1, 6 D)
+        return ops.split(maps, 6, axis=-1)
+
+    def _attend(self, x, training):
+        x = self.attention(x, x, training=training)
+        return self.dropout_layer(x, training=training)
+
+    def _perceptron(self, x, training):
+        x = self.output_dense(self.intermediate(x))
+        return self.dropout_layer(x, training=training)
+
+    def compute_output_shape(self, x_shape, noise_shape=None):
+        return x_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "intermediate_dim": self.intermediate_dim,
+            "dropout": self.dropout,
+            "epsilon": self.epsilon,
+            "activation": self.activation,
+            "conditioned": self.conditioned,
+            "modulation": self.modulation,
+        }

@@ -1,0 +1,129 @@
+"""Saved blocks back into one model; nothing is loaded unless all fits."""
+
+import zipfile
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dblocks.models.block import Block
+
+
+def read_block(path):
+    """The block in a file, or a ValueError that says what is wrong."""
+    try:
+        block = keras.saving.load_model(path, compile=False)
+    except (OSError, KeyError, zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(
+            "A saved block is a whole `.keras` archive. "
+            f"Received: {path!r}, which cannot be read ({error}). "
+            "Save the block again with `block.save`."
+        ) from error
+    if not isinstance(block, Block):
+        raise ValueError(
+            "A saved block holds a `Block`. "
+            f"Received: {path!r} with a {type(block).__name__}. "
+            "Save one with `model.block(i).save(path)`."
+        )
+    return block
+
+
+def load_block(model, path):
+    """Copies a saved block into `model`, or leaves `model` untouched."""
+    block = read_block(path)
+    _check_same_network(model, block.network(), path)
+    if not model.built:
+        model.build()
+    mine = model.blocks[block.index]
+    shared = _shared_positions(model, mine)
+    if model.num_blocks > 1:
+        _check_shared(mine, block, shared, model.sharing, path)
+    for variable, value in zip(mine.weights, block.weights):
+        variable.assign(value)
+
+
+def from_blocks(cls, paths):
+    """Model of class `cls` from one file per block, in any order."""
+    blocks = [read_block(path) for path in paths]
+    network = blocks[0].network()
+    if not isinstance(network, cls):
+        raise ValueError(
+            f"The files must hold blocks of a {cls.__name__}. "
+            f"Received: blocks of a {type(network).__name__}. "
+            f"Use `{type(network).__name__}.from_blocks`."
+        )
+    found = sorted(block.index for block in blocks)
+    if found != list(range(network.num_blocks)):
+        raise ValueError(
+            f"One file per block is needed, 0 to {network.num_blocks - 1}. "
+            f"Received: files of blocks {found}. Add or drop files."
+        )
+    for block, path in zip(blocks, paths):
+        _check_same_network(network, block.network(), path)
+    model = type(network).from_config(network.get_config())
+    model.build()
+    first = blocks[0]
+    for block, path in zip(blocks, paths):
+        mine = model.blocks[block.index]
+        shared = _shared_positions(model, mine)
+        _check_shared(first, block, shared, model.sharing, path)
+    for block in blocks:
+        weights = model.blocks[block.index].weights
+        for variable, value in zip(weights, block.weights):
+            variable.assign(value)
+    return model
+
+
+def _shared_positions(model, block):
+    """Positions in `block.weights` of what all blocks hold."""
+    common = set.intersection(
+        *({id(v) for v in b.weights} for b in model.blocks)
+    )
+    # A block's own list is laid out alike for every block.
+    return [i for i, v in enumerate(block.weights) if id(v) in common]
+
+
+def _check_shared(first, second, positions, sharing, path):
+    different = [
+        first.weights[i].path
+        for i in positions
+        if not np.array_equal(
+            ops.convert_to_numpy(first.weights[i]),
+            ops.convert_to_numpy(second.weights[i]),
+        )
+    ]
+    if different:
+        raise ValueError(
+            "What blocks share must be equal in all of them. "
+            f"Received: {path!r}, which differs in {', '.join(different)}. "
+            + (
+                'Train apart with `sharing="targets"`, which gives each block '
+                "its own stem and head."
+                if sharing == "all"
+                else "Make all blocks from one model or one `seed`, which "
+                "fixes the table of targets."
+            )
+        )
+
+
+def _check_same_network(model, other, path):
+    mine, its = model.partition.describe(), other.partition.describe()
+    if mine != its:
+        raise ValueError(
+            f"The block must have this model's partition, {mine}. "
+            f"Received: {path!r} with {its}. "
+            "Build the model with the settings of the file."
+        )
+    settings = ("name", "seed", "sampler", "dtype", "overlap")
+    mine, its = (
+        {k: v for k, v in m.get_config().items() if k not in settings}
+        for m in (model, other)
+    )
+    if type(model) is not type(other) or mine != its:
+        names = [k for k in mine if mine[k] != its.get(k)]
+        raise ValueError(
+            f"The block must belong to a {type(model).__name__} like this one. "
+            f"Received: {path!r} of a {type(other).__name__} that differs in "
+            f"{', '.join(names) or 'its class'}. "
+            "Build the model with the settings of the file."
+        )

@@ -1,0 +1,418 @@
+"""The base class: a residual network cut into independently trained blocks."""
+
+import inspect
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_dblocks import presets
+from keras_dblocks.layers import NoiseEmbedding, NoiseModulation
+from keras_dblocks.models import assembly, table
+from keras_dblocks.models.block import Block, accepts
+from keras_dblocks.models.checks import check_array
+from keras_dblocks.noise import LogNormalNoise
+from keras_dblocks.partition import Partition
+from keras_dblocks.preconditioning import EDMPreconditioning
+from keras_dblocks.samplers import EulerSampler
+from keras_dblocks.training.trainer import BlockTrainer
+
+WEIGHTINGS = ("none", "edm", "batch_mean")
+
+
+class DiffusionBlocks(BlockTrainer):
+    """A deep residual network trained one block at a time.
+
+    A subclass says what the parts are: `condition_spec`, `make_target`,
+    `make_stem`, `make_layer`, `make_readout` and `make_head`. A part's
+    `call` gets those of `noise` (the embedded level `(B, noise_dim)`),
+    `condition` and `training` that it names. A layer that names no `noise`
+    is wrapped in `layers.NoiseModulation`.
+
+    Args:
+        num_layers: int. Residual layers of the whole network.
+        num_blocks: int. Blocks they are cut into, B of the paper.
+        layers_per_block: list of ints, or None for equal blocks.
+        overlap: float, gamma of the paper. Defaults to `0.05`.
+        sharing: `"all"` (stem, noise embedding and head are shared and
+            trained at every step, as in the reference) or `"targets"` (each
+            block has its own; only the fixed table of the clean signal is
+            common, so that blocks can be trained apart).
+        partition: `"equal_probability"`, `"log_uniform"` or `"linear"`.
+        loss_weighting: `"none"`, `"edm"` or `"batch_mean"` (METHOD 1).
+            Defaults to what suits the clean signal.
+        sampler: `EulerSampler`, its config, or None for the default.
+        reference: bool. The paper's settings wherever ours differ.
+        seed: int. Noise, block order and fixed tables follow from it.
+        dtype: dtype policy; `"mixed_bfloat16"` works.
+
+    Every constructor argument of a subclass must become an attribute of the
+    same name; then the model can be saved with no `get_config`.
+
+    References:
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202)
+    """
+
+    def __init__(
+        self,
+        num_layers=12,
+        num_blocks=3,
+        layers_per_block=None,
+        overlap=0.05,
+        sharing="all",
+        partition="equal_probability",
+        loss_weighting=None,
+        sampler=None,
+        reference=False,
+        seed=0,
+        dtype=None,
+        name=None,
+    ):
+        super().__init__(dtype=dtype, name=name)
+        if sharing not in ("all", "targets"):
+            raise ValueError(
+                '`sharing` must be "all" or "targets". '
+                f'Received: sharing={sharing!r}. Use the default, "all".'
+            )
+        if self.dtype_policy.compute_dtype == "float16":
+            raise ValueError(
+                "Sampled blocks need a dtype with the range of float32. "
+                f"Received: dtype={self.dtype_policy.name}, whose loss scaling "
+                'does not work per block. Use "mixed_bfloat16".'
+            )
+        if loss_weighting not in (None, *WEIGHTINGS):
+            raise ValueError(
+                f"`loss_weighting` must be one of {WEIGHTINGS}. "
+                f"Received: {loss_weighting!r}. Leave it out for the default."
+            )
+        self.num_layers = num_layers
+        self.num_blocks = num_blocks
+        self.overlap = overlap
+        self.sharing = sharing
+        self.loss_weighting = loss_weighting
+        self.reference = reference
+        self.seed = seed
+        self.noise = self.make_noise()
+        self.preconditioning = self.make_preconditioning()
+        self.partition = Partition(
+            self.noise, num_layers, num_blocks, layers_per_block, overlap, partition
+        )
+        self.layers_per_block = self.partition.layers_per_block
+        self.stratified = not reference
+        self.sampler = sampler or self.make_sampler()
+        self.blocks = []
+        self.block_losses = [
+            keras.metrics.Mean(name=f"block_{i}_loss") for i in range(num_blocks)
+        ]
+        self._block_logs = {}
+
+    # What a subclass says.
+
+    def condition_spec(self):
+        """`keras.KerasTensor` of the condition, batch size None."""
+        raise NotImplementedError
+
+    def make_target(self):
+        """Layer of the clean signal, such as `layers.LabelEmbedding`."""
+        raise NotImplementedError
+
+    def make_stem(self):
+        """Layer from the noisy signal and `condition` to the first state."""
+        raise NotImplementedError
+
+    def make_layer(self, index):
+        """Residual layer `index`, from a state to a state."""
+        raise NotImplementedError
+
+    def make_readout(self):
+        """Layer from the last state to the shape of the clean signal."""
+        return keras.layers.LayerNormalization(name="readout")
+
+    def make_head(self):
+        """Layer from the denoised signal to the prediction."""
+        return keras.layers.Identity(name="head")
+
+    def make_noise_embedding(self):
+        """Layer from `c_noise` `(B,)` to `(B, noise_dim)`."""
+        return NoiseEmbedding(64, name="noise_embedding")
+
+    def make_noise(self):
+        """Noise distribution; the paper's by default."""
+        return LogNormalNoise()
+
+    def make_preconditioning(self):
+        """EDM's, with the paper's `sigma_data`."""
+        return EDMPreconditioning()
+
+    def make_sampler(self):
+        """Sampler `predict` uses."""
+        if self.reference:
+            return EulerSampler(grid="equal_mass", start="noise")
+        return EulerSampler()
+
+    def split(self, x, y):
+        """`(clean, condition)` of a batch `(x, y)` as given to `fit`."""
+        return y, self.condition_of(x)
+
+    def condition_of(self, x):
+        """Condition from the input of `predict`."""
+        return x
+
+    def null_condition(self, condition):
+        """Condition that says nothing, for guidance."""
+        return tree.map_structure(ops.zeros_like, condition)
+
+    # The parts, made once or once per block.
+
+    def make_parts(self, index):
+        """Parts of block `index`, by name."""
+        shared = self._shared_parts
+        own = dict(shared) if self.sharing == "all" else self._make_shell()
+        own["target"] = shared["target"]
+        with self.dtype_scope():
+            layers = [self.make_layer(i) for i in self.partition.layers_of(index)]
+            own["residual_layers"] = [
+                layer if accepts(layer, "noise") else NoiseModulation(layer)
+                for layer in layers
+            ]
+        return own
+
+    def _make_shell(self):
+        with self.dtype_scope():
+            return {
+                "noise_embedding": self.make_noise_embedding(),
+                "stem": self.make_stem(),
+                "readout": self.make_readout(),
+                "head": self.make_head(),
+            }
+
+    def _make_blocks(self):
+        if self.blocks:
+            return
+        target = self.make_target()
+        if self.sharing == "targets":
+            target.fix(self.seed)
+        parts = self._make_shell() if self.sharing == "all" else {}
+        self._shared_parts = {**parts, "target": target}
+        for index in range(self.num_blocks):
+            self.blocks.append(Block(self, index))
+
+    def dtype_scope(self):
+        """Makes new layers follow this model's dtype policy."""
+        return _DtypeScope(self.dtype_policy)
+
+    def build(self, input_shape=None):
+        self._make_blocks()
+        for block in self.blocks:
+            if not block.built:
+                block.build()
+        self._track_progress()
+
+    def block(self, index, build=True):
+        """Block `index`, an ordinary `keras.Model` sharing this one's weights.
+
+        Only that block is built, so that one block of a network too large for
+        this machine can be trained alone.
+        """
+        if not -self.num_blocks <= index < self.num_blocks:
+            raise ValueError(
+                f"Blocks are numbered 0 to {self.num_blocks - 1}. "
+                f"Received: {index}. Count from 0, the highest noise."
+            )
+        self._make_blocks()
+        block = self.blocks[index]
+        if build and not block.built:
+            block.build()
+        return block
+
+    def shared_variables(self):
+        """Trainable variables that every block holds."""
+        if self.sharing == "targets" or self.num_blocks == 1:
+            return []
+        common = set.intersection(
+            *({id(v) for v in b.trainable_variables} for b in self.blocks)
+        )
+        first = self.blocks[0].trainable_variables
+        return [v for v in first if id(v) in common]
+
+    def own_variables(self):
+        """Per block, the trainable variables no other block holds."""
+        shared = {id(v) for v in self.shared_variables()}
+        return [
+            [v for v in block.trainable_variables if id(v) not in shared]
+            for block in self.blocks
+        ]
+
+    # What it computes.
+
+    def call(self, x, training=False):
+        return self.sampler(self, self.condition_of(x))
+
+    def denoise(self, noisy, level, condition=None, block=None):
+        """What the loss sees: logits, or the denoised signal.
+
+        Args:
+            noisy: array or tensor `(B, ...)`.
+            level: noise levels `(B,)`, or one for all.
+            condition: array(s) or tensor(s) `(B, ...)`.
+            block: int, or None to route each example by its level.
+
+        Returns:
+            Array if `noisy` is a numpy array, else a tensor.
+        """
+        if not self.built:
+            self.build()
+        batch = noisy.shape[0]
+        host = np.broadcast_to(ops.convert_to_numpy(level), (batch,))
+        chosen = self.partition.block_of(host)
+        if block is not None:
+            chosen = np.full(batch, range(self.num_blocks)[block])
+        tensors = (noisy, host.astype("float32"), condition)
+        tensors = tree.map_structure(ops.convert_to_tensor, tensors)
+        rows, parts = [], []
+        for index in np.unique(chosen):
+            row = np.flatnonzero(chosen == index)
+            part = tree.map_structure(lambda t: ops.take(t, row, 0), tensors)
+            rows.append(row)
+            parts.append(self.blocks[index].denoise(*part))
+        result = ops.concatenate(parts, 0)
+        result = ops.take(result, np.argsort(np.concatenate(rows)), 0)
+        if isinstance(noisy, np.ndarray):
+            return ops.convert_to_numpy(result)
+        return result
+
+    def predict_steps(self, x, batch_size=128, sampler=None):
+        """Predictions after every step of the chain.
+
+        Args:
+            x: array(s) as given to `predict`.
+            batch_size: int.
+            sampler: `EulerSampler` or None for the model's own.
+
+        Returns:
+            numpy array `(num_steps, N, ...)`.
+        """
+        chain = _Chain(self, sampler or self.sampler)
+        steps = chain.predict(x, batch_size=batch_size, verbose=0)
+        return np.moveaxis(steps, 1, 0)
+
+    def weigh(self, loss, level, sample_weight=None):
+        """Mean of the examples' losses `(B,)` under `loss_weighting`."""
+        weighting = self.loss_weighting or self.default_loss_weighting()
+        if sample_weight is not None:
+            loss = loss * ops.cast(sample_weight, loss.dtype)
+        if weighting == "none":
+            return ops.mean(loss)
+        weight = self.preconditioning.weight(level)
+        if weighting == "edm":
+            return ops.mean(weight * loss)
+        # What the reference's broadcast amounts to (METHOD 0.2).
+        return ops.mean(weight) * ops.mean(loss)
+
+    def default_loss_weighting(self):
+        """`"none"` for cross-entropy; the reference's own under it."""
+        return "batch_mean" if self.reference else "none"
+
+    def batch_size_of(self, x):
+        """Number of examples in `x`: int where it is known."""
+        return ops.shape(tree.flatten(x)[0])[0]
+
+    @property
+    def sampler(self):
+        """`EulerSampler` of `predict`; set it to change how blocks run."""
+        return self._sampler
+
+    @sampler.setter
+    def sampler(self, sampler):
+        if isinstance(sampler, dict):
+            sampler = EulerSampler(**sampler)
+        sampler.plan(self.partition)  # raises now, not in predict
+        self._sampler = sampler
+        self.predict_function = self.test_function = None
+
+    # Refusals.
+
+    def check_data(self, x, y=None):
+        if not self.blocks:
+            self._make_blocks()
+        for array, spec in zip(tree.flatten(x), tree.flatten(self.condition_spec())):
+            check_array(array, spec)
+        if y is not None:
+            self._shared_parts["target"].check(ops.convert_to_numpy(y))
+
+    def check_batch(self, data):
+        """Refuses a bad batch of a stream, where it lies in host memory."""
+
+    # Saving and showing.
+
+    def get_config(self):
+        config = {}
+        for cls in type(self).__mro__:
+            if not issubclass(cls, DiffusionBlocks):
+                continue
+            for name in inspect.signature(cls.__init__).parameters:
+                if name in ("self", "args", "kwargs"):
+                    continue
+                config[name] = getattr(self, name)
+        config["partition"] = self.partition.kind
+        config["layers_per_block"] = list(self.layers_per_block)
+        config["sampler"] = self.sampler.get_config()
+        config["dtype"] = keras.saving.serialize_keras_object(self.dtype_policy)
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if isinstance(config.get("dtype"), dict):
+            dtype = keras.saving.deserialize_keras_object(config["dtype"])
+            config["dtype"] = dtype
+        return cls(**config)
+
+    def load_block(self, path):
+        """Puts a saved block's weights into this model."""
+        assembly.load_block(self, path)
+
+    @classmethod
+    def from_blocks(cls, paths):
+        """The model whose blocks were saved one by one."""
+        return assembly.from_blocks(cls, paths)
+
+    @classmethod
+    def from_preset(cls, preset, **kwargs):
+        """A model from a preset's name or a folder; see `presets`."""
+        return presets.load(cls, preset, **kwargs)
+
+    def save_to_preset(self, folder):
+        """Writes config and weights to a folder `from_preset` reads."""
+        presets.save(self, folder)
+
+    def summary(self, print_fn=print, **kwargs):
+        """Prints block, layers, noise range, parameters, optimizer state."""
+        print_fn(table.summary(self))
+
+
+class _Chain(keras.Model):
+    """The chain with every step's prediction, for `predict_steps`."""
+
+    def __init__(self, model, sampler):
+        super().__init__(name="chain")
+        self.model = model
+        self.sampler = sampler
+        self.built = True
+
+    def call(self, x):
+        condition = self.model.condition_of(x)
+        steps = self.sampler.trajectory(self.model, condition)
+        return ops.stack([step["prediction"] for step in steps], 1)
+
+
+class _DtypeScope:
+    def __init__(self, policy):
+        self.policy = policy
+
+    def __enter__(self):
+        self.before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(self.policy)
+
+    def __exit__(self, *error):
+        keras.config.set_dtype_policy(self.before)

@@ -1,0 +1,142 @@
+"""What the whole model and a single block share: nothing is lost.
+
+Data is checked before training starts, arrays are shuffled in an order that a
+resumed run repeats, files are written beside and renamed.
+"""
+
+import os
+import uuid
+
+import keras
+import numpy as np
+
+from keras_dblocks.training.array_batches import ArrayBatches, is_array
+
+
+class DurableModel(keras.Model):
+    """A `keras.Model` that refuses bad data early and survives a kill."""
+
+    def check_data(self, x, y=None):
+        """Raises a ValueError for data this model cannot be trained on."""
+
+    def training_step(self):
+        """Number of training steps taken so far (int)."""
+        raise NotImplementedError
+
+    def get_metrics_result(self):
+        # Task metrics are computed in evaluation alone; Keras builds them at
+        # their first update and cannot report them before.
+        metrics = self._compile_metrics
+        if metrics is None or metrics.built:
+            return super().get_metrics_result()
+        rest = [m for m in self.metrics if m is not metrics]
+        return {metric.name: metric.result() for metric in rest}
+
+    def get_build_config(self):
+        return {"built": True}  # sizes are in the config
+
+    def build_from_config(self, config):
+        self.build()
+
+    def _track_progress(self):
+        # First step of the epoch under way: a run that was killed inside an
+        # epoch goes on with the batches it had not seen.
+        self.epoch_start = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="int32",
+            trainable=False,
+            name="epoch_start",
+        )
+
+    def fit(
+        self,
+        x=None,
+        y=None,
+        batch_size=None,
+        epochs=1,
+        verbose="auto",
+        callbacks=None,
+        validation_split=0.0,
+        validation_data=None,
+        shuffle=True,
+        class_weight=None,
+        sample_weight=None,
+        **kwargs,
+    ):
+        """`keras.Model.fit`; arrays are checked whole before the first step.
+
+        Arrays are shuffled in an order that depends on the seed and on the
+        training step alone, so that a resumed run sees the same batches.
+        """
+        if not self.built:
+            self.build()
+        if is_array(x):
+            self.check_data(x, y)
+            arrays = (x, y, sample_weight)
+            if validation_split and validation_data is None:
+                arrays, validation_data = _split(arrays, validation_split)
+            x = ArrayBatches(self, *arrays, batch_size or 32, shuffle)
+            y = sample_weight = batch_size = None
+            shuffle = False
+        if isinstance(validation_data, tuple) and is_array(validation_data[0]):
+            self.check_data(*validation_data[:2])
+            kwargs.setdefault("validation_batch_size", 128)
+        return super().fit(
+            x=x,
+            y=y,
+            batch_size=batch_size,
+            epochs=epochs,
+            verbose=verbose,
+            callbacks=callbacks,
+            validation_data=validation_data,
+            shuffle=shuffle,
+            class_weight=class_weight,
+            sample_weight=sample_weight,
+            **kwargs,
+        )
+
+    def evaluate(self, x=None, y=None, **kwargs):
+        """`keras.Model.evaluate`; arrays are checked first."""
+        if is_array(x):
+            self.check_data(x, y)
+        return super().evaluate(x, y, **kwargs)
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """`keras.Model.save`, written beside and renamed."""
+        self._write(super().save, ".keras", filepath, overwrite, **kwargs)
+
+    def save_weights(self, filepath, overwrite=True, **kwargs):
+        """`keras.Model.save_weights`, written beside and renamed."""
+        write = super().save_weights
+        self._write(write, ".weights.h5", filepath, overwrite, **kwargs)
+
+    def _write(self, write, suffix, filepath, overwrite, **kwargs):
+        if not self.built:
+            self.build()
+        path = os.fspath(filepath)
+        whole_file = path.endswith(suffix) and "://" not in path
+        if not whole_file or (os.path.exists(path) and not overwrite):
+            write(path, overwrite=overwrite, **kwargs)
+            return
+        folder, name = os.path.split(path)
+        beside = os.path.join(folder, f".{uuid.uuid4().hex}.{name}")
+        try:
+            write(beside, overwrite=True, **kwargs)
+            os.replace(beside, path)
+        finally:
+            if os.path.exists(beside):
+                os.remove(beside)
+
+
+def _split(arrays, share):
+    count = len(arrays[0])
+    first = int(np.floor(count * (1.0 - share)))
+    if not 0 < first < count:
+        raise ValueError(
+            "`validation_split` must leave data on both sides. "
+            f"Received: {share} of {count} examples. Use about 0.1."
+        )
+    train = tuple(None if a is None else a[:first] for a in arrays)
+    validation = tuple(a[first:] for a in arrays if a is not None)
+    return train, validation

@@ -1,0 +1,52 @@
+"""`model.summary()`: what each block holds, as one table."""
+
+import math
+
+
+def summary(model):
+    """Text of the table block | layers | noise range | parameters | state."""
+    if not model.built:
+        model.build()
+    rows = [
+        ("block", "layers", "noise range", "parameters", "optimizer state")
+    ]
+    own, shared = model.own_variables(), model.shared_variables()
+    optimizers = []
+    if model.compiled:
+        optimizers = list(model.optimizer.optimizers)
+    for index, variables in enumerate(own):
+        layers = model.partition.layers_of(index)
+        low, high = model.partition.noise_range(index, overlap=False)
+        rows.append(
+            (
+                str(index),
+                f"{layers[0]} to {layers[-1]}",
+                f"({low:.4g}, {high:.4g}]",
+                f"{_count(variables):,}",
+                _state(optimizers, index),
+            )
+        )
+    if shared:
+        state = _state(optimizers, model.num_blocks)
+        rows.append(("shared", "", "", f"{_count(shared):,}", state))
+    fixed = _count(model.weights) - _count([v for g in own for v in g])
+    fixed -= _count(shared)
+    if fixed > 1:  # one integer counts the steps
+        rows.append(("fixed", "", "", f"{fixed - 1:,}", ""))
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    lines = [f"{type(model).__name__}: {model.name}"]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths)]
+        lines.append(" | ".join(cells).rstrip())
+    lines.insert(2, "-+-".join("-" * width for width in widths))
+    return "\n".join(lines)
+
+
+def _count(variables):
+    return sum(math.prod(v.shape) for v in variables)
+
+
+def _state(optimizers, index):
+    if index >= len(optimizers):
+        return "not compiled" if not optimizers else ""
+    return f"{_count(optimizers[index].variables):,}"

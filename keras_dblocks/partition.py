@@ -1,0 +1,172 @@
+"""Which layers and which noise levels belong to which block.
+
+Block 0 holds the first layers and the highest noise. Boundaries ascend, as
+the paper writes them, so block `i` owns the interval `num_blocks - 1 - i`.
+"""
+
+import numpy as np
+
+KINDS = ("equal_probability", "log_uniform", "linear")
+# Levels that equal a boundary up to float32 rounding belong to the interval
+# below it; the reference compares float32 with float64 and skips a block.
+TOLERANCE = 1e-5
+
+
+class Partition:
+    """Layers to blocks and noise ranges to blocks.
+
+    Args:
+        noise: a distribution of `keras_dblocks.noise`.
+        num_layers: int. Residual layers in the whole network.
+        num_blocks: int. Blocks they are cut into.
+        layers_per_block: list of ints, one per block, summing to
+            `num_layers`. Defaults to equal blocks.
+        overlap: float, `gamma` of the paper. In training a range grows by
+            `(high / low) ** overlap` on each side. Defaults to `0.05`.
+        kind: `"equal_probability"` (the method), or the ablations
+            `"log_uniform"` and `"linear"`.
+
+    Raises:
+        ValueError: when the layers do not divide, or a value is out of range.
+
+    Example:
+
+    ```python
+    partition = Partition(LogNormalNoise(), num_layers=12, num_blocks=3)
+    partition.boundaries        # array([2.0e-03, 1.8e-01, 5.1e-01, 8.0e+01])
+    partition.block_of(0.3)     # 1
+    partition.layers_of(0)      # range(0, 4)
+    ```
+
+    References:
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 3.3
+    """
+
+    def __init__(
+        self,
+        noise,
+        num_layers,
+        num_blocks,
+        layers_per_block=None,
+        overlap=0.05,
+        kind="equal_probability",
+    ):
+        self.noise = noise
+        self.num_layers = num_layers
+        self.num_blocks = num_blocks
+        self.overlap = overlap
+        self.kind = kind
+        _check_numbers(num_layers, num_blocks, overlap, kind)
+        self.layers_per_block = _layers_per_block(
+            num_layers, num_blocks, layers_per_block
+        )
+        self.boundaries = self._boundaries()
+
+    def _boundaries(self):
+        steps = np.linspace(0.0, 1.0, self.num_blocks + 1)
+        low, high = self.noise.minimum, self.noise.maximum
+        if self.kind == "equal_probability":
+            edges = self.noise.quantile(steps)
+        elif self.kind == "log_uniform":
+            if not low > 0:
+                raise ValueError(
+                    '`partition="log_uniform"` needs levels above 0. '
+                    f"Received: a noise distribution from {low} to {high}. "
+                    'Use `partition="linear"` or "equal_probability".'
+                )
+            edges = np.exp(np.log(low) + steps * np.log(high / low))
+        else:
+            edges = low + steps * (high - low)
+        edges[0], edges[-1] = low, high
+        return edges
+
+    def block_of(self, level):
+        """Block that owns each noise level, from half-open `(low, high]`.
+
+        Args:
+            level: float or array of levels.
+
+        Returns:
+            int, or int array of the same shape.
+        """
+        level = np.asarray(level, dtype="float64")
+        inner = self.boundaries[1:-1] * (1.0 + TOLERANCE)
+        block = self.num_blocks - 1 - np.searchsorted(inner, level, "left")
+        return int(block) if block.ndim == 0 else block
+
+    def layers_of(self, block):
+        """Range of layer indices of a block."""
+        first = sum(self.layers_per_block[:block])
+        return range(first, first + self.layers_per_block[block])
+
+    def noise_range(self, block, overlap=True):
+        """`(low, high)` of a block, widened as in training by default."""
+        k = self.num_blocks - 1 - block
+        low, high = float(self.boundaries[k]), float(self.boundaries[k + 1])
+        if overlap and self.num_blocks > 1:
+            return self.noise.widen(low, high, self.overlap)
+        return low, high
+
+    def probability_range(self, block, overlap=True):
+        """`noise_range` as probabilities of the whole distribution."""
+        low, high = self.noise.cdf(self.noise_range(block, overlap))
+        return float(low), float(high)
+
+    def describe(self):
+        """What two partitions must share for their blocks to be exchanged."""
+        return {
+            "layers_per_block": list(self.layers_per_block),
+            "boundaries": [float(f"{b:.6g}") for b in self.boundaries],
+        }
+
+
+def _check_numbers(num_layers, num_blocks, overlap, kind):
+    for name, value in (("num_layers", num_layers), ("num_blocks", num_blocks)):
+        if not isinstance(value, (int, np.integer)) or value < 1:
+            raise ValueError(
+                f"`{name}` must be an integer of at least 1. "
+                f"Received: {name}={value!r}. Pass the number of "
+                f"{name.removeprefix('num_')} of the network."
+            )
+    if num_blocks > num_layers:
+        raise ValueError(
+            "A block holds at least one layer, so `num_blocks` must not "
+            f"exceed `num_layers`. Received: num_blocks={num_blocks} for "
+            f"{num_layers} layers. Use one of {divisors(num_layers)}."
+        )
+    if not 0 <= overlap <= 1:
+        raise ValueError(
+            "`overlap` must lie in [0, 1]. "
+            f"Received: overlap={overlap}. The paper uses 0.05 to 0.1."
+        )
+    if kind not in KINDS:
+        raise ValueError(
+            f"`partition` must be one of {KINDS}. "
+            f'Received: partition={kind!r}. Use "equal_probability".'
+        )
+
+
+def _layers_per_block(num_layers, num_blocks, layers_per_block):
+    if layers_per_block is None:
+        if num_layers % num_blocks:
+            raise ValueError(
+                "`num_blocks` must divide the layers. "
+                f"Received: num_blocks={num_blocks} for {num_layers} layers. "
+                f"Use one of {divisors(num_layers)}, or pass "
+                "`layers_per_block`."
+            )
+        return [num_layers // num_blocks] * num_blocks
+    layers = [int(n) for n in layers_per_block]
+    if len(layers) != num_blocks or sum(layers) != num_layers or min(layers) < 1:
+        raise ValueError(
+            "`layers_per_block` must hold one positive number per block and "
+            f"sum to `num_layers`. Received: {layers} for {num_blocks} blocks "
+            f"of {num_layers} layers. Change it, or leave it out for equal "
+            "blocks."
+        )
+    return layers
+
+
+def divisors(number):
+    """All divisors of `number`, ascending."""
+    return [d for d in range(1, number + 1) if number % d == 0]

@@ -1,0 +1,67 @@
+"""EDM's preconditioning and loss weight (EDM, Table 1, last column)."""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class Coefficients(NamedTuple):
+    """`D = c_skip z + c_out F(c_in z, c_noise)`, each of shape `(B,)`."""
+
+    c_skip: Any
+    c_out: Any
+    c_in: Any
+    c_noise: Any
+
+
+class EDMPreconditioning:
+    """Scales that keep the network's input and target at unit variance.
+
+    Args:
+        sigma_data: float. Standard deviation of the clean signal. The paper
+            uses `0.5` for all experiments, which is the default.
+
+    Raises:
+        ValueError: if `sigma_data` is not above 0.
+
+    Example:
+
+    ```python
+    EDMPreconditioning()(np.array([0.5])).c_skip      # array([0.5])
+    ```
+
+    References:
+     - [EDM](https://arxiv.org/abs/2206.00364), Table 1
+    """
+
+    def __init__(self, sigma_data=0.5):
+        if not sigma_data > 0:
+            raise ValueError(
+                "`sigma_data` must be above 0. "
+                f"Received: sigma_data={sigma_data}. The paper uses 0.5."
+            )
+        self.sigma_data = float(sigma_data)
+
+    def __call__(self, sigma):
+        """Coefficients at the levels `sigma` `(B,)`, numpy or tensor."""
+        variance = sigma**2 + self.sigma_data**2
+        return Coefficients(
+            c_skip=self.sigma_data**2 / variance,
+            c_out=sigma * self.sigma_data / variance**0.5,
+            c_in=1.0 / variance**0.5,
+            c_noise=_log(sigma) / 4.0,
+        )
+
+    def weight(self, sigma):
+        """EDM loss weight, `1 / c_out ** 2`."""
+        variance = sigma**2 + self.sigma_data**2
+        return variance / (sigma * self.sigma_data) ** 2
+
+
+def _log(sigma):
+    symbolic = isinstance(sigma, keras.KerasTensor)
+    if symbolic or ops.is_tensor(sigma):
+        return ops.log(sigma)
+    return np.log(sigma)

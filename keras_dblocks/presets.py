@@ -1,0 +1,58 @@
+"""Presets: named sets of constructor keywords, or folders on disk."""
+
+import json
+import os
+
+import keras
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.weights.h5"
+
+
+def load(cls, preset, **kwargs):
+    """Model of class `cls` from a preset.
+
+    Args:
+        cls: subclass of `DiffusionBlocks`; its `presets` attribute maps names
+            to dicts with `config` and `description`.
+        preset: str. A name in `cls.presets` (random weights), or the path of
+            a folder written by `save_to_preset` (its weights).
+        kwargs: constructor keywords that replace the preset's.
+
+    Raises:
+        ValueError: for a name that is neither.
+    """
+    known = getattr(cls, "presets", {})
+    if preset in known:
+        return cls(**{**known[preset]["config"], **kwargs})
+    path = os.path.join(preset, CONFIG_FILE)
+    if not os.path.exists(path):
+        raise ValueError(
+            "`preset` must be a known name or a folder with a "
+            f"{CONFIG_FILE}. Received: {preset!r}. "
+            f"Use one of {sorted(known)}, or a folder from `save_to_preset`."
+        )
+    with open(path) as file:
+        saved = json.load(file)
+    if saved["class_name"] != cls.__name__:
+        raise ValueError(
+            f"The folder must hold a {cls.__name__}. "
+            f"Received: {preset!r} with a {saved['class_name']}. "
+            f"Use `{saved['class_name']}.from_preset`."
+        )
+    model = cls.from_config({**saved["config"], **kwargs})
+    model.build()
+    model.load_weights(os.path.join(preset, WEIGHTS_FILE))
+    return model
+
+
+def save(model, folder):
+    """Writes `model` to `folder`, the weights first."""
+    os.makedirs(folder, exist_ok=True)
+    model.save_weights(os.path.join(folder, WEIGHTS_FILE))
+    saved = keras.saving.serialize_keras_object(model)
+    beside = os.path.join(folder, f".{CONFIG_FILE}")
+    with open(beside, "w") as file:
+        keys = ("class_name", "registered_name", "config")
+        json.dump({key: saved[key] for key in keys}, file, indent=2)
+    os.replace(beside, os.path.join(folder, CONFIG_FILE))

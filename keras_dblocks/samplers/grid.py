@@ -1,0 +1,81 @@
+"""Noise levels a sampler visits, highest first, and the block of each."""
+
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+
+GRIDS = ("upper_edges", "equal_mass", "karras")
+
+
+class Visit(NamedTuple):
+    """The consecutive steps one block makes."""
+
+    block: int
+    levels: tuple  # where the denoiser is called, descending
+    next_levels: tuple  # where each step leads; 0 at the very end
+
+
+def noise_levels(partition, num_steps, grid="upper_edges", rho=7.0):
+    """Descending noise levels, one denoiser call each.
+
+    Args:
+        partition: `keras_dblocks.partition.Partition`.
+        num_steps: int. Number of calls.
+        grid: `"upper_edges"` starts each block at the upper edge of its range
+            and splits the block's steps by equal probability;
+            `"equal_mass"` is the paper's, equal steps of probability with
+            both ends of the whole range; `"karras"` is EDM's.
+        rho: float. Exponent of the Karras grid. Defaults to `7`.
+
+    Returns:
+        float64 array `(num_steps,)`.
+
+    Raises:
+        ValueError: unknown grid, or fewer upper-edge steps than blocks.
+    """
+    if grid not in GRIDS:
+        raise ValueError(
+            f"`grid` must be one of {GRIDS}. "
+            f'Received: grid={grid!r}. Use "upper_edges".'
+        )
+    if num_steps < 1:
+        raise ValueError(
+            "`num_steps` must be at least 1. "
+            f"Received: num_steps={num_steps}. "
+            f"Use {partition.num_blocks}, one step per block, or more."
+        )
+    noise = partition.noise
+    if grid == "equal_mass":
+        return noise.quantile(np.linspace(1.0, 0.0, num_steps))
+    if grid == "karras":
+        low, high = noise.minimum ** (1 / rho), noise.maximum ** (1 / rho)
+        return (high + np.linspace(0, 1, num_steps) * (low - high)) ** rho
+    blocks = partition.num_blocks
+    if num_steps < blocks:
+        raise ValueError(
+            '`grid="upper_edges"` calls every block at least once. '
+            f"Received: num_steps={num_steps} for {blocks} blocks. "
+            f"Use at least {blocks} steps."
+        )
+    levels = []
+    for block in range(blocks):
+        steps = num_steps // blocks + (block < num_steps % blocks)
+        low, high = partition.probability_range(block, overlap=False)
+        levels.extend(noise.quantile(np.linspace(high, low, steps + 1)[:-1]))
+    return np.array(levels)
+
+
+def plan(partition, levels):
+    """Groups descending `levels` into one `Visit` per run of a block."""
+    blocks = [int(block) for block in partition.block_of(levels)]
+    levels = [float(level) for level in levels]
+    following = [*levels[1:], 0.0]
+    visits, first = [], 0
+    for block, run in itertools.groupby(blocks):
+        last = first + len(list(run))
+        visits.append(
+            Visit(block, tuple(levels[first:last]), tuple(following[first:last]))
+        )
+        first = last
+    return visits

@@ -1,0 +1,78 @@
+"""Arrays in batches, in an order that a resumed run repeats."""
+
+import math
+
+import keras
+import numpy as np
+
+
+def is_array(x):
+    """True for one array in host or device memory (not a dataset)."""
+    return hasattr(x, "shape") and hasattr(x, "__getitem__")
+
+
+class ArrayBatches(keras.utils.PyDataset):
+    """Batches of arrays; the order depends on the seed and the step alone.
+
+    Keras shuffles with a generator whose state is lost when a run is killed.
+    Here an epoch's order is drawn from (seed, first step of the epoch), and
+    an epoch that was cut short is resumed where it stopped.
+
+    Args:
+        model: `DurableModel`, asked for its seed and training step.
+        x, y, sample_weight: arrays of equal length, the last two or None.
+        batch_size: int.
+        shuffle: bool.
+    """
+
+    def __init__(self, model, x, y, sample_weight, batch_size, shuffle):
+        super().__init__()
+        self.model = model
+        arrays = [a for a in (x, y, sample_weight) if a is not None]
+        if y is None and sample_weight is not None:
+            raise ValueError(
+                "`sample_weight` needs targets. Received: y=None. Pass `y`."
+            )
+        self.arrays = [keras.ops.convert_to_numpy(a) for a in arrays]
+        lengths = [len(a) for a in self.arrays]
+        if len(set(lengths)) != 1 or lengths[0] == 0:
+            raise ValueError(
+                "Arrays must have one length, above 0. "
+                f"Received: lengths {lengths}. Cut them to the same examples."
+            )
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.first_epoch = True
+        self.offset = 0
+        self.order = np.arange(lengths[0])
+
+    @property
+    def num_batches(self):
+        return math.ceil(len(self.order) / self.batch_size)
+
+    def on_epoch_begin(self):
+        model = self.model
+        step = model.training_step()
+        start = int(model.epoch_start)
+        # BackupAndRestore sets `_initial_epoch` when it restored a state.
+        resumed = self.first_epoch and model._initial_epoch is not None
+        self.first_epoch = False
+        if resumed and start < step < start + self.num_batches:
+            self.offset = step - start
+        else:
+            self.offset = 0
+            start = step
+            model.epoch_start.assign(step)
+        if self.shuffle:
+            bits = np.random.Philox(key=model.seed, counter=[start, 0, 0, 1])
+            generator = np.random.Generator(bits)
+            self.order = generator.permutation(len(self.order))
+
+    def __getitem__(self, index):
+        index += self.offset
+        if index >= self.num_batches:
+            raise StopIteration
+        first = index * self.batch_size
+        rows = self.order[first : first + self.batch_size]
+        batch = tuple(a[rows] for a in self.arrays)
+        return batch if len(batch) > 1 else batch[0]

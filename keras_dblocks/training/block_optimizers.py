@@ -1,0 +1,125 @@
+"""One optimizer per block, and one for what blocks share."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class BlockSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule in steps of one block, for parts trained at every step.
+
+    Args:
+        schedule: `LearningRateSchedule` written for end-to-end training.
+        num_blocks: int. Steps of the whole per step of one block.
+    """
+
+    def __init__(self, schedule, num_blocks):
+        self.schedule = schedule
+        self.num_blocks = num_blocks
+
+    def __call__(self, step):
+        return self.schedule(ops.floor_divide(step, self.num_blocks))
+
+    def get_config(self):
+        schedule = keras.saving.serialize_keras_object(self.schedule)
+        return {"schedule": schedule, "num_blocks": self.num_blocks}
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(schedule, config["num_blocks"])
+
+
+class BlockOptimizers(keras.optimizers.Optimizer):
+    """Optimizers side by side, each called only with its own variables.
+
+    So Adam's moments, bias correction, weight decay and the schedule of a
+    block move only when that block is trained. `global_clipnorm` is applied
+    over everything one step updates, as a single optimizer would.
+
+    Args:
+        optimizers: list of `keras.optimizers.Optimizer`.
+        groups: list of lists of variables, one list per optimizer.
+        global_clipnorm: float or None.
+    """
+
+    def __init__(self, optimizers, groups, global_clipnorm=None):
+        super().__init__(learning_rate=0.0, name="block_optimizers")
+        self.joint_clipnorm = global_clipnorm
+        self.optimizers = list(optimizers)
+        self.owner = {}
+        for i, (optimizer, group) in enumerate(zip(optimizers, groups)):
+            self.owner.update({id(variable): i for variable in group})
+            self._trainable_variables.extend(group)
+            if not optimizer.built:
+                optimizer.build(group)
+        self.built = True
+
+    @property
+    def variables(self):
+        return [v for o in self.optimizers for v in o.variables]
+
+    @property
+    def learning_rate(self):
+        return self.optimizers[0].learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, value):
+        for optimizer in self.optimizers:
+            optimizer.learning_rate = value
+
+    def build(self, variables=None):
+        """Built with its groups; `fit` calls this with all variables."""
+
+    def apply(self, grads, trainable_variables=None):
+        variables = trainable_variables or self._trainable_variables
+        pairs = [(g, v) for g, v in zip(grads, variables) if g is not None]
+        if self.joint_clipnorm is not None:
+            pairs = _clip(pairs, self.joint_clipnorm)
+        for i, optimizer in enumerate(self.optimizers):
+            own = [(g, v) for g, v in pairs if self.owner[id(v)] == i]
+            if own:
+                optimizer.apply(*(list(column) for column in zip(*own)))
+
+    def finalize_variable_values(self, var_list):
+        for optimizer in self.optimizers:
+            variables = optimizer._trainable_variables
+            optimizer.finalize_variable_values(variables)
+
+    def save_own_variables(self, store):
+        """Nothing of its own: `optimizers` are saved as children."""
+
+    def load_own_variables(self, store):
+        """See `save_own_variables`."""
+
+
+def _clip(pairs, norm):
+    total = ops.sqrt(
+        sum(ops.sum(ops.square(ops.cast(g, "float32"))) for g, _ in pairs)
+    )
+    scale = norm / ops.maximum(total, norm)
+    return [(g * ops.cast(scale, g.dtype), v) for g, v in pairs]
+
+
+def clone(optimizer, num_blocks=1, joint_clip=False):
+    """A fresh optimizer with the settings of `optimizer`.
+
+    Args:
+        optimizer: `keras.optimizers.Optimizer`.
+        num_blocks: int. Above 1, schedules run in steps of one block.
+        joint_clip: bool. True leaves `global_clipnorm` to the caller.
+    """
+    fresh = type(optimizer).from_config(optimizer.get_config())
+    schedules = keras.optimizers.schedules
+    rate = fresh._learning_rate
+    if num_blocks > 1 and isinstance(rate, schedules.LearningRateSchedule):
+        fresh._learning_rate = BlockSchedule(rate, num_blocks)
+    if joint_clip:
+        fresh.global_clipnorm = None
+    for name in (
+        "_exclude_from_weight_decay",
+        "_exclude_from_weight_decay_pattern",
+    ):
+        if hasattr(optimizer, name):
+            setattr(fresh, name, getattr(optimizer, name))
+    return fresh

@@ -1,0 +1,71 @@
+"""Which block is trained at which step: a pure function of (seed, step)."""
+
+import numpy as np
+
+
+class BlockOrder:
+    """Draws the block of a training step.
+
+    Args:
+        order: `"uniform"` (the paper), `"round_robin"`, an int (always that
+            block), or a list of weights, one per block.
+        num_blocks: int.
+        seed: int.
+
+    Raises:
+        ValueError: for an unknown order or weights that do not fit.
+
+    Example:
+
+    ```python
+    order = BlockOrder("round_robin", num_blocks=3)
+    [order(step) for step in range(4)]      # [0, 1, 2, 0]
+    ```
+    """
+
+    def __init__(self, order="uniform", num_blocks=1, seed=0):
+        self.order = order
+        self.num_blocks = num_blocks
+        self.seed = seed
+        self.cumulative = None
+        if order == "uniform":
+            order = [1.0] * num_blocks
+        if isinstance(order, (list, tuple, np.ndarray)):
+            weights = np.asarray(order, dtype="float64")
+            if weights.shape != (num_blocks,) or not (
+                np.isfinite(weights).all()
+                and (weights >= 0).all()
+                and weights.sum() > 0
+            ):
+                raise ValueError(
+                    "`block_order` weights must be one finite number of at "
+                    f"least 0 per block. Received: {self.order} for "
+                    f"{num_blocks} blocks. Pass {num_blocks} numbers."
+                )
+            self.cumulative = np.cumsum(weights / weights.sum())
+        elif isinstance(order, (int, np.integer)) and not isinstance(
+            order, bool
+        ):
+            if not 0 <= order < num_blocks:
+                raise ValueError(
+                    f"`block_order` must name one of blocks 0 to "
+                    f"{num_blocks - 1}. Received: {order}. Count from 0."
+                )
+        elif order != "round_robin":
+            raise ValueError(
+                '`block_order` must be "uniform", "round_robin", a block or a '
+                f"list of weights. Received: {order!r}. Use the default, "
+                '"uniform".'
+            )
+
+    def __call__(self, step):
+        """Block of training step `step` (int, from 0)."""
+        if self.order == "round_robin":
+            return step % self.num_blocks
+        if self.cumulative is None:
+            return int(self.order)
+        # Philox is counter-based: no state to save, the same on every backend.
+        bits = np.random.Philox(key=self.seed, counter=step)
+        draw = np.random.Generator(bits).random()
+        block = np.searchsorted(self.cumulative, draw, side="right")
+        return int(min(block, self.num_blocks - 1))

@@ -1,0 +1,137 @@
+"""Gradient step on JAX: one jitted function per block.
+
+Keras keeps all state in four lists during an epoch. Only the active block's
+entries go through the donated step; the other entries are left alone.
+"""
+
+import jax
+import keras
+
+
+def make_train_function(model):
+    """The function Keras's JAX trainer calls with its state and a batch."""
+    steps = {}
+
+    def train_function(state, iterator):
+        state = [list(part) for part in state]
+        logs = None
+        for _ in range(model.steps_per_execution):
+            try:
+                data = next(iterator)
+            except StopIteration:
+                if logs is None:
+                    raise
+                break
+            index = model.next_block(lambda: _read_step(model, state[2]))
+            if index not in steps:
+                steps[index] = BlockStep(model, index)
+            model.check_batch(data)
+            logs = model.merge_logs(steps[index](state, data))
+        return logs, tuple(state)
+
+    return train_function
+
+
+def _read_step(model, optimizer_values):
+    position = {id(v): i for i, v in enumerate(model.optimizer.variables)}
+    blocks = model.optimizer.optimizers[: model.num_blocks]
+    positions = [position[id(o._iterations)] for o in blocks]
+    return sum(int(optimizer_values[i]) for i in positions)
+
+
+class BlockStep:
+    """One block's compiled step, and where its variables lie in the lists."""
+
+    def __init__(self, model, index):
+        self.model = model
+        self.index = index
+        self.optimizer = model.block_optimizer(index)
+        block = model.blocks[index]
+        self.groups = (
+            # In the optimizer's order, which `stateless_apply` goes by.
+            list(self.optimizer._trainable_variables),
+            block.non_trainable_variables,
+            self.optimizer.variables,
+            [
+                v
+                for metric in (model._loss_tracker, model.block_losses[index])
+                for v in metric.variables
+            ],
+        )
+        everything = (
+            model.trainable_variables,
+            model.non_trainable_variables,
+            model.optimizer.variables,
+            model.metrics_variables,
+        )
+        self.positions = [
+            _positions(group, all_of_kind)
+            for group, all_of_kind in zip(self.groups, everything)
+        ]
+        # Earlier blocks are read by the hand-over, never written.
+        active = {id(v) for group in self.groups for v in group}
+        earlier = model.blocks[:index] if model.on_policy else []
+        frozen = {id(v): v for b in earlier for v in b.variables}
+        self.frozen = [v for k, v in frozen.items() if k not in active]
+        self.frozen_positions = [
+            next(
+                (kind, i)
+                for kind in (0, 1)
+                for i, other in enumerate(everything[kind])
+                if other is variable
+            )
+            for variable in self.frozen
+        ]
+        self.step = self._step
+        if model.jit_compile and not model.run_eagerly:
+            self.step = jax.jit(self._step, donate_argnums=0)
+
+    def __call__(self, state, data):
+        active = tuple(
+            [values[i] for i in positions]
+            for values, positions in zip(state, self.positions)
+        )
+        frozen = [state[kind][i] for kind, i in self.frozen_positions]
+        logs, active = self.step(active, frozen, data)
+        for values, positions, new in zip(state, self.positions, active):
+            for i, value in zip(positions, new):
+                values[i] = value
+        return logs
+
+    def _step(self, active, frozen, data):
+        model, index = self.model, self.index
+        trainable, rest, optimizer, metrics = active
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        mapping = list(zip(self.frozen, frozen))
+        known = mapping + list(zip(self.groups[0], trainable))
+        known += list(zip(self.groups[1], rest))
+        with keras.StatelessScope(state_mapping=known) as scope:
+            handed = model.hand_over(index, x, y)
+        rest = _values(scope, self.groups[1])
+
+        def loss_fn(trainable, rest):
+            known = mapping + list(zip(self.groups[0], trainable))
+            known += list(zip(self.groups[1], rest))
+            with keras.StatelessScope(state_mapping=known) as scope:
+                loss = model.training_loss(index, x, y, sample_weight, handed)
+            return loss, _values(scope, self.groups[1])
+
+        gradient = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, rest), grads = gradient(trainable, rest)
+        trainable, optimizer = self.optimizer.stateless_apply(
+            optimizer, grads, trainable
+        )
+        known = list(zip(self.groups[3], metrics))
+        with keras.StatelessScope(state_mapping=known) as scope:
+            logs = model.track_loss(index, loss, x)
+        metrics = _values(scope, self.groups[3])
+        return logs, (trainable, rest, optimizer, metrics)
+
+
+def _positions(variables, everything):
+    position = {id(v): i for i, v in enumerate(everything)}
+    return [position[id(v)] for v in variables]
+
+
+def _values(scope, variables):
+    return [scope.get_current_value(v) for v in variables]

@@ -1,0 +1,59 @@
+"""Gradient step on TensorFlow: one traced function per block.
+
+The block is chosen on the host; a choice inside a `tf.function` would be
+frozen when it is traced.
+"""
+
+import keras
+import tensorflow as tf
+
+
+def make_train_function(model):
+    """The function Keras's TensorFlow trainer calls with an iterator."""
+    strategy = model.distribute_strategy
+    if strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            "`fit` of the whole model trains on one device on TensorFlow. "
+            f"Received: {strategy.num_replicas_in_sync} replicas. "
+            "Train `model.block(i)`, an ordinary Keras model, or use JAX."
+        )
+    steps = {}
+
+    def train_function(iterator):
+        logs = None
+        for _ in range(model.steps_per_execution):
+            try:
+                data = next(iterator)
+            except StopIteration:
+                if logs is None:
+                    raise
+                break
+            index = model.next_block(model.training_step)
+            if index not in steps:
+                steps[index] = _make_step(model, index)
+            model.check_batch(data)
+            logs = model.merge_logs(steps[index](data))
+        return logs
+
+    return train_function
+
+
+def _make_step(model, index):
+    optimizer = model.block_optimizer(index)
+    variables = model.blocks[index].trainable_variables
+
+    def step(data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        handed = model.hand_over(index, x, y)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([v.value for v in variables])
+            loss = model.training_loss(index, x, y, sample_weight, handed)
+        grads = tape.gradient(loss, [v.value for v in variables])
+        optimizer.apply(grads, variables)
+        return model.track_loss(index, loss, x)
+
+    if not model.run_eagerly:
+        step = tf.function(
+            step, reduce_retracing=True, jit_compile=model.jit_compile
+        )
+    return model._autoconvert_optionals(step)

@@ -1,0 +1,201 @@
+"""Training all blocks with one `fit`: everything but the gradient step."""
+
+import importlib
+
+import keras
+from keras import ops, tree
+
+from keras_dblocks.models.block import refuse_loss
+from keras_dblocks.models.durable_model import DurableModel
+from keras_dblocks.samplers.euler import hand_over
+from keras_dblocks.training.block_optimizers import BlockOptimizers, clone
+from keras_dblocks.training.block_order import BlockOrder
+
+
+class BlockTrainer(DurableModel):
+    """`compile` and `fit` that draw one block per batch.
+
+    Only the drawn block's variables are differentiated, updated and given
+    optimizer state. The blocks drawn depend on (seed, step) alone.
+    """
+
+    # Share of a batch that is handed over by the earlier blocks when
+    # `compile(on_policy="auto")`; applications set what they measured.
+    default_on_policy = 0.5
+
+    def compile(
+        self,
+        optimizer="adamw",
+        loss=None,
+        metrics=None,
+        weighted_metrics=None,
+        on_policy="auto",
+        block_order="uniform",
+        run_eagerly=False,
+        steps_per_execution=1,
+        jit_compile="auto",
+    ):
+        """Configures training.
+
+        Args:
+            optimizer: name or `keras.optimizers.Optimizer`; the settings each
+                block's own optimizer is made with. A schedule is followed by
+                every block in its own steps.
+            loss: must stay None: blocks are trained on the denoising loss.
+            metrics, weighted_metrics: computed where the whole chain runs,
+                in `evaluate` and validation.
+            on_policy: float in [0, 1], the share of each batch whose noisy
+                input is what the earlier blocks hand over (METHOD 9). 0 is
+                the paper's method. `"auto"`: the measured default.
+            block_order: `"uniform"`, `"round_robin"`, a block or a list of
+                weights.
+            run_eagerly, steps_per_execution, jit_compile: as in Keras.
+
+        Raises:
+            ValueError: for a loss, or values out of range.
+        """
+        refuse_loss(loss)
+        if not self.built:
+            self.build()
+        if on_policy == "auto":
+            on_policy = 0.0 if self.reference else self.default_on_policy
+        if isinstance(on_policy, str) or not 0 <= on_policy <= 1:
+            raise ValueError(
+                '`on_policy` must be "auto" or a share in [0, 1]. '
+                f'Received: {on_policy!r}. Use "auto".'
+            )
+        self.on_policy = float(on_policy)
+        self.block_order = BlockOrder(block_order, self.num_blocks, self.seed)
+        template = keras.optimizers.get(optimizer)
+        self._compile_arguments = {
+            "optimizer": template,
+            "metrics": metrics,
+            "weighted_metrics": weighted_metrics,
+            "on_policy": self.on_policy,
+            "block_order": block_order,
+            "run_eagerly": run_eagerly,
+            "steps_per_execution": steps_per_execution,
+            "jit_compile": jit_compile,
+        }
+        super().compile(
+            optimizer=self._make_optimizers(template),
+            loss=None,
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
+            run_eagerly=run_eagerly,
+            steps_per_execution=steps_per_execution,
+            jit_compile=jit_compile,
+        )
+
+    def _make_optimizers(self, template):
+        # One for each block, then one for the shared parts if they train.
+        groups = [*self.own_variables(), self.shared_variables()]
+        joint = template.gradient_accumulation_steps is None
+        clip = template.global_clipnorm if joint else None
+        optimizers = [clone(template, 1, joint) for _ in groups[:-1]]
+        if groups[-1]:
+            optimizers.append(clone(template, self.num_blocks, joint))
+        return BlockOptimizers(optimizers, groups, clip)
+
+    def block_optimizer(self, index):
+        """The optimizers of block `index` and of the shared parts, as one."""
+        whole = self.optimizer
+        chosen = [index, *range(self.num_blocks, len(whole.optimizers))]
+        groups = [[*self.own_variables(), self.shared_variables()][i] for i in chosen]
+        optimizers = [whole.optimizers[i] for i in chosen]
+        return BlockOptimizers(optimizers, groups, whole.joint_clipnorm)
+
+    def get_compile_config(self):
+        if not self.compiled:
+            return {}
+        serialize = keras.saving.serialize_keras_object
+        return {k: serialize(v) for k, v in self._compile_arguments.items()}
+
+    def compile_from_config(self, config):
+        deserialize = keras.saving.deserialize_keras_object
+        self.compile(**{k: deserialize(v) for k, v in config.items()})
+
+    def training_step(self):
+        """Steps taken: each moves exactly one block's optimizer."""
+        blocks = self.optimizer.optimizers[: self.num_blocks]
+        return sum(int(optimizer._iterations) for optimizer in blocks)
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """`keras.Model.fit` that trains one block per batch.
+
+        See `DurableModel.fit` for what differs from Keras.
+        """
+        self._next_step = None  # read from the optimizers at the first batch
+        return super().fit(x, y, *args, **kwargs)
+
+    def next_block(self, read_step):
+        """Block of the next step; `read_step()` is asked once per `fit`."""
+        if self._next_step is None:
+            self._next_step = read_step()
+        block = self.block_order(self._next_step)
+        self._next_step += 1
+        return block
+
+    def make_train_function(self, force=False):
+        if self.train_function is not None and not force:
+            return
+        backend = keras.backend.backend()
+        if backend not in ("jax", "tensorflow", "torch"):
+            raise ValueError(
+                "Training needs gradients. "
+                f"Received: KERAS_BACKEND={backend}. "
+                "Use jax, tensorflow or torch."
+            )
+        step = importlib.import_module(f"keras_dblocks.training.{backend}_step")
+        self.train_function = step.make_train_function(self)
+
+    def training_loss(self, index, x, y, sample_weight, handed):
+        """Loss of one block and its trackers; called under the gradient."""
+        block = self.blocks[index]
+        loss = block.denoising_loss(x, y, sample_weight, handed)
+        return sum(block.losses, loss)
+
+    def track_loss(self, index, loss, x):
+        """Updates the running losses and returns their values."""
+        weight = self.batch_size_of(x)
+        trackers = self._loss_tracker, self.block_losses[index]
+        for tracker in trackers:
+            tracker.update_state(loss, sample_weight=weight)
+        return {tracker.name: tracker.result() for tracker in trackers}
+
+    def hand_over(self, index, x, y):
+        """On-policy share of a batch for block `index`, or None."""
+        if not self.on_policy:
+            return None
+        _, condition = self.split(x, y)
+        batch = self.batch_size_of(condition)
+        if isinstance(batch, int):
+            count = int(batch * self.on_policy + 0.5)
+            if count == 0:
+                return None
+        else:  # TensorFlow, unknown until the step runs
+            share = ops.cast(batch, "float32") * self.on_policy
+            count = ops.cast(share + 0.5, "int32")
+        part = tree.map_structure(lambda t: t[:count], condition)
+        return hand_over(self, index, part)
+
+    def merge_logs(self, logs):
+        """Adds the other blocks' latest losses to those of this step."""
+        self._block_logs.update(logs)
+        return dict(self._block_logs)
+
+    def reset_metrics(self):
+        super().reset_metrics()
+        self._block_logs = {}
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Mean of the blocks' losses on fixed noise, for `evaluate`."""
+        total = 0.0
+        weight = self.batch_size_of(x)
+        for block, tracker in zip(self.blocks, self.block_losses):
+            loss = block.denoising_loss(x, y, sample_weight, training=False)
+            tracker.update_state(loss, sample_weight=weight)
+            total = total + loss
+        return total / self.num_blocks

@@ -1,0 +1,180 @@
+"""What is shipped, what an import costs, and the rules of the house."""
+
+import ast
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BACKEND = os.environ["KERAS_BACKEND"]
+BACKENDS = {"jax", "tensorflow", "torch"}
+
+
+def sources(*folders):
+    """Every Python file under these folders of the checkout."""
+    files = [file for name in folders for file in ROOT.glob(f"{name}/**/*.py")]
+    assert files, f"nothing found in {folders}"
+    return sorted(files)
+
+
+def shipped_path(path):
+    """Where the wheel holds this file: `applications/` lies in the method."""
+    path = path.relative_to(ROOT)
+    if path.parts[0] == "applications":
+        path = "keras_dblocks" / path
+    return path.as_posix()
+
+
+def number_of_lines(*files):
+    return sum(len(file.read_text("utf-8").splitlines()) for file in files)
+
+
+def imported_names(path):
+    """Absolute dotted names this file imports, at any depth of the code."""
+    package = shipped_path(path.parent).replace("/", ".")
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"), str(path))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            module = importlib.util.resolve_name(module, package)
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Call) and node.args:
+            function = ast.unparse(node.func).split(".")[-1]
+            name = node.args[0]
+            if function in ("import_module", "__import__"):
+                if isinstance(name, ast.Constant) and name.value[0] != ".":
+                    names.add(name.value)
+    return names
+
+
+def applications_imported(path):
+    """Names of the applications this file imports; "" is their package."""
+    names = {f"{name}.." for name in imported_names(path)}
+    folders = ("keras_dblocks.applications.", "applications.")
+    return {
+        name.removeprefix(folder).split(".")[0]
+        for name in names
+        for folder in folders
+        if name.startswith(folder)
+    }
+
+
+def python(code, **kwargs):
+    """The JSON that `code` prints in a fresh interpreter."""
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, **kwargs)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "module", ["keras_dblocks", "keras_dblocks.applications"]
+)
+def test_import_brings_no_other_backend_and_no_extra(module):
+    # What keras itself loads is not ours: 3.15 imports jax on every backend,
+    # where it is installed, for its orbax callback.
+    code = (
+        "import json, sys, keras; before = set(sys.modules); "
+        f"import {module}; new = set(sys.modules) - before; "
+        "print(json.dumps([name.split('.')[0] for name in new]))"
+    )
+    optional = {"grain", "keras_hub", "matplotlib", "sklearn"}
+    optional |= {"tensorflow_datasets"} | BACKENDS - {BACKEND}
+    assert optional.isdisjoint(python(code, cwd=ROOT))
+
+
+@pytest.fixture
+def wheel(tmp_path):
+    # From a copy: setuptools leaves build/ in the source tree, and a module
+    # that has been deleted since would be shipped from there.
+    copy = tmp_path / "checkout"
+    copy.mkdir()
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("keras_dblocks", "applications", "tests"):
+        ignore = shutil.ignore_patterns("__pycache__", "golden")
+        shutil.copytree(ROOT / name, copy / name, ignore=ignore)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-index"]
+    command += ["--no-build-isolation", "--wheel-dir", tmp_path, copy]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return next(tmp_path.glob("*.whl"))
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="a wheel knows no backend")
+def test_wheel_is_complete_and_works_outside_the_checkout(wheel, tmp_path):
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+        shipped = {n for n in archive.namelist() if ".dist-info/" not in n}
+    on_disk = set(map(shipped_path, sources("keras_dblocks", "applications")))
+    assert "keras_dblocks/applications/vit/__init__.py" in on_disk
+    assert shipped == on_disk
+
+    (info,) = site.glob("*.dist-info")
+    requires = importlib.metadata.Distribution.at(info).requires
+    core = {name for name in requires if "extra ==" not in name}
+    assert core == {"keras>=3.15", "numpy"}
+
+    code = (
+        "import json, keras_dblocks, keras_dblocks.applications.vit as vit; "
+        "print(json.dumps([keras_dblocks.__file__, vit.__file__]))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    for file in python(code, cwd=tmp_path, env=environment):
+        # The editable install of the checkout must not have filled a gap.
+        assert Path(file).is_relative_to(site)
+
+
+def test_no_file_is_longer_than_400_lines():
+    files = sources("keras_dblocks", "applications", "tests", "tools*")
+    lengths = {str(file): number_of_lines(file) for file in files}
+    assert {file: n for file, n in lengths.items() if n > 400} == {}
+
+
+def test_method_is_under_3500_lines():
+    assert number_of_lines(*sources("keras_dblocks")) < 3500
+
+
+def test_each_application_is_under_600_lines():
+    folders = {f.parent for f in sources("applications/*")}
+    lengths = {f.name: number_of_lines(*f.rglob("*.py")) for f in folders}
+    assert {name: n for name, n in lengths.items() if n >= 600} == {}
+
+
+def test_backends_are_imported_by_the_steps_and_memory_alone():
+    allowed = set(ROOT.glob("keras_dblocks/training/*_step.py"))
+    allowed.add(ROOT / "keras_dblocks" / "memory.py")
+    for file in set(sources("keras_dblocks", "applications")) - allowed:
+        roots = {name.split(".")[0] for name in imported_names(file)}
+        assert roots.isdisjoint(BACKENDS | {"jaxlib"}), file
+
+
+def test_method_imports_keras_and_numpy_only():
+    allowed = {"keras", "keras_dblocks", "numpy"} | sys.stdlib_module_names
+    for file in sources("keras_dblocks"):
+        roots = {name.split(".")[0] for name in imported_names(file)}
+        # The backends have a test of their own.
+        assert roots - BACKENDS <= allowed, file
+
+
+def test_method_never_imports_an_application():
+    for file in sources("keras_dblocks"):
+        assert applications_imported(file) == set(), file
+
+
+def test_no_application_imports_another():
+    # `data` is what they share; the package itself lists them all.
+    for file in sources("applications/*"):
+        own = file.relative_to(ROOT).parts[1]
+        assert applications_imported(file) <= {own, "data"}, file
