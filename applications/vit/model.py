@@ -1,6 +1,7 @@
 """Vision transformer for classification, trained block by block."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dblocks import DiffusionBlocks
@@ -10,6 +11,8 @@ from keras_dblocks.layers import (
     PatchEmbedding,
     TransformerLayer,
 )
+
+from keras_dblocks.layers.transformer_layer import SILU_IS_ONE
 
 from .presets import PRESETS
 
@@ -100,6 +103,7 @@ class ViT(DiffusionBlocks):
             self.num_heads,
             self.intermediate_dim or 4 * self.hidden_dim,
             self.dropout,
+            open_gates=not self.reference,
             name=f"layer_{index}",
         )
 
@@ -107,7 +111,9 @@ class ViT(DiffusionBlocks):
         return FirstToken(name="readout")
 
     def make_head(self):
-        return ModulatedClassifier(self.num_classes, name="head")
+        return ModulatedClassifier(
+            self.num_classes, zero_init=self.reference, name="head"
+        )
 
     @classmethod
     def end_to_end(cls, **kwargs):
@@ -218,6 +224,7 @@ class ModulatedClassifier(keras.layers.Layer):
 
     Args:
         num_classes: int.
+        zero_init: bool. The reference starts the classifier at zero.
 
     Call arguments:
         denoised: tensor `(B, D)`.
@@ -227,25 +234,35 @@ class ModulatedClassifier(keras.layers.Layer):
         Tensor `(B, num_classes)`.
     """
 
-    def __init__(self, num_classes, **kwargs):
+    def __init__(self, num_classes, zero_init=False, **kwargs):
         super().__init__(**kwargs)
         self.num_classes = num_classes
+        self.zero_init = zero_init
 
     def build(self, denoised_shape, noise_shape):
         self.modulation = keras.layers.Dense(
             2 * denoised_shape[-1],
             kernel_initializer="zeros",
+            bias_initializer=self._modulation_bias(denoised_shape[-1]),
             dtype=self.dtype_policy,
             name="modulation",
         )
         self.classifier = keras.layers.Dense(
             self.num_classes,
-            kernel_initializer="zeros",
+            kernel_initializer="zeros" if self.zero_init else "glorot_uniform",
             dtype=self.dtype_policy,
             name="classifier",
         )
         self.modulation.build(noise_shape)
         self.classifier.build(denoised_shape)
+
+    def _modulation_bias(self, dim):
+        if self.zero_init:
+            return "zeros"
+        # The denoised signal has standard deviation sigma_data = 0.5; a scale
+        # of 1 + 1 gives the classifier an input of unit variance.
+        bias = np.repeat([0.0, SILU_IS_ONE], dim).astype("float32")
+        return keras.initializers.Constant(bias)
 
     def call(self, denoised, noise):
         maps = ops.silu(self.modulation(noise))
@@ -256,4 +273,8 @@ class ModulatedClassifier(keras.layers.Layer):
         return (denoised_shape[0], self.num_classes)
 
     def get_config(self):
-        return {**super().get_config(), "num_classes": self.num_classes}
+        return {
+            **super().get_config(),
+            "num_classes": self.num_classes,
+            "zero_init": self.zero_init,
+        }

@@ -1,7 +1,10 @@
 """A pre-norm transformer layer, with or without noise conditioning."""
 
 import keras
+import numpy as np
 from keras import ops
+
+SILU_IS_ONE = 1.2784645  # silu(1.2784645) = 1
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -9,10 +12,9 @@ class TransformerLayer(keras.layers.Layer):
     """Self-attention and a perceptron, each behind a layer norm.
 
     With `conditioned=True` six maps of the noise embedding shift and scale
-    the norms and gate the two sublayers (adaptive layer norm). The maps start
-    at zero, so that the layer starts as the identity. `silu` comes after the
-    linear map as in the published ViT code (`modulation="after"`) or before
-    it as in DiT (`"before"`).
+    the norms and gate the two sublayers (adaptive layer norm). `silu` comes
+    after the linear map as in the published ViT code (`modulation="after"`)
+    or before it as in DiT (`"before"`).
 
     Args:
         num_heads: int.
@@ -22,6 +24,9 @@ class TransformerLayer(keras.layers.Layer):
         activation: name. Defaults to `"gelu"`, the exact one.
         conditioned: bool. Defaults to True.
         modulation: `"after"` or `"before"`. Defaults to `"after"`.
+        open_gates: bool. True starts the gates at 1, so that the layer starts
+            as an ordinary transformer layer; False at 0, as the identity
+            (adaLN-Zero of DiT). Defaults to False.
 
     Call arguments:
         x: tensor `(B, T, D)`.
@@ -44,6 +49,7 @@ class TransformerLayer(keras.layers.Layer):
         activation="gelu",
         conditioned=True,
         modulation="after",
+        open_gates=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -54,6 +60,7 @@ class TransformerLayer(keras.layers.Layer):
         self.activation = activation
         self.conditioned = conditioned
         self.modulation = modulation
+        self.open_gates = open_gates
 
     def build(self, x_shape, noise_shape=None):
         dim = x_shape[-1]
@@ -89,10 +96,19 @@ class TransformerLayer(keras.layers.Layer):
             self.modulation_dense = keras.layers.Dense(
                 6 * dim,
                 kernel_initializer="zeros",
+                bias_initializer=self._modulation_bias(dim),
                 name="modulation",
                 **kwargs,
             )
             self.modulation_dense.build(noise_shape)
+
+    def _modulation_bias(self, dim):
+        if not self.open_gates:
+            return "zeros"
+        one = SILU_IS_ONE if self.modulation == "after" else 1.0
+        maps = np.zeros((6, dim), "float32")
+        maps[[2, 5]] = one  # shift, scale, gate of each sublayer
+        return keras.initializers.Constant(maps.reshape(-1))
 
     def call(self, x, noise=None, training=None):
         if not self.conditioned:
@@ -133,4 +149,5 @@ class TransformerLayer(keras.layers.Layer):
             "activation": self.activation,
             "conditioned": self.conditioned,
             "modulation": self.modulation,
+            "open_gates": self.open_gates,
         }

@@ -1,0 +1,124 @@
+"""Batches of augmented images, in an order that a resumed run repeats."""
+
+import math
+
+import keras
+import numpy as np
+
+# B batch, H height, W width, C channels.
+
+
+class AugmentedDataset(keras.utils.PyDataset):
+    """Shuffled, augmented batches for `fit` on any backend.
+
+    What a batch holds is a function of (seed, epoch, index) alone: a run that
+    is resumed sees what it would have seen, whatever the number of workers.
+
+    Args:
+        x: float32 array (N, H, W, C), standardised as by `load_images`.
+        y: array (N, ...) of targets.
+        batch_size: int.
+        augment: what `augmentation` returned: a function `(images, generator)`
+            on pixels in [0, 1]. None leaves the images as they are.
+        mean, std: arrays (C,) that `x` was standardised with. Images are
+            augmented as pixels, then standardised again.
+        seed: int.
+        shuffle: bool.
+        drop_remainder: bool, leave out a last batch that is not full.
+        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of
+            `keras.utils.PyDataset`.
+
+    Call arguments of `fit`: pass `epoch_callback()` in `callbacks`. It tells
+    the dataset which epoch `fit` is in, also after a restart; without it the
+    dataset counts for itself from where it was made.
+
+    Example:
+
+    ```python
+    data = load_images("digits")
+    train = AugmentedDataset(
+        data.x_train,
+        data.y_train,
+        batch_size=128,
+        augment=augmentation("flip_crop", channels=1),
+        mean=data.mean,
+        std=data.std,
+    )
+    model.fit(train, epochs=10, callbacks=[train.epoch_callback()])
+    ```
+    """
+
+    def __init__(
+        self,
+        x,
+        y,
+        batch_size=128,
+        augment=None,
+        mean=0.0,
+        std=1.0,
+        seed=0,
+        shuffle=True,
+        drop_remainder=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if len(x) != len(y):
+            raise ValueError(
+                "`x` and `y` must have one length. "
+                f"Received: {len(x)} images and {len(y)} targets. "
+                "Cut them to the same examples."
+            )
+        self.x = x
+        self.y = y
+        self.batch_size = batch_size
+        self.augment = augment
+        self.mean = np.asarray(mean, "float32")
+        self.std = np.asarray(std, "float32")
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_remainder = drop_remainder
+        if batch_size < 1 or self.num_batches == 0:
+            raise ValueError(
+                "`batch_size` must be above 0 and leave at least one batch. "
+                f"Received: batch_size={batch_size} for {len(x)} images, "
+                f"drop_remainder={drop_remainder}. Use a smaller one."
+            )
+        self.set_epoch(0)
+
+    @property
+    def num_batches(self):
+        rounded = math.floor if self.drop_remainder else math.ceil
+        return rounded(len(self.x) / self.batch_size)
+
+    def set_epoch(self, epoch):
+        """Sets the epoch (int, from 0) whose batches are given out."""
+        order = np.arange(len(self.x))
+        if self.shuffle:
+            order = self._generator(epoch, 0).permutation(len(self.x))
+        self._epoch = (epoch, order)  # in one step: workers may be reading
+
+    def epoch_callback(self):
+        """A callback that keeps the dataset in `fit`'s epoch."""
+        return keras.callbacks.LambdaCallback(
+            on_epoch_begin=lambda epoch, logs: self.set_epoch(epoch)
+        )
+
+    def on_epoch_end(self):
+        # Keras also calls this after it looked at one batch to build a model,
+        # so that this count alone may skip an epoch.
+        self.set_epoch(self._epoch[0] + 1)
+
+    def __getitem__(self, index):
+        """Batch `index`: images (B, H, W, C) and targets (B, ...)."""
+        epoch, order = self._epoch
+        first = index * self.batch_size
+        rows = order[first : first + self.batch_size]
+        x, y = self.x[rows], self.y[rows]
+        if self.augment is not None:
+            pixels = np.clip(x * self.std + self.mean, 0.0, 1.0)
+            pixels = self.augment(pixels, self._generator(epoch, 1 + index))
+            x = ((pixels - self.mean) / self.std).astype("float32")
+        return x, y
+
+    def _generator(self, epoch, use):
+        return np.random.default_rng((self.seed, epoch, use))

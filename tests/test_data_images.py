@@ -1,0 +1,498 @@
+"""Images by name or file, and their augmentation."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dblocks.applications.data import (
+    AugmentedDataset,
+    DataUnavailable,
+    augmentation,
+    load_images,
+    sources,
+)
+from keras_dblocks.applications.data.augmentation import (
+    GROUP,
+    RandAugment,
+    _apply,
+    _solarize,
+    crop,
+    flip,
+)
+
+# Warnings of other packages, which the suite would turn into errors.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Tensor.T is deprecated"),  # Keras, torch
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # TFDS, protobuf
+]
+
+
+@pytest.fixture
+def generator():
+    return np.random.default_rng(0)
+
+
+def make_arrays(generator, shape=(6, 5, 3), count=20, classes=4):
+    labels = np.arange(count) % classes
+    return {
+        "x_train": generator.integers(0, 256, (count, *shape), "uint8"),
+        "y_train": labels,
+        "x_test": generator.integers(0, 256, (count, *shape), "uint8"),
+        "y_test": labels[::-1],
+    }
+
+
+def save(folder, arrays, name="some.npz"):
+    np.savez(folder / name, **arrays)
+    return folder / name
+
+
+def pixels_of(x, data):
+    return np.round((x * data.std + data.mean) * 255).astype("uint8")
+
+
+# Sets by name.
+
+
+def test_digits_are_split_by_class_and_standardised():
+    from sklearn.datasets import load_digits
+
+    data = load_images("digits")
+    assert data.x_train.shape == (1437, 8, 8, 1)
+    assert data.x_test.shape == (360, 8, 8, 1)
+    assert data.x_train.dtype == "float32" and data.y_train.dtype == "int32"
+    assert data.num_classes == 10 and data.name == "digits"
+    np.testing.assert_allclose(data.x_train.mean(), 0, atol=1e-5)
+    np.testing.assert_allclose(data.x_train.std(), 1, atol=1e-5)
+
+    whole = load_digits()
+    share = np.bincount(data.y_test) / np.bincount(whole.target)
+    np.testing.assert_allclose(share, 360 / 1797, atol=4e-3)
+    pixels = np.concatenate([data.x_train, data.x_test]) * data.std + data.mean
+    ours = sorted(map(tuple, np.round(pixels.reshape(1797, 64) * 16)))
+    assert ours == sorted(map(tuple, whole.images.reshape(1797, 64)))
+
+
+def test_digits_are_the_same_each_time():
+    one, two = load_images("digits"), load_images("digits")
+    np.testing.assert_array_equal(one.x_train, two.x_train)
+    np.testing.assert_array_equal(one.y_test, two.y_test)
+
+
+def test_tfds_reads_cifar100_with_the_statistics_of_the_reference():
+    tfds = pytest.importorskip("tensorflow_datasets")
+    with tfds.testing.mock_data(num_examples=5):
+        source = tfds.data_source("cifar100", split="train")
+        images = np.stack([example["image"] for example in source])
+        labels = [example["label"] for example in source]
+        data = load_images("cifar100")
+        resized = load_images("cifar100", size=16)
+    np.testing.assert_array_equal(pixels_of(data.x_train, data), images)
+    np.testing.assert_array_equal(data.y_train, labels)
+    np.testing.assert_allclose(data.mean, [0.5071, 0.4867, 0.4408])
+    np.testing.assert_allclose(data.std, [0.2675, 0.2565, 0.2761])
+    assert data.num_classes == 100  # not the largest of five labels
+    assert resized.x_test.shape == (5, 16, 16, 3)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="needs TensorFlow to read"
+)
+def test_tfds_reads_a_set_prepared_for_tensorflow(monkeypatch):
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    def refuse(*args, **kwargs):
+        raise ValueError("File format is already set to FileFormat.TFRECORD.")
+
+    with tfds.testing.mock_data(num_examples=5):
+        monkeypatch.setattr(tfds, "data_source", refuse)
+        data = load_images("cifar10")
+    assert data.x_train.shape == (5, 32, 32, 3) and data.num_classes == 10
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="keras imports TensorFlow"
+)
+def test_tfds_reads_where_tensorflow_is_not_installed():
+    pytest.importorskip("tensorflow_datasets")
+    program = """
+    import sys
+    from importlib.machinery import PathFinder
+
+    class WithoutTensorFlow:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            if name.split(".")[0] != "tensorflow":
+                return PathFinder.find_spec(name, path, target)
+
+    sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutTensorFlow
+
+    import numpy as np
+    import tensorflow_datasets as tfds
+    from keras_dblocks.applications.data import augmentation, load_images
+
+    with tfds.testing.mock_data(num_examples=3):
+        data = load_images("cifar100")
+    augment = augmentation("flip_crop")
+    augment(data.x_train, np.random.default_rng(0))
+    assert "tensorflow" not in sys.modules
+    print(data.x_train.shape)
+    """
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "(3, 32, 32, 3)"
+
+
+@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10", "cifar100"])
+def test_without_a_network_the_answer_is_one_line(name, monkeypatch, tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    import requests
+
+    def no_network(*args, **kwargs):
+        raise requests.ConnectionError("Name or service not known\n")
+
+    monkeypatch.setattr(requests, "head", no_network)
+    monkeypatch.setattr(requests.Session, "get", no_network)
+    with pytest.raises(DataUnavailable, match="no answer from http") as error:
+        load_images(name, data_dir=tmp_path)
+    message = str(error.value)
+    assert name in message and ".npz" in message and "\n" not in message
+
+
+def test_what_is_missing_to_prepare_a_set_is_named(monkeypatch, tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+
+    def no_tensorflow(host):
+        raise ModuleNotFoundError("No module named 'x'", name="tensorflow")
+
+    monkeypatch.setattr(sources, "_reach", no_tensorflow)
+    with pytest.raises(DataUnavailable, match="pip install tensorflow"):
+        load_images("cifar10", data_dir=tmp_path)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(DataUnavailable, match="keras-dblocks\\[data\\]"):
+        load_images("digits")
+
+
+# Files and folders.
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3)])
+def test_npz(shape, generator, tmp_path):
+    arrays = make_arrays(generator, shape)
+    arrays["y_train"] = arrays["y_train"][:, None].astype("uint8")  # CIFAR's
+    data = load_images(save(tmp_path, arrays))
+    channels = (*shape, 1)[2]
+    x = arrays["x_train"].reshape(-1, channels) / 255
+    np.testing.assert_allclose(data.mean, x.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(data.std, x.std(0), rtol=1e-6)
+    for split in ("train", "test"):
+        images = getattr(data, f"x_{split}")
+        labels = getattr(data, f"y_{split}")
+        assert images.shape == (20, 6, 5, channels)
+        assert images.dtype == "float32" and labels.dtype == "int32"
+        np.testing.assert_array_equal(
+            pixels_of(images, data).ravel(), arrays[f"x_{split}"].ravel()
+        )
+        np.testing.assert_array_equal(labels, arrays[f"y_{split}"].ravel())
+    assert data.num_classes == 4 and data.name == "some"
+
+
+def test_size_resizes_and_a_constant_channel_stays_finite(generator, tmp_path):
+    arrays = make_arrays(generator)
+    arrays["x_train"][..., 0] = 7
+    arrays["x_test"][..., 0] = 7
+    data = load_images(save(tmp_path, arrays), size=9)
+    assert data.x_train.shape == (20, 9, 9, 3)
+    assert (pixels_of(data.x_train, data)[..., 0] == 7).all()
+    assert np.isfinite(data.x_train).all()
+
+
+def test_tiny_imagenet_folder(generator, tmp_path):
+    image_class = pytest.importorskip("PIL.Image")
+    root = tmp_path / "downloads" / "manual" / "tiny-imagenet-200"
+    classes = ["n02", "n01"]
+    images = generator.integers(0, 256, (2, 2, 4, 4, 3), "uint8")
+    images[0, 0] = images[0, 0, :, :, :1]  # one grey image
+    (root / "val" / "images").mkdir(parents=True)
+    (root / "wnids.txt").write_text("\n".join(classes) + "\n")
+    lines = []
+    for c, name in enumerate(classes):
+        folder = root / "train" / name / "images"
+        folder.mkdir(parents=True)
+        for i, pixels in enumerate(images[c]):
+            grey = c == i == 0
+            image = image_class.fromarray(pixels[..., 0] if grey else pixels)
+            image.save(folder / f"{name}_{i}.JPEG", format="PNG")
+        image.save(root / "val" / "images" / f"val_{c}.JPEG", format="PNG")
+        lines.append(f"val_{c}.JPEG\t{name}\t0\t0\t62\t62")
+    (root / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
+
+    by_name = load_images("tiny_imagenet", data_dir=tmp_path)
+    by_folder = load_images(root)
+    np.testing.assert_array_equal(by_name.x_train, by_folder.x_train)
+    # Classes are numbered in the order of their names.
+    expected = np.concatenate([images[1], images[0]])
+    np.testing.assert_array_equal(pixels_of(by_name.x_train, by_name), expected)
+    np.testing.assert_array_equal(by_name.y_train, [0, 0, 1, 1])
+    np.testing.assert_array_equal(by_name.y_test, [1, 0])
+    assert by_name.num_classes == 2
+
+
+# Refusals.
+
+
+def test_what_is_not_there_is_refused(tmp_path):
+    with pytest.raises(DataUnavailable, match="Unzip http.*npz"):
+        load_images("tiny_imagenet", data_dir=tmp_path)
+    with pytest.raises(DataUnavailable, match="none.npz is not there"):
+        load_images(tmp_path / "none.npz")
+    with pytest.raises(ValueError, match="cifar100.*Received: .nothing.*Use"):
+        load_images("nothing")
+    with pytest.raises(ValueError, match="tiny-imagenet-200. Received"):
+        load_images(tmp_path)
+    with pytest.raises(ValueError, match="size.*Received: size=0.*Pass"):
+        load_images("digits", size=0)
+
+
+@pytest.mark.parametrize(
+    "key, change, match",
+    [
+        ("x_train", lambda x: x / 255, "float64.*Save the pixels"),
+        ("x_test", lambda x: x[:, 0, 0], r"\(20, 3\)"),
+        ("x_test", lambda x: x[:0], r"\(0, 6, 5, 3\)"),
+        ("x_test", lambda x: x[:, :4], "one shape.*Resize"),
+        ("y_train", lambda y: y[:-1], r"each of 20 images.*\(19,\)"),
+        ("y_train", lambda y: y + 0.5, "Received: float64.*Save class"),
+        ("y_test", lambda y: np.eye(4, dtype=int)[y], r"\(20, 4\).*one-hot"),
+        ("y_test", lambda y: y - 1, "a label of -1.*Renumber"),
+        ("y_test", lambda y: y.astype(object), "Received: .*numpy.savez"),
+    ],
+)
+def test_npz_refusals(key, change, match, generator, tmp_path):
+    arrays = make_arrays(generator)
+    arrays[key] = change(arrays[key])
+    with pytest.raises(ValueError, match=match):
+        load_images(save(tmp_path, arrays))
+
+
+def test_npz_with_missing_keys_or_broken(generator, tmp_path):
+    arrays = make_arrays(generator)
+    arrays["labels"] = arrays.pop("y_test")
+    with pytest.raises(ValueError, match="must have the keys.*'labels'"):
+        load_images(save(tmp_path, arrays))
+    path = tmp_path / "torn.npz"
+    path.write_bytes(save(tmp_path, arrays).read_bytes()[:300])
+    with pytest.raises(ValueError, match="torn.npz must be an .npz file"):
+        load_images(path)
+
+
+# Augmentation.
+
+
+def test_flip_mirrors_about_half(generator):
+    images = generator.random((400, 3, 4, 1), "float32")
+    flipped = flip(images, generator)
+    mirrored = (flipped == images[:, :, ::-1]).all((1, 2, 3))
+    kept = (flipped == images).all((1, 2, 3))
+    assert (mirrored ^ kept).all()
+    assert 150 < mirrored.sum() < 250
+
+
+def test_crop_shifts_each_image_by_its_own_amount(generator):
+    images = generator.random((64, 6, 7, 2), "float32") + 0.1
+    shifts = set()
+    for image, cropped in zip(images, crop(images, generator), strict=True):
+        padded = np.pad(image, ((4, 4), (4, 4), (0, 0)))
+        places = [
+            (top, left)
+            for top in range(9)
+            for left in range(9)
+            if (padded[top : top + 6, left : left + 7] == cropped).all()
+        ]
+        assert len(places) == 1
+        shifts.update(places)
+    assert len(shifts) > 20
+
+
+def test_solarize_inverts_what_is_bright():
+    images = np.array([0.0, 178.0, 179.0, 255.0])
+    np.testing.assert_array_equal(_solarize(images), [0.0, 178.0, 76.0, 0.0])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_operation_keeps_range_and_strength(channels, generator):
+    # Smooth images: moving them a little changes them a little.
+    ramp = np.linspace(60, 160, 8, dtype="float32")
+    images = np.broadcast_to(ramp[:, None, None], (GROUP, 8, 8, channels))
+    names = []
+    for operation in RandAugment(channels).operations:
+        if not isinstance(operation, keras.Layer):
+            continue
+        names.append(type(operation).__name__)
+        changed = _apply(operation, images, generator)
+        changed = keras.ops.convert_to_numpy(changed)
+        assert changed.shape == images.shape and changed.dtype == "float32"
+        assert changed.min() >= -1e-3 and changed.max() <= 255.001
+        if names[-1] in ("AutoContrast", "Equalization"):
+            assert changed.min() < 30 and changed.max() > 250
+        else:
+            inside = np.s_[:, 2:-2, 2:-2]
+            moved = np.abs(changed[inside] - images[inside]).max()
+            assert moved < 0.271 * 255, names[-1]
+    color = {"RandomColorDegeneration"} if channels == 3 else set()
+    assert color == {name for name in names if "Color" in name}
+
+
+def test_randaugment_treats_groups_apart_and_keeps_its_input(generator):
+    images = np.repeat(generator.random((1, 8, 8, 3), "float32"), 3 * GROUP, 0)
+    images = images[:-5]  # the last group is not full
+    before = images.copy()
+    augmented = RandAugment()(images, generator)
+    np.testing.assert_array_equal(images, before)
+    assert augmented.shape == images.shape and augmented.dtype == "float32"
+    assert augmented.min() >= 0 and augmented.max() <= 1
+    change = np.abs(augmented - images).mean((1, 2, 3))
+    groups = [change[i : i + GROUP].mean() for i in range(0, 43, GROUP)]
+    assert len({round(float(g), 6) for g in groups}) > 1
+
+
+@pytest.mark.parametrize(
+    "kind", ["flip_crop", "flip_randaugment", "flip_crop_randaugment"]
+)
+def test_the_generator_alone_decides(kind, generator):
+    images = generator.random((4, 8, 8, 3), "float32")
+    one, two, other = (
+        augmentation(kind)(images, np.random.default_rng(seed))
+        for seed in (1, 1, 2)
+    )
+    np.testing.assert_array_equal(one, two)
+    assert (one != other).any()
+
+
+def test_augmentation_refusals():
+    assert augmentation("none") is None
+    with pytest.raises(ValueError, match="flip_crop.*Received: .fast.*Use"):
+        augmentation("fast")
+    with pytest.raises(ValueError, match="1 or 3 channels.*channels=2"):
+        augmentation("flip_randaugment", channels=2)
+
+
+# Batches.
+
+
+def dataset(count=50, **kwargs):
+    x = np.arange(count, dtype="float32").reshape(count, 1, 1, 1)
+    return AugmentedDataset(x, np.arange(count), 8, **kwargs)
+
+
+def labels_of(batches):
+    return np.concatenate([y for _, y in batches])
+
+
+def test_an_epoch_visits_each_image_once_in_an_order_of_its_own():
+    batches = dataset()
+    first = labels_of(batches)
+    batches.set_epoch(1)
+    second = labels_of(batches)
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert (first != second).any() and (first != np.arange(50)).any()
+
+    later = dataset(workers=3)
+    later.set_epoch(1)
+    np.testing.assert_array_equal(labels_of(later), second)
+    assert (labels_of(dataset(seed=1)) != first).any()
+    np.testing.assert_array_equal(
+        labels_of(dataset(shuffle=False)), np.arange(50)
+    )
+    assert [len(y) for _, y in dataset(drop_remainder=True)] == [8] * 6
+    assert [len(y) for _, y in dataset()] == [8] * 6 + [2]
+
+
+def test_images_are_augmented_as_pixels(generator):
+    mean, std = np.float32([0.4, 0.5]), np.float32([0.2, 0.3])
+    pixels = generator.random((10, 4, 4, 2), "float32")
+    seen = []
+
+    def darken(images, generator):
+        seen.append(images)
+        return images / 2
+
+    batches = AugmentedDataset(
+        (pixels - mean) / std, np.arange(10), 10, darken, mean, std
+    )
+    x, y = batches[0]
+    np.testing.assert_allclose(seen[0], pixels[y], atol=1e-6)
+    np.testing.assert_allclose(x, (pixels[y] / 2 - mean) / std, atol=1e-5)
+    assert x.dtype == "float32"
+
+
+def test_dataset_refusals():
+    with pytest.raises(ValueError, match="50 images and 3 targets"):
+        AugmentedDataset(np.zeros((50, 1, 1, 1)), np.zeros(3))
+    with pytest.raises(ValueError, match="batch_size=0 for 50 images"):
+        AugmentedDataset(np.zeros((50, 1, 1, 1)), np.zeros(50), 0)
+    with pytest.raises(ValueError, match="leave at least one batch"):
+        dataset(count=7, drop_remainder=True)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_resumed_fit_sees_the_batches_it_would_have_seen(workers, tmp_path):
+    data = load_images("digits")
+
+    def fit(model, first, epochs):
+        train = AugmentedDataset(
+            data.x_train[:96],
+            data.y_train[:96],
+            batch_size=32,
+            augment=augmentation("flip_crop", channels=1),
+            mean=data.mean,
+            std=data.std,
+            workers=workers,
+        )
+        history = model.fit(
+            train,
+            initial_epoch=first,
+            epochs=epochs,
+            verbose=0,
+            callbacks=[train.epoch_callback()],
+        )
+        return history.history["loss"]
+
+    def build():
+        layers = [keras.Input((8, 8, 1)), keras.layers.Flatten()]
+        layers.append(keras.layers.Dense(10, kernel_initializer="zeros"))
+        model = keras.Sequential(layers)
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("sgd", loss)
+        return model
+
+    whole = fit(build(), 0, 4)
+    model = build()
+    losses = fit(model, 0, 2)
+    losses += fit(model, 2, 4)
+    assert losses == whole
+    assert len(set(whole)) == 4
+
+
+def test_randaugment_runs_inside_fit(generator):
+    x = generator.random((20, 8, 8, 3), "float32")
+    train = AugmentedDataset(
+        x, np.zeros(20), 10, augmentation("flip_randaugment")
+    )
+    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
+    model.add(keras.layers.Dense(1))
+    model.compile("sgd", "mse")
+    assert np.isfinite(model.fit(train, verbose=0).history["loss"]).all()

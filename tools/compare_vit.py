@@ -1,0 +1,182 @@
+"""Trains ViT's rows of the results table at equal layer evaluations.
+
+Every row sees the same images in as many layer evaluations: the twin takes K
+steps through all layers; blocks and the layer-matched twin take B * K steps
+through 1 / B of them. Prints one JSON line a row and seed:
+
+    KERAS_BACKEND=torch python tools/compare_vit.py \
+        --data fashion.npz --epochs 8 --seeds 0 1 --rows twin matched paper ours
+"""
+
+import argparse
+import json
+import subprocess
+import time
+
+import keras
+import numpy as np
+
+from keras_dblocks.applications.vit import ViT
+from keras_dblocks.samplers import EulerSampler
+
+LOSS = keras.losses.SparseCategoricalCrossentropy
+
+
+def load(path, count):
+    """Standardised images and labels of an .npz, or the digits."""
+    from keras_dblocks.applications.data import load_images
+
+    data = load_images(path)
+    return (
+        data.x_train[:count],
+        data.y_train[:count],
+        data.x_test,
+        data.y_test,
+    )
+
+
+def optimizer(args, steps):
+    """Adam with a warm-up and a cosine over `steps` of the one who steps."""
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        steps - steps // 20,
+        alpha=0.05,
+        warmup_target=args.learning_rate,
+        warmup_steps=steps // 20,
+    )
+    return keras.optimizers.AdamW(
+        schedule, weight_decay=args.weight_decay, global_clipnorm=1.0
+    )
+
+
+def train_twin(args, sizes, data, layers, epochs):
+    """End-to-end network of `layers` layers; returns test accuracies."""
+    x, y, x_test, y_test = data
+    sizes = {**sizes, "num_layers": layers}
+    model = ViT.end_to_end(**sizes)
+    steps = epochs * -(-len(x) // args.batch_size)
+    loss = LOSS(from_logits=True)
+    model.compile(optimizer(args, steps), loss)
+    model.fit(x, y, args.batch_size, epochs, verbose=0)
+    logits = model.predict(x_test, batch_size=500, verbose=0)
+    return [accuracy(logits, y_test)], [cross_entropy(logits, y_test)]
+
+
+def train_blocks(args, sizes, data, epochs, on_policy, **options):
+    """DiffusionBlocks; returns test accuracies after each block."""
+    x, y, x_test, y_test = data
+    model = ViT(num_blocks=args.num_blocks, **sizes, **options)
+    # Every block takes 1 / B of the steps, and follows the schedule in them.
+    steps = epochs * -(-len(x) // args.batch_size) // args.num_blocks
+    model.compile(optimizer(args, steps), on_policy=on_policy)
+    history = model.fit(x, y, args.batch_size, epochs, verbose=0)
+    print({k: round(v[-1], 4) for k, v in history.history.items()})
+    if args.save:
+        model.save(args.save)
+    steps = model.predict_steps(x_test, batch_size=500)
+    results = [accuracy(s, y_test) for s in steps]
+    others = {}
+    for grid in ("upper_edges", "equal_mass"):
+        for start in ("zero", "noise"):
+            sampler = EulerSampler(args.num_blocks, grid, start)
+            steps_ = model.predict_steps(x_test, 500, sampler)
+            others[f"{grid}/{start}"] = [accuracy(s, y_test) for s in steps_]
+    print(json.dumps(others))
+    mean = np.mean([log_softmax(s) for s in steps], 0)
+    print(json.dumps({"ensemble": accuracy(mean, y_test)}))
+    return results, [cross_entropy(s, y_test) for s in steps]
+
+
+def log_softmax(logits):
+    logits = logits - logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def accuracy(logits, labels):
+    return round(100 * float((logits.argmax(-1) == labels).mean()), 2)
+
+
+def cross_entropy(logits, labels):
+    chosen = log_softmax(logits)[np.arange(len(labels)), labels]
+    return round(float(-chosen.mean()), 4)
+
+
+def main():
+    """Runs the rows that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="digits")
+    parser.add_argument("--train-images", type=int, default=None)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--num-layers", type=int, default=6)
+    parser.add_argument("--num-blocks", type=int, default=3)
+    parser.add_argument("--hidden-dim", type=int, default=64)
+    parser.add_argument("--num-heads", type=int, default=4)
+    parser.add_argument("--patch-size", type=int, default=4)
+    parser.add_argument("--dropout", type=float, default=0.0)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--weight-decay", type=float, default=0.01)
+    parser.add_argument("--on-policy", type=float, default=0.5)
+    parser.add_argument("--options", type=json.loads, default={})
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--rows", nargs="+", default=["twin", "ours"])
+    parser.add_argument("--save")
+    args = parser.parse_args()
+    data = load(args.data, args.train_images)
+    sizes = {
+        "image_size": data[0].shape[1],
+        "channels": data[0].shape[-1],
+        "num_classes": int(data[1].max()) + 1,
+        "patch_size": args.patch_size,
+        "hidden_dim": args.hidden_dim,
+        "num_heads": args.num_heads,
+        "num_layers": args.num_layers,
+        "dropout": args.dropout,
+    }
+    blocks, layers = args.num_blocks, args.num_layers
+    rows = {
+        "twin": lambda seed: train_twin(args, sizes, data, layers, args.epochs),
+        "matched": lambda seed: train_twin(
+            args, sizes, data, layers // blocks, args.epochs * blocks
+        ),
+        "paper": lambda seed: train_blocks(
+            args,
+            sizes,
+            data,
+            args.epochs * blocks,
+            0.0,
+            reference=True,
+            seed=seed,
+        ),
+        "ours": lambda seed: train_blocks(
+            args,
+            sizes,
+            data,
+            args.epochs * blocks,
+            args.on_policy,
+            seed=seed,
+            **args.options,
+        ),
+    }
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
+    for row in args.rows:
+        for seed in args.seeds:
+            keras.utils.set_random_seed(seed)
+            begin = time.time()
+            accuracies, losses = rows[row](seed)
+            result = {
+                "row": row,
+                "seed": seed,
+                "accuracy": accuracies,
+                "cross_entropy": losses,
+                "seconds": round(time.time() - begin),
+                "backend": keras.backend.backend(),
+                "commit": commit,
+            }
+            print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
