@@ -157,7 +157,11 @@ def _layers_per_block(num_layers, num_blocks, layers_per_block):
             )
         return [num_layers // num_blocks] * num_blocks
     layers = [int(n) for n in layers_per_block]
-    if len(layers) != num_blocks or sum(layers) != num_layers or min(layers) < 1:
+    if (
+        len(layers) != num_blocks
+        or sum(layers) != num_layers
+        or min(layers) < 1
+    ):
         raise ValueError(
             "`layers_per_block` must hold one positive number per block and "
             f"sum to `num_layers`. Received: {layers} for {num_blocks} blocks "

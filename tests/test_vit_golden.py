@@ -185,7 +185,9 @@ def test_guidance(reference, model):
             ops.convert_to_tensor(reference["images_nhwc"]),
         )
         np.testing.assert_allclose(
-            numpy(logits), reference[f"block{i}/logits_cfg1.5"], atol=FORWARD * 5
+            numpy(logits),
+            reference[f"block{i}/logits_cfg1.5"],
+            atol=2 * FORWARD,  # 1.5 times one forward less 0.5 of another
         )
 
 

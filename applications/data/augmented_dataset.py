@@ -12,7 +12,7 @@ class AugmentedDataset(keras.utils.PyDataset):
     """Shuffled, augmented batches for `fit` on any backend.
 
     What a batch holds is a function of (seed, epoch, index) alone: a run that
-    is resumed sees what it would have seen, whatever the number of workers.
+    is resumed sees what it would have seen.
 
     Args:
         x: float32 array (N, H, W, C), standardised as by `load_images`.
@@ -25,12 +25,11 @@ class AugmentedDataset(keras.utils.PyDataset):
         seed: int.
         shuffle: bool.
         drop_remainder: bool, leave out a last batch that is not full.
-        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of
-            `keras.utils.PyDataset`.
 
-    Call arguments of `fit`: pass `epoch_callback()` in `callbacks`. It tells
-    the dataset which epoch `fit` is in, also after a restart; without it the
-    dataset counts for itself from where it was made.
+    Two arguments of `fit` belong to it. `shuffle=False`: Keras would shuffle
+    the batches again, from a state that is lost when a run is killed. And
+    `epoch_callback()` among the `callbacks`, which tells the dataset the
+    epoch, also after a restart; without it the dataset counts for itself.
 
     Example:
 
@@ -44,7 +43,9 @@ class AugmentedDataset(keras.utils.PyDataset):
         mean=data.mean,
         std=data.std,
     )
-    model.fit(train, epochs=10, callbacks=[train.epoch_callback()])
+    model.fit(
+        train, epochs=10, shuffle=False, callbacks=[train.epoch_callback()]
+    )
     ```
     """
 
@@ -59,9 +60,10 @@ class AugmentedDataset(keras.utils.PyDataset):
         seed=0,
         shuffle=True,
         drop_remainder=False,
-        **kwargs,
     ):
-        super().__init__(**kwargs)
+        # One worker: with more, Keras (3.15.1) reads ahead and carries batches
+        # of one epoch over into the next.
+        super().__init__(workers=1)
         if len(x) != len(y):
             raise ValueError(
                 "`x` and `y` must have one length. "
@@ -95,7 +97,7 @@ class AugmentedDataset(keras.utils.PyDataset):
         order = np.arange(len(self.x))
         if self.shuffle:
             order = self._generator(epoch, 0).permutation(len(self.x))
-        self._epoch = (epoch, order)  # in one step: workers may be reading
+        self._epoch = (epoch, order)  # at once: tf.data reads in a thread
 
     def epoch_callback(self):
         """A callback that keeps the dataset in `fit`'s epoch."""

@@ -57,7 +57,8 @@ def read_npz(path):
         )
     keys = []
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here: `np.load` leaves a torn file open.
+        with path.open("rb") as stream, np.load(stream) as file:
             keys = sorted(file.files)
             if set(KEYS) <= set(keys):
                 return {key: file[key] for key in KEYS}
@@ -112,7 +113,7 @@ def read_tfds(name, data_dir):
 
 
 def _open_tfds(tfds, name, data_dir, host):
-    """Training and test split, each a sequence or a dict of arrays."""
+    """Training and test split, each an iterable of examples."""
     options = {"split": ["train", "test"], "data_dir": data_dir}
     array_record = {"builder_kwargs": {"file_format": "array_record"}}
     try:
@@ -121,8 +122,7 @@ def _open_tfds(tfds, name, data_dir, host):
         _reach(host)
         return tfds.data_source(name, **options, **array_record)
     except ValueError:  # prepared before, in a format TensorFlow must read
-        splits = tfds.load(name, download=False, batch_size=-1, **options)
-        return tfds.as_numpy(splits)
+        return tfds.as_numpy(tfds.load(name, download=False, **options))
 
 
 def _reach(host):
@@ -135,8 +135,6 @@ def _reach(host):
 
 
 def _stack(split):
-    if isinstance(split, dict):
-        return split["image"], split["label"]
     images, labels = [], []
     for example in split:
         images.append(example["image"])

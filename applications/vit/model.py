@@ -11,7 +11,6 @@ from keras_dblocks.layers import (
     PatchEmbedding,
     TransformerLayer,
 )
-
 from keras_dblocks.layers.transformer_layer import SILU_IS_ONE
 
 from .presets import PRESETS

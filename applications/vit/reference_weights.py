@@ -126,7 +126,7 @@ def _pairs_of_blocks(model):
         pairs += _dense(embedding.hidden_dense, "vit.time_embedder.mlp.0")
         pairs += _dense(embedding.output_dense, "vit.time_embedder.mlp.2")
         layers = model.partition.layers_of(block.index)
-        for index, layer in zip(layers, block.residual_layers):
+        for index, layer in zip(layers, block.residual_layers, strict=True):
             pairs += _transformer_layer(layer, f"vit.encoder.layer.{index}")
         pairs += _norm(block.readout.norm, "vit.layernorm")
         pairs += _dense(block.head.modulation, "adaLN_modulation.linear")

@@ -66,7 +66,8 @@ class NoiseEmbedding(keras.layers.Layer):
     def call(self, c_noise):
         half = self.frequencies // 2
         rates = ops.exp(
-            ops.arange(half, dtype="float32") * (-math.log(self.max_period) / half)
+            ops.arange(half, dtype="float32")
+            * (-math.log(self.max_period) / half)
         )
         angles = ops.expand_dims(ops.cast(c_noise, "float32"), -1) * rates
         x = ops.concatenate([ops.cos(angles), ops.sin(angles)], -1)

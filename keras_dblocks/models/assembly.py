@@ -38,7 +38,7 @@ def load_block(model, path):
     shared = _shared_positions(model, mine)
     if model.num_blocks > 1:
         _check_shared(mine, block, shared, model.sharing, path)
-    for variable, value in zip(mine.weights, block.weights):
+    for variable, value in zip(mine.weights, block.weights, strict=True):
         variable.assign(value)
 
 
@@ -58,18 +58,18 @@ def from_blocks(cls, paths):
             f"One file per block is needed, 0 to {network.num_blocks - 1}. "
             f"Received: files of blocks {found}. Add or drop files."
         )
-    for block, path in zip(blocks, paths):
+    for block, path in zip(blocks, paths, strict=True):
         _check_same_network(network, block.network(), path)
     model = type(network).from_config(network.get_config())
     model.build()
     first = blocks[0]
-    for block, path in zip(blocks, paths):
+    for block, path in zip(blocks, paths, strict=True):
         mine = model.blocks[block.index]
         shared = _shared_positions(model, mine)
         _check_shared(first, block, shared, model.sharing, path)
     for block in blocks:
         weights = model.blocks[block.index].weights
-        for variable, value in zip(weights, block.weights):
+        for variable, value in zip(weights, block.weights, strict=True):
             variable.assign(value)
     return model
 

@@ -63,6 +63,11 @@ class Block(DurableModel):
             condition = network.condition_spec()
             prediction = self.denoise(noisy, level, condition)
         self.prediction_shape = tuple(prediction.shape[1:])
+        for generator in self._seed_generators_of_layers():
+            # Keras 3.15 on torch drops out with torch's global generator
+            # unless a seed was given; a resumed run could not repeat it.
+            if generator._initial_seed is None:
+                generator._initial_seed = int(generator.state[0])
         self._track_progress()
 
     def denoise(self, noisy, level, condition=None, training=False):
@@ -181,12 +186,12 @@ class Block(DurableModel):
     def training_step(self):
         return int(self.optimizer._iterations)
 
+    def _seed_generators_of_layers(self):
+        layers = self._flatten_layers()
+        return [g for layer in layers for g in layer._seed_generators]
+
     def _random_states(self):
-        return [
-            generator.state
-            for layer in self._flatten_layers()
-            for generator in layer._seed_generators
-        ]
+        return [g.state for g in self._seed_generators_of_layers()]
 
     def save_own_variables(self, store):
         super().save_own_variables(store)

@@ -14,7 +14,7 @@ def check_array(array, spec, name="Input"):
     """
     shape, wanted = tuple(array.shape), tuple(spec.shape)
     fits = len(shape) == len(wanted) and all(
-        w is None or s == w for s, w in zip(shape[1:], wanted[1:])
+        w is None or s == w for s, w in zip(shape[1:], wanted[1:], strict=True)
     )
     if not fits:
         raise ValueError(

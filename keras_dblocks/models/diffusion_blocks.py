@@ -7,20 +7,17 @@ import numpy as np
 from keras import ops, tree
 
 from keras_dblocks import presets
-from keras_dblocks.layers import NoiseEmbedding, NoiseModulation
 from keras_dblocks.models import assembly, table
-from keras_dblocks.models.block import Block, accepts
 from keras_dblocks.models.checks import check_array
-from keras_dblocks.noise import LogNormalNoise
+from keras_dblocks.models.parts import Parts
 from keras_dblocks.partition import Partition
-from keras_dblocks.preconditioning import EDMPreconditioning
 from keras_dblocks.samplers import EulerSampler
 from keras_dblocks.training.trainer import BlockTrainer
 
 WEIGHTINGS = ("none", "edm", "batch_mean")
 
 
-class DiffusionBlocks(BlockTrainer):
+class DiffusionBlocks(Parts, BlockTrainer):
     """A deep residual network trained one block at a time.
 
     A subclass says what the parts are: `condition_spec`, `make_target`,
@@ -95,118 +92,49 @@ class DiffusionBlocks(BlockTrainer):
         self.noise = self.make_noise()
         self.preconditioning = self.make_preconditioning()
         self.partition = Partition(
-            self.noise, num_layers, num_blocks, layers_per_block, overlap, partition
+            self.noise,
+            num_layers,
+            num_blocks,
+            layers_per_block,
+            overlap,
+            partition,
         )
         self.layers_per_block = self.partition.layers_per_block
         self.stratified = not reference
         self.sampler = sampler or self.make_sampler()
         self.blocks = []
         self.block_losses = [
-            keras.metrics.Mean(name=f"block_{i}_loss") for i in range(num_blocks)
+            keras.metrics.Mean(name=f"block_{i}_loss")
+            for i in range(num_blocks)
         ]
         self._block_logs = {}
 
-    # What a subclass says.
-
-    def condition_spec(self):
-        """`keras.KerasTensor` of the condition, batch size None."""
-        raise NotImplementedError
-
-    def make_target(self):
-        """Layer of the clean signal, such as `layers.LabelEmbedding`."""
-        raise NotImplementedError
-
-    def make_stem(self):
-        """Layer from the noisy signal and `condition` to the first state."""
-        raise NotImplementedError
-
-    def make_layer(self, index):
-        """Residual layer `index`, from a state to a state."""
-        raise NotImplementedError
-
-    def make_readout(self):
-        """Layer from the last state to the shape of the clean signal."""
-        return keras.layers.LayerNormalization(name="readout")
-
-    def make_head(self):
-        """Layer from the denoised signal to the prediction."""
-        return keras.layers.Identity(name="head")
-
-    def make_noise_embedding(self):
-        """Layer from `c_noise` `(B,)` to `(B, noise_dim)`."""
-        return NoiseEmbedding(64, name="noise_embedding")
-
-    def make_noise(self):
-        """Noise distribution; the paper's by default."""
-        return LogNormalNoise()
-
-    def make_preconditioning(self):
-        """EDM's, with the paper's `sigma_data`."""
-        return EDMPreconditioning()
-
-    def make_sampler(self):
-        """Sampler `predict` uses."""
-        if self.reference:
-            return EulerSampler(grid="equal_mass", start="noise")
-        return EulerSampler()
-
-    def split(self, x, y):
-        """`(clean, condition)` of a batch `(x, y)` as given to `fit`."""
-        return y, self.condition_of(x)
-
-    def condition_of(self, x):
-        """Condition from the input of `predict`."""
-        return x
-
-    def null_condition(self, condition):
-        """Condition that says nothing, for guidance."""
-        return tree.map_structure(ops.zeros_like, condition)
-
-    # The parts, made once or once per block.
-
-    def make_parts(self, index):
-        """Parts of block `index`, by name."""
-        shared = self._shared_parts
-        own = dict(shared) if self.sharing == "all" else self._make_shell()
-        own["target"] = shared["target"]
-        with self.dtype_scope():
-            layers = [self.make_layer(i) for i in self.partition.layers_of(index)]
-            own["residual_layers"] = [
-                layer if accepts(layer, "noise") else NoiseModulation(layer)
-                for layer in layers
-            ]
-        return own
-
-    def _make_shell(self):
-        with self.dtype_scope():
-            return {
-                "noise_embedding": self.make_noise_embedding(),
-                "stem": self.make_stem(),
-                "readout": self.make_readout(),
-                "head": self.make_head(),
-            }
-
-    def _make_blocks(self):
-        if self.blocks:
-            return
-        target = self.make_target()
-        if self.sharing == "targets":
-            target.fix(self.seed)
-        parts = self._make_shell() if self.sharing == "all" else {}
-        self._shared_parts = {**parts, "target": target}
-        for index in range(self.num_blocks):
-            self.blocks.append(Block(self, index))
-
-    def dtype_scope(self):
-        """Makes new layers follow this model's dtype policy."""
-        return _DtypeScope(self.dtype_policy)
-
     def build(self, input_shape=None):
+        self._building = True
         self._make_blocks()
         for block in self.blocks:
             if not block.built:
                 block.build()
         self._track_progress()
+
+    @property
+    def variables(self):
+        self._build_on_demand()
+        return super().variables
+
+    @property
+    def weights(self):
+        self._build_on_demand()
+        return super().weights
+
+    def _build_on_demand(self):
+        # All sizes are known once the constructor is through, but building is
+        # put off, so that `block(i)` can build one block alone.
+        if self.built or getattr(self, "_building", False):
+            return
+        if all(name in self.__dict__ for name in ("blocks", "block_losses")):
+            if all(hasattr(self, name) for name in self._argument_names()):
+                self.build()
 
     def block(self, index, build=True):
         """Block `index`, an ordinary `keras.Model` sharing this one's weights.
@@ -224,24 +152,6 @@ class DiffusionBlocks(BlockTrainer):
         if build and not block.built:
             block.build()
         return block
-
-    def shared_variables(self):
-        """Trainable variables that every block holds."""
-        if self.sharing == "targets" or self.num_blocks == 1:
-            return []
-        common = set.intersection(
-            *({id(v) for v in b.trainable_variables} for b in self.blocks)
-        )
-        first = self.blocks[0].trainable_variables
-        return [v for v in first if id(v) in common]
-
-    def own_variables(self):
-        """Per block, the trainable variables no other block holds."""
-        shared = {id(v) for v in self.shared_variables()}
-        return [
-            [v for v in block.trainable_variables if id(v) not in shared]
-            for block in self.blocks
-        ]
 
     # What it computes.
 
@@ -272,7 +182,8 @@ class DiffusionBlocks(BlockTrainer):
         rows, parts = [], []
         for index in np.unique(chosen):
             row = np.flatnonzero(chosen == index)
-            part = tree.map_structure(lambda t: ops.take(t, row, 0), tensors)
+            leaves = [ops.take(t, row, 0) for t in tree.flatten(tensors)]
+            part = tree.pack_sequence_as(tensors, leaves)
             rows.append(row)
             parts.append(self.blocks[index].denoise(*part))
         result = ops.concatenate(parts, 0)
@@ -335,25 +246,25 @@ class DiffusionBlocks(BlockTrainer):
     def check_data(self, x, y=None):
         if not self.blocks:
             self._make_blocks()
-        for array, spec in zip(tree.flatten(x), tree.flatten(self.condition_spec())):
+        for array, spec in zip(
+            tree.flatten(x), tree.flatten(self.condition_spec()), strict=True
+        ):
             check_array(array, spec)
         if y is not None:
             self._shared_parts["target"].check(ops.convert_to_numpy(y))
 
-    def check_batch(self, data):
-        """Refuses a bad batch of a stream, where it lies in host memory."""
-
     # Saving and showing.
 
+    @classmethod
+    def _argument_names(cls):
+        names = {}
+        for base in cls.__mro__:
+            if issubclass(base, DiffusionBlocks):
+                names.update(inspect.signature(base.__init__).parameters)
+        return [n for n in names if n not in ("self", "args", "kwargs")]
+
     def get_config(self):
-        config = {}
-        for cls in type(self).__mro__:
-            if not issubclass(cls, DiffusionBlocks):
-                continue
-            for name in inspect.signature(cls.__init__).parameters:
-                if name in ("self", "args", "kwargs"):
-                    continue
-                config[name] = getattr(self, name)
+        config = {name: getattr(self, name) for name in self._argument_names()}
         config["partition"] = self.partition.kind
         config["layers_per_block"] = list(self.layers_per_block)
         config["sampler"] = self.sampler.get_config()
@@ -404,15 +315,3 @@ class _Chain(keras.Model):
         condition = self.model.condition_of(x)
         steps = self.sampler.trajectory(self.model, condition)
         return ops.stack([step["prediction"] for step in steps], 1)
-
-
-class _DtypeScope:
-    def __init__(self, policy):
-        self.policy = policy
-
-    def __enter__(self):
-        self.before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(self.policy)
-
-    def __exit__(self, *error):
-        keras.config.set_dtype_policy(self.before)

@@ -7,9 +7,7 @@ def summary(model):
     """Text of the table block | layers | noise range | parameters | state."""
     if not model.built:
         model.build()
-    rows = [
-        ("block", "layers", "noise range", "parameters", "optimizer state")
-    ]
+    rows = [("block", "layers", "noise range", "parameters", "optimizer state")]
     own, shared = model.own_variables(), model.shared_variables()
     optimizers = []
     if model.compiled:
@@ -36,7 +34,9 @@ def summary(model):
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = [f"{type(model).__name__}: {model.name}"]
     for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths)]
+        cells = [
+            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
+        ]
         lines.append(" | ".join(cells).rstrip())
     lines.insert(2, "-+-".join("-" * width for width in widths))
     return "\n".join(lines)

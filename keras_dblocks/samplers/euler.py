@@ -96,7 +96,9 @@ class EulerSampler:
         steps = []
         for visit in self.plan(model.partition):
             block = model.blocks[visit.block]
-            for level, following in zip(visit.levels, visit.next_levels):
+            for level, following in zip(
+                visit.levels, visit.next_levels, strict=True
+            ):
                 prediction = self._predict(block, noisy, level, condition)
                 denoised = block.target.bridge(prediction)
                 steps.append(
@@ -175,4 +177,3 @@ def hand_over(model, block, condition):
         denoised = earlier.target.bridge(prediction)
         noisy = euler_step(noisy, denoised, level, following)
     return ops.stop_gradient(noisy)
-

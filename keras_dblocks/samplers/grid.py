@@ -75,7 +75,9 @@ def plan(partition, levels):
     for block, run in itertools.groupby(blocks):
         last = first + len(list(run))
         visits.append(
-            Visit(block, tuple(levels[first:last]), tuple(following[first:last]))
+            Visit(
+                block, tuple(levels[first:last]), tuple(following[first:last])
+            )
         )
         first = last
     return visits

@@ -48,7 +48,9 @@ class BlockOptimizers(keras.optimizers.Optimizer):
         self.joint_clipnorm = global_clipnorm
         self.optimizers = list(optimizers)
         self.owner = {}
-        for i, (optimizer, group) in enumerate(zip(optimizers, groups)):
+        for i, (optimizer, group) in enumerate(
+            zip(optimizers, groups, strict=True)
+        ):
             self.owner.update({id(variable): i for variable in group})
             self._trainable_variables.extend(group)
             if not optimizer.built:
@@ -73,18 +75,30 @@ class BlockOptimizers(keras.optimizers.Optimizer):
 
     def apply(self, grads, trainable_variables=None):
         variables = trainable_variables or self._trainable_variables
-        pairs = [(g, v) for g, v in zip(grads, variables) if g is not None]
+        pairs = [
+            (g, v)
+            for g, v in zip(grads, variables, strict=True)
+            if g is not None
+        ]
         if self.joint_clipnorm is not None:
             pairs = _clip(pairs, self.joint_clipnorm)
         for i, optimizer in enumerate(self.optimizers):
             own = [(g, v) for g, v in pairs if self.owner[id(v)] == i]
             if own:
-                optimizer.apply(*(list(column) for column in zip(*own)))
+                optimizer.apply(
+                    *(list(column) for column in zip(*own, strict=True))
+                )
 
     def finalize_variable_values(self, var_list):
         for optimizer in self.optimizers:
             variables = optimizer._trainable_variables
             optimizer.finalize_variable_values(variables)
+            for average in getattr(
+                optimizer, "_model_variables_moving_average", []
+            ):
+                # Keras 3.15 leaves weight and average as one JAX array, which
+                # `predict` then donates: "Array has been deleted".
+                average.assign(ops.convert_to_numpy(average).copy())
 
     def save_own_variables(self, store):
         """Nothing of its own: `optimizers` are saved as children."""

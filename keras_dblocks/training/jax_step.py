@@ -22,14 +22,30 @@ def make_train_function(model):
                 if logs is None:
                     raise
                 break
+            try:
+                model.check_batch(data)
+            except ValueError:
+                _give_back(model, state)
+                raise
             index = model.next_block(lambda: _read_step(model, state[2]))
             if index not in steps:
                 steps[index] = BlockStep(model, index)
-            model.check_batch(data)
             logs = model.merge_logs(steps[index](state, data))
         return logs, tuple(state)
 
     return train_function
+
+
+def _give_back(model, state):
+    # Keras took the state out of the model for the epoch; `fit` puts back
+    # what lies here when it is left by an error.
+    names = (
+        "trainable_variables",
+        "non_trainable_variables",
+        "optimizer_variables",
+        "metrics_variables",
+    )
+    model._jax_state = dict(zip(names, state, strict=True))
 
 
 def _read_step(model, optimizer_values):
@@ -66,7 +82,7 @@ class BlockStep:
         )
         self.positions = [
             _positions(group, all_of_kind)
-            for group, all_of_kind in zip(self.groups, everything)
+            for group, all_of_kind in zip(self.groups, everything, strict=True)
         ]
         # Earlier blocks are read by the hand-over, never written.
         active = {id(v) for group in self.groups for v in group}
@@ -89,12 +105,14 @@ class BlockStep:
     def __call__(self, state, data):
         active = tuple(
             [values[i] for i in positions]
-            for values, positions in zip(state, self.positions)
+            for values, positions in zip(state, self.positions, strict=True)
         )
         frozen = [state[kind][i] for kind, i in self.frozen_positions]
         logs, active = self.step(active, frozen, data)
-        for values, positions, new in zip(state, self.positions, active):
-            for i, value in zip(positions, new):
+        for values, positions, new in zip(
+            state, self.positions, active, strict=True
+        ):
+            for i, value in zip(positions, new, strict=True):
                 values[i] = value
         return logs
 
@@ -102,16 +120,16 @@ class BlockStep:
         model, index = self.model, self.index
         trainable, rest, optimizer, metrics = active
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        mapping = list(zip(self.frozen, frozen))
-        known = mapping + list(zip(self.groups[0], trainable))
-        known += list(zip(self.groups[1], rest))
+        mapping = list(zip(self.frozen, frozen, strict=True))
+        known = mapping + list(zip(self.groups[0], trainable, strict=True))
+        known += list(zip(self.groups[1], rest, strict=True))
         with keras.StatelessScope(state_mapping=known) as scope:
             handed = model.hand_over(index, x, y)
         rest = _values(scope, self.groups[1])
 
         def loss_fn(trainable, rest):
-            known = mapping + list(zip(self.groups[0], trainable))
-            known += list(zip(self.groups[1], rest))
+            known = mapping + list(zip(self.groups[0], trainable, strict=True))
+            known += list(zip(self.groups[1], rest, strict=True))
             with keras.StatelessScope(state_mapping=known) as scope:
                 loss = model.training_loss(index, x, y, sample_weight, handed)
             return loss, _values(scope, self.groups[1])
@@ -121,7 +139,7 @@ class BlockStep:
         trainable, optimizer = self.optimizer.stateless_apply(
             optimizer, grads, trainable
         )
-        known = list(zip(self.groups[3], metrics))
+        known = list(zip(self.groups[3], metrics, strict=True))
         with keras.StatelessScope(state_mapping=known) as scope:
             logs = model.track_loss(index, loss, x)
         metrics = _values(scope, self.groups[3])

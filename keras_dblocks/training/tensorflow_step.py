@@ -28,10 +28,10 @@ def make_train_function(model):
                 if logs is None:
                     raise
                 break
+            model.check_batch(data)
             index = model.next_block(model.training_step)
             if index not in steps:
                 steps[index] = _make_step(model, index)
-            model.check_batch(data)
             logs = model.merge_logs(steps[index](data))
         return logs
 

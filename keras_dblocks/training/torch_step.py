@@ -15,10 +15,10 @@ def make_train_function(model):
 
     def train_function(data):
         (data,) = data
+        model.check_batch(data)
         index = model.next_block(model.training_step)
         if index not in steps:
             steps[index] = _make_step(model, index)
-        model.check_batch(data)
         return model.merge_logs(steps[index](data))
 
     return train_function

@@ -8,6 +8,7 @@ from keras import ops, tree
 from keras_dblocks.models.block import refuse_loss
 from keras_dblocks.models.durable_model import DurableModel
 from keras_dblocks.samplers.euler import hand_over
+from keras_dblocks.training.array_batches import is_array
 from keras_dblocks.training.block_optimizers import BlockOptimizers, clone
 from keras_dblocks.training.block_order import BlockOrder
 
@@ -88,22 +89,32 @@ class BlockTrainer(DurableModel):
         )
 
     def _make_optimizers(self, template):
-        # One for each block, then one for the shared parts if they train.
-        groups = [*self.own_variables(), self.shared_variables()]
+        groups = self._variable_groups()
         joint = template.gradient_accumulation_steps is None
         clip = template.global_clipnorm if joint else None
-        optimizers = [clone(template, 1, joint) for _ in groups[:-1]]
-        if groups[-1]:
-            optimizers.append(clone(template, self.num_blocks, joint))
+        optimizers = [
+            # What is shared takes a step in every block's step.
+            clone(
+                template, self.num_blocks if i == self.num_blocks else 1, joint
+            )
+            for i in range(len(groups))
+        ]
         return BlockOptimizers(optimizers, groups, clip)
+
+    def _variable_groups(self):
+        # One for each block, then one for the shared parts if they train.
+        shared = self.shared_variables()
+        return [*self.own_variables(), *([shared] if shared else [])]
 
     def block_optimizer(self, index):
         """The optimizers of block `index` and of the shared parts, as one."""
-        whole = self.optimizer
-        chosen = [index, *range(self.num_blocks, len(whole.optimizers))]
-        groups = [[*self.own_variables(), self.shared_variables()][i] for i in chosen]
-        optimizers = [whole.optimizers[i] for i in chosen]
-        return BlockOptimizers(optimizers, groups, whole.joint_clipnorm)
+        whole, groups = self.optimizer, self._variable_groups()
+        chosen = [index, *range(self.num_blocks, len(groups))]
+        return BlockOptimizers(
+            [whole.optimizers[i] for i in chosen],
+            [groups[i] for i in chosen],
+            whole.joint_clipnorm,
+        )
 
     def get_compile_config(self):
         if not self.compiled:
@@ -126,6 +137,8 @@ class BlockTrainer(DurableModel):
         See `DurableModel.fit` for what differs from Keras.
         """
         self._next_step = None  # read from the optimizers at the first batch
+        self._batches_seen = 0
+        self._checks_stream = not is_array(x)
         return super().fit(x, y, *args, **kwargs)
 
     def next_block(self, read_step):
@@ -148,6 +161,25 @@ class BlockTrainer(DurableModel):
             )
         step = importlib.import_module(f"keras_dblocks.training.{backend}_step")
         self.train_function = step.make_train_function(self)
+
+    def check_batch(self, data):
+        """Refuses a bad batch of a stream, where it lies in host memory.
+
+        Arrays were checked whole; on an accelerator a look would cost a
+        transfer.
+        """
+        self._batches_seen += 1
+        if not self._checks_stream:
+            return
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        leaves = [leaf for leaf in tree.flatten((x, y)) if leaf is not None]
+        if not all("cpu" in str(leaf.device).lower() for leaf in leaves):
+            return
+        try:
+            self.check_data(x, y)
+        except ValueError as error:
+            number = self._batches_seen
+            raise ValueError(f"Batch {number} of `fit`: {error}") from error
 
     def training_loss(self, index, x, y, sample_weight, handed):
         """Loss of one block and its trackers; called under the gradient."""
@@ -194,7 +226,7 @@ class BlockTrainer(DurableModel):
         """Mean of the blocks' losses on fixed noise, for `evaluate`."""
         total = 0.0
         weight = self.batch_size_of(x)
-        for block, tracker in zip(self.blocks, self.block_losses):
+        for block, tracker in zip(self.blocks, self.block_losses, strict=True):
             loss = block.denoising_loss(x, y, sample_weight, training=False)
             tracker.update_state(loss, sample_weight=weight)
             total = total + loss
