@@ -97,7 +97,9 @@ def test_both_ways_are_equal_when_blocks_are_independent(dropout):
         values(two.trainable_variables),
         strict=True,
     ):
-        np.testing.assert_allclose(a, b, atol=1e-6)
+        # Adam divides by small numbers: rounding of another order of sums
+        # (threads) grows to a few 1e-6 in nine steps.
+        np.testing.assert_allclose(a, b, atol=1e-5)
     moved = zip(values(two.trainable_variables), start, strict=True)
     assert sum(np.abs(b - c).max() > 1e-4 for b, c in moved) > 30
 

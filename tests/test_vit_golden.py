@@ -3,9 +3,11 @@
 import keras
 import numpy as np
 import pytest
+from gradients import gradients
 from keras import ops
 
 from keras_dblocks.applications.vit import ViT, load_reference_weights
+from keras_dblocks.applications.vit.reference_weights import reference_names
 from keras_dblocks.samplers import EulerSampler
 
 FORWARD = 2e-5  # golden/README.md: single forward, absolute
@@ -136,6 +138,46 @@ def test_clean_signal_and_losses(reference, model):
             reference[f"block{i}/loss_weighted"],
             rtol=1e-4,
         )
+
+
+def test_gradients_of_each_block(reference, model):
+    images = ops.convert_to_tensor(reference["images_nhwc"])
+    labels = ops.convert_to_tensor(reference["labels"].astype("int32"))
+    for i in blocks(reference):
+        block = model.blocks[i]
+        sigma = ops.convert_to_tensor(reference[f"block{i}/sigma"], "float32")
+        eps = ops.convert_to_tensor(reference["eps"], "float32")
+
+        def loss_fn(block=block, sigma=sigma, eps=eps):
+            # The clean signal carries gradient to the label table.
+            noisy = block.target(labels) + sigma[:, None] * eps
+            logits = block.denoise(noisy, sigma, images)
+            return ops.mean(block.target.loss(labels, logits))
+
+        names = reference_names(block)
+        variables = block.trainable_variables
+        assert len(names) == len(variables)
+        found = dict(
+            zip(
+                [names[id(v)][0] for v in variables],
+                gradients(loss_fn, variables),
+                strict=True,
+            )
+        )
+        prefix = f"block{i}/grad/"
+        wanted = {
+            key.removeprefix(prefix): value
+            for key, value in reference.items()
+            if key.startswith(prefix)
+        }
+        assert set(found) == set(wanted)
+        for variable in variables:
+            name, layout = names[id(variable)]
+            want = layout(wanted[name], tuple(variable.shape))
+            # golden/README.md: 1e-4 of the tensor's largest entry. A bias of
+            # keys cancels in the softmax: its gradient is 0 up to rounding.
+            atol = 1e-4 * np.abs(want).max() + 1e-7
+            np.testing.assert_allclose(found[name], want, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize("bridge", ["norm", "unnorm"])

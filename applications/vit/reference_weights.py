@@ -20,7 +20,8 @@ def load_reference_weights(model, arrays):
     if hasattr(model, "blocks"):
         if not model.built:
             model.build()
-        pairs = _pairs_of_blocks(model)
+        # Shared parts come up once per block.
+        pairs = [p for b in model.blocks for p in _pairs_of_block(b)]
     else:
         pairs = _pairs_of_twin(model)
     values = []
@@ -55,16 +56,6 @@ def _convolution(array, shape):
     return array.transpose(2, 3, 1, 0)  # (O, I, h, w) to (h, w, I, O)
 
 
-def _heads_in(array, shape):
-    # (heads * head_dim, in) to (in, heads, head_dim)
-    return array.T.reshape(shape) if array.size == np.prod(shape) else array
-
-
-def _heads_out(array, shape):
-    # (out, heads * head_dim) to (heads, head_dim, out)
-    return array.T.reshape(shape) if array.size == np.prod(shape) else array
-
-
 def _flat(array, shape):
     return array.reshape(shape) if array.size == np.prod(shape) else array
 
@@ -85,16 +76,10 @@ def _norm(layer, name):
 
 def _transformer_layer(layer, name):
     pairs = []
-    attention = layer.attention
     for part in ("query", "key", "value"):
-        dense = getattr(attention, f"{part}_dense")
-        torch_name = f"{name}.attention.attention.{part}"
-        pairs.append((dense.kernel, f"{torch_name}.weight", _heads_in))
-        pairs.append((dense.bias, f"{torch_name}.bias", _flat))
-    dense = attention.output_dense
-    torch_name = f"{name}.attention.output.dense"
-    pairs.append((dense.kernel, f"{torch_name}.weight", _heads_out))
-    pairs.append((dense.bias, f"{torch_name}.bias", _flat))
+        dense = getattr(layer.attention, f"{part}_dense")
+        pairs += _dense(dense, f"{name}.attention.attention.{part}")
+    pairs += _dense(layer.attention_output, f"{name}.attention.output.dense")
     pairs += _dense(layer.intermediate, f"{name}.intermediate.dense")
     pairs += _dense(layer.output_dense, f"{name}.output.dense")
     pairs += _norm(layer.attention_norm, f"{name}.layernorm_before")
@@ -116,22 +101,27 @@ def _stem(stem):
     ]
 
 
-def _pairs_of_blocks(model):
-    pairs = []
-    for block in model.blocks:  # shared parts come up once per block
-        pairs += _stem(block.stem)
-        name = "vit.embeddings.label_embeddings.weight"
-        pairs.append((block.target.table, name, _as_is))
-        embedding = block.noise_embedding
-        pairs += _dense(embedding.hidden_dense, "vit.time_embedder.mlp.0")
-        pairs += _dense(embedding.output_dense, "vit.time_embedder.mlp.2")
-        layers = model.partition.layers_of(block.index)
-        for index, layer in zip(layers, block.residual_layers, strict=True):
-            pairs += _transformer_layer(layer, f"vit.encoder.layer.{index}")
-        pairs += _norm(block.readout.norm, "vit.layernorm")
-        pairs += _dense(block.head.modulation, "adaLN_modulation.linear")
-        pairs += _dense(block.head.classifier, "classifier")
-    return pairs
+def _pairs_of_block(block):
+    pairs = _stem(block.stem)
+    name = "vit.embeddings.label_embeddings.weight"
+    pairs.append((block.target.table, name, _as_is))
+    embedding = block.noise_embedding
+    pairs += _dense(embedding.hidden_dense, "vit.time_embedder.mlp.0")
+    pairs += _dense(embedding.output_dense, "vit.time_embedder.mlp.2")
+    layers = block.network().partition.layers_of(block.index)
+    for index, layer in zip(layers, block.residual_layers, strict=True):
+        pairs += _transformer_layer(layer, f"vit.encoder.layer.{index}")
+    pairs += _norm(block.readout.norm, "vit.layernorm")
+    pairs += _dense(block.head.modulation, "adaLN_modulation.linear")
+    return pairs + _dense(block.head.classifier, "classifier")
+
+
+def reference_names(block):
+    """By `id` of a block's variable: its torch name and change of layout."""
+    return {
+        id(variable): (name, layout)
+        for variable, name, layout in _pairs_of_block(block)
+    }
 
 
 def _pairs_of_twin(model):

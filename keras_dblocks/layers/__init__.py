@@ -4,6 +4,7 @@ from keras_dblocks.layers.label_embedding import LabelEmbedding
 from keras_dblocks.layers.noise_embedding import NoiseEmbedding
 from keras_dblocks.layers.noise_modulation import NoiseModulation
 from keras_dblocks.layers.patch_embedding import PatchEmbedding
+from keras_dblocks.layers.self_attention import SelfAttention
 from keras_dblocks.layers.transformer_layer import TransformerLayer
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "NoiseEmbedding",
     "NoiseModulation",
     "PatchEmbedding",
+    "SelfAttention",
     "TransformerLayer",
 ]

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dblocks.layers.self_attention import SelfAttention
+
 SILU_IS_ONE = 1.2784645  # silu(1.2784645) = 1
 
 
@@ -70,12 +72,11 @@ class TransformerLayer(keras.layers.Layer):
             epsilon=self.epsilon, name="attention_norm", **kwargs
         )
         self.mlp_norm = norm(epsilon=self.epsilon, name="mlp_norm", **kwargs)
-        self.attention = keras.layers.MultiHeadAttention(
-            self.num_heads,
-            dim // self.num_heads,
-            dropout=self.dropout,
-            name="attention",
-            **kwargs,
+        self.attention = SelfAttention(
+            self.num_heads, self.dropout, name="attention", **kwargs
+        )
+        self.attention_output = keras.layers.Dense(
+            dim, name="attention_output", **kwargs
         )
         self.intermediate = keras.layers.Dense(
             self.intermediate_dim,
@@ -89,7 +90,8 @@ class TransformerLayer(keras.layers.Layer):
         )
         self.attention_norm.build(x_shape)
         self.mlp_norm.build(x_shape)
-        self.attention.build(x_shape, x_shape)
+        self.attention.build(x_shape)
+        self.attention_output.build(x_shape)
         self.intermediate.build(x_shape)
         self.output_dense.build((*x_shape[:-1], self.intermediate_dim))
         if self.conditioned:
@@ -112,13 +114,17 @@ class TransformerLayer(keras.layers.Layer):
 
     def call(self, x, noise=None, training=None):
         if not self.conditioned:
-            x = x + self._attend(self.attention_norm(x), training)
-            return x + self._perceptron(self.mlp_norm(x), training)
+            h = self.attention(self.attention_norm(x), training=training)
+            x = x + self._drop(self.attention_output(h), training)
+            h = self.intermediate(self.mlp_norm(x))
+            return x + self._drop(self.output_dense(h), training)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self._maps(noise)
-        h = self.attention_norm(x) * (1 + scale_a) + shift_a
-        x = x + gate_a * self._attend(h, training)
-        h = self.mlp_norm(x) * (1 + scale_m) + shift_m
-        return x + gate_m * self._perceptron(h, training)
+        h = self._modulate(self.attention_norm, x, shift_a, scale_a, training)
+        h = self.attention(h, training=training)
+        x = self._add(self.attention_output, x, h, gate_a, training)
+        h = self._modulate(self.mlp_norm, x, shift_m, scale_m, training)
+        h = self.output_dense(self.intermediate(h))
+        return x + gate_m * self._drop(h, training)
 
     def _maps(self, noise):
         if self.modulation == "after":
@@ -128,12 +134,34 @@ class TransformerLayer(keras.layers.Layer):
         maps = ops.expand_dims(maps, 1)  # (B, 1, 6 D)
         return ops.split(maps, 6, axis=-1)
 
-    def _attend(self, x, training):
-        x = self.attention(x, x, training=training)
-        return self.dropout_layer(x, training=training)
+    def _modulate(self, norm, x, shift, scale, training):
+        # In training the norm is computed again in the backward pass: what
+        # conditioning adds to the activations of a plain layer is not kept.
+        def modulate(x, gamma, beta, shift, scale):
+            h = ops.layer_normalization(
+                x, gamma, beta, axis=-1, epsilon=self.epsilon
+            )
+            return h * (1 + scale) + shift
 
-    def _perceptron(self, x, training):
-        x = self.output_dense(self.intermediate(x))
+        modulate = keras.remat(modulate) if training else modulate
+        gamma, beta = (
+            ops.convert_to_tensor(v) for v in (norm.gamma, norm.beta)
+        )
+        return modulate(x, gamma, beta, shift, scale)
+
+    def _add(self, dense, x, h, gate, training):
+        def add(x, h, kernel, bias, gate):
+            return x + gate * (ops.matmul(h, kernel) + bias)
+
+        if training and self.dropout:  # a second draw would differ
+            return x + gate * self._drop(dense(h), training)
+        add = keras.remat(add) if training else add
+        kernel, bias = (
+            ops.convert_to_tensor(v) for v in (dense.kernel, dense.bias)
+        )
+        return add(x, h, kernel, bias, gate)
+
+    def _drop(self, x, training):
         return self.dropout_layer(x, training=training)
 
     def compute_output_shape(self, x_shape, noise_shape=None):

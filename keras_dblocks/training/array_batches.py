@@ -48,6 +48,11 @@ class ArrayBatches(keras.utils.PyDataset):
 
     @property
     def num_batches(self):
+        return self.batches_per_epoch - self.offset
+
+    @property
+    def batches_per_epoch(self):
+        """Batches of an epoch that is not resumed half-way."""
         return math.ceil(len(self.order) / self.batch_size)
 
     def on_epoch_begin(self):
@@ -57,7 +62,7 @@ class ArrayBatches(keras.utils.PyDataset):
         # BackupAndRestore sets `_initial_epoch` when it restored a state.
         resumed = self.first_epoch and model._initial_epoch is not None
         self.first_epoch = False
-        if resumed and start < step < start + self.num_batches:
+        if resumed and start < step < start + self.batches_per_epoch:
             self.offset = step - start
         else:
             self.offset = 0
@@ -69,10 +74,7 @@ class ArrayBatches(keras.utils.PyDataset):
             self.order = generator.permutation(len(self.order))
 
     def __getitem__(self, index):
-        index += self.offset
-        if index >= self.num_batches:
-            raise StopIteration
-        first = index * self.batch_size
+        first = (index + self.offset) * self.batch_size
         rows = self.order[first : first + self.batch_size]
         batch = tuple(a[rows] for a in self.arrays)
         return batch if len(batch) > 1 else batch[0]

@@ -1,0 +1,66 @@
+"""Self-attention up to, and without, its output projection."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class SelfAttention(keras.layers.Layer):
+    """Scaled dot-product attention of a sequence over itself.
+
+    `keras.layers.MultiHeadAttention` without the output projection, which the
+    transformer layer fuses with its gate, and through
+    `ops.dot_product_attention`, which never stores the attention weights
+    where the backend can do without.
+
+    Args:
+        num_heads: int. Must divide the width.
+        dropout: float. On the attention weights.
+
+    Call arguments:
+        x: tensor `(B, T, D)`.
+
+    Returns:
+        Tensor `(B, T, D)`, the heads side by side.
+    """
+
+    def __init__(self, num_heads, dropout=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.dropout = dropout
+
+    def build(self, x_shape):
+        dim = x_shape[-1]
+        for part in ("query", "key", "value"):
+            dense = keras.layers.Dense(dim, dtype=self.dtype_policy, name=part)
+            setattr(self, f"{part}_dense", dense)
+            dense.build(x_shape)
+        self.dropout_layer = keras.layers.Dropout(
+            self.dropout, dtype=self.dtype_policy, name="dropout"
+        )
+
+    def call(self, x, training=None):
+        length, dim = x.shape[1:]
+        heads = (-1, length, self.num_heads, dim // self.num_heads)
+        query, key, value = (
+            ops.reshape(dense(x), heads)  # (B, T, H, D / H)
+            for dense in (self.query_dense, self.key_dense, self.value_dense)
+        )
+        if training and self.dropout:
+            scores = ops.einsum("bqhd,bkhd->bhqk", query, key)
+            weights = ops.softmax(scores / heads[-1] ** 0.5, axis=-1)
+            weights = self.dropout_layer(weights, training=training)
+            result = ops.einsum("bhqk,bkhd->bqhd", weights, value)
+        else:
+            result = ops.dot_product_attention(query, key, value)
+        return ops.reshape(result, (-1, length, dim))
+
+    def compute_output_shape(self, x_shape):
+        return x_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "dropout": self.dropout,
+        }

@@ -1,0 +1,239 @@
+"""Memory and time of a training step against the end-to-end twin, one run.
+
+    KERAS_BACKEND=jax python tools/measure.py --blocks 2 3 4
+    KERAS_BACKEND=torch python tools/measure.py --blocks 2 3 4
+
+JAX: temporaries by XLA's own accounting of the compiled step; nothing is run
+for it. torch: bytes of distinct storages saved for the backward pass. All:
+step time, the median over `--steps` steps of twin and blocks in turn.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import keras
+import numpy as np
+
+from keras_dblocks.applications.vit import ViT
+
+BACKEND = keras.backend.backend()
+
+
+def make_data(args):
+    """One batch of random images and labels."""
+    rng = np.random.default_rng(0)
+    shape = (args.batch_size, 32, 32, 3)
+    images = rng.normal(size=shape).astype("float32")
+    return images, rng.integers(0, 100, args.batch_size).astype("int32")
+
+
+def jax_state(model):
+    """State lists as Keras's JAX trainer holds them."""
+    kinds = (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
+    return tuple([v.value for v in kind] for kind in kinds)
+
+
+def jax_temporaries(model, data, index=None):
+    """Bytes of temporaries of the twin's or a block's compiled step."""
+    import jax
+
+    from keras_dblocks.training.jax_step import BlockStep
+
+    state = jax_state(model)
+    if index is None:
+        model.make_train_function()
+        step = jax.jit(model.train_step, donate_argnums=0)
+        lowered = step.lower(state, data)
+    else:
+        block = BlockStep(model, index)
+        active = tuple(
+            [values[i] for i in positions]
+            for values, positions in zip(state, block.positions, strict=True)
+        )
+        frozen = [state[kind][i] for kind, i in block.frozen_positions]
+        lowered = block.step.lower(active, frozen, data)
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+def torch_saved(loss_fn, parameters):
+    """Bytes of distinct storages that autograd saves, parameters excepted."""
+    import torch
+
+    own = {p.untyped_storage().data_ptr() for p in parameters}
+    seen = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        loss = loss_fn()
+    del loss
+    return sum(seen.values())
+
+
+def stepper(model, data, index=None):
+    """A function that takes one training step and waits for it."""
+    from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
+
+    blocks = isinstance(model, DiffusionBlocks)
+    if blocks:
+        model._next_step, model._checks_stream = 0, False
+        model._batches_seen = 0
+        model.reset_metrics()
+    if not blocks:
+        model._symbolic_build(data_batch=data)
+    model.make_train_function(force=True)
+    if BACKEND == "jax":
+        import jax
+
+        batch = jax.device_put(data)
+        holder = [jax_state(model)]
+
+        def step():
+            logs, holder[0] = model.train_function(holder[0], iter([batch]))
+            jax.block_until_ready(logs)
+
+    elif BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        batch = tuple(tf.constant(d) for d in data)
+
+        def step():
+            logs = model.train_function(iter([batch]))
+            [np.array(v) for v in logs.values()]
+
+    else:
+        import torch
+
+        batch = tuple(torch.as_tensor(d) for d in data)
+
+        def step():
+            model.train_function([batch])
+
+    return step
+
+
+def seconds(step):
+    """Duration of one call."""
+    begin = time.perf_counter()
+    step()
+    return time.perf_counter() - begin
+
+
+def make_twin(sizes):
+    """The compiled end-to-end twin."""
+    twin = ViT.end_to_end(**sizes)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    twin.compile("adamw", loss)
+    twin.optimizer.build(twin.trainable_variables)
+    return twin
+
+
+def main():
+    """Prints one JSON line a figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--blocks", type=int, nargs="+", default=[2, 3, 4])
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--num-layers", type=int, default=12)
+    parser.add_argument("--hidden-dim", type=int, default=128)
+    parser.add_argument("--on-policy", type=float, nargs="+", default=[0.0])
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--memory-only", action="store_true")
+    parser.add_argument("--time-only", action="store_true")
+    args = parser.parse_args()
+    sizes = {"num_layers": args.num_layers, "hidden_dim": args.hidden_dim}
+    data = make_data(args)
+    for on_policy in args.on_policy:
+        if not args.time_only and BACKEND in ("jax", "torch"):
+            memory(args, sizes, data, on_policy)
+        if not args.memory_only:
+            times(args, sizes, data, on_policy)
+
+
+def memory(args, sizes, data, on_policy):
+    """Ratios of temporaries (JAX) or saved bytes (torch)."""
+    twin = make_twin(sizes)
+    x, y = data
+    if BACKEND == "jax":
+        whole = jax_temporaries(twin, data)
+    else:
+        import torch
+
+        images, labels = torch.as_tensor(x), torch.as_tensor(y)
+        whole = torch_saved(
+            lambda: twin.compute_loss(
+                images, labels, twin(images, training=True)
+            ),
+            [v.value for v in twin.trainable_variables],
+        )
+    for blocks in args.blocks:
+        model = ViT(num_blocks=blocks, **sizes)
+        model.compile("adamw", on_policy=on_policy)
+        each = []
+        for i in range(blocks):
+            if BACKEND == "jax":
+                each.append(jax_temporaries(model, data, i))
+                continue
+            with torch.no_grad():
+                handed = model.hand_over(i, images, labels)
+            each.append(
+                torch_saved(
+                    lambda i=i, m=model, h=handed: m.training_loss(
+                        i, images, labels, None, h
+                    ),
+                    [v.value for v in model.trainable_variables],
+                )
+            )
+        report(
+            "temporaries" if BACKEND == "jax" else "saved_for_backward",
+            blocks=blocks,
+            on_policy=on_policy,
+            twin_mb=round(whole / 2**20, 1),
+            block_mb=[round(e / 2**20, 1) for e in each],
+            times_B=round(max(each) / whole * blocks, 3),
+        )
+
+
+def times(args, sizes, data, on_policy):
+    """Ratios of step times, twin and blocks in turn."""
+    twin_step = stepper(make_twin(sizes), data)
+    for blocks in args.blocks:
+        model = ViT(num_blocks=blocks, **sizes)
+        model.compile("adamw", on_policy=on_policy, block_order="round_robin")
+        block_step = stepper(model, data)
+        for _ in range(2 * blocks):
+            block_step()
+        twin_step()
+        whole, each = [], []
+        for _ in range(args.steps):
+            whole.append(seconds(twin_step))
+            each.append(sum(seconds(block_step) for _ in range(blocks)))
+        whole, each = statistics.median(whole), statistics.median(each)
+        report(
+            "step_time",
+            blocks=blocks,
+            on_policy=on_policy,
+            twin_s=round(whole, 4),
+            block_s=round(each / blocks, 4),
+            times_B=round(each / whole, 3),
+        )
+
+
+def report(figure, **values):
+    """One line of JSON."""
+    line = {"figure": figure, "backend": BACKEND, **values}
+    print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
