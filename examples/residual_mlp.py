@@ -60,6 +60,6 @@ def spirals(count, seed):
 
 if __name__ == "__main__":
     model = ResidualMLP(features=2, num_classes=3, num_layers=6, num_blocks=3)
-    model.compile(keras.optimizers.AdamW(3e-3), metrics=["accuracy"])
-    model.fit(*spirals(2000, seed=0), epochs=20)
+    model.compile(keras.optimizers.AdamW(0.01), metrics=["accuracy"])
+    model.fit(*spirals(1000, seed=0), batch_size=100, epochs=15)
     model.evaluate(*spirals(500, seed=1))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from keras import ops
 from scipy import stats
+from toys import log_sigma, noise_of
 
 from keras_dblocks.noise import LogNormalNoise
 
@@ -16,18 +17,6 @@ SETTINGS = [
     {"p_mean": -0.4, "p_std": 1.0, "sigma_min": 0.01, "sigma_max": 20.0},
     {"p_mean": 1.0, "p_std": 2.0, "sigma_min": 0.5, "sigma_max": 2.0},
 ]
-
-
-def noise_of(config):
-    names = ("p_mean", "p_std", "sigma_min", "sigma_max")
-    return LogNormalNoise(**{name: config[name] for name in names})
-
-
-def log_sigma(noise):
-    """scipy's distribution of `ln sigma`."""
-    edges = np.log([noise.sigma_min, noise.sigma_max])
-    edges = (edges - noise.p_mean) / noise.p_std
-    return stats.truncnorm(*edges, loc=noise.p_mean, scale=noise.p_std)
 
 
 def quantile_tensor(noise, probability):

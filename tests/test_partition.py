@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 from scipy import stats
+from toys import log_sigma, noise_of
 
 from keras_dblocks.applications.vit import ViT
 from keras_dblocks.noise import LogNormalNoise
@@ -19,18 +20,10 @@ def equal_partition(num_blocks, noise=None, **kwargs):
     return Partition(noise or LogNormalNoise(), 12, num_blocks, **kwargs)
 
 
-def log_sigma(noise):
-    """scipy's distribution of `ln sigma`."""
-    edges = np.log([noise.sigma_min, noise.sigma_max])
-    edges = (edges - noise.p_mean) / noise.p_std
-    return stats.truncnorm(*edges, loc=noise.p_mean, scale=noise.p_std)
-
-
 def test_reference_boundaries_ranges_and_masses(golden):
     reference = golden("noise")
     config = reference["config"]
-    names = ("p_mean", "p_std", "sigma_min", "sigma_max")
-    noise = LogNormalNoise(**{name: config[name] for name in names})
+    noise = noise_of(config)
     normal = stats.norm(config["p_mean"], config["p_std"])
     kept = np.diff(normal.cdf(np.log([noise.minimum, noise.maximum])))
     tried = 0

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from toys import Toy
 
-from keras_dblocks import DiffusionBlocks
 from keras_dblocks.preconditioning import EDMPreconditioning
 
 NAMES = ("c_skip", "c_out", "c_in", "c_noise")
@@ -62,50 +62,6 @@ def test_coefficients_do_what_they_are_for(sigma_data):
     np.testing.assert_allclose(np.exp(4 * scale.c_noise), SIGMA, rtol=1e-12)
 
 
-class Vector(keras.layers.Layer):
-    """A clean signal that needs no table."""
-
-    signal_shape = (4,)
-
-    def build(self, labels_shape=None):
-        pass
-
-    def call(self, y):
-        return y
-
-
-class Still(keras.layers.Layer):
-    """A stem and a layer whose output does not depend on the signal."""
-
-    def __init__(self, value, **kwargs):
-        super().__init__(**kwargs)
-        self.value = value
-
-    def call(self, x, noise=None):
-        return ops.full_like(x, self.value)
-
-
-class Constant(DiffusionBlocks):
-    """`D = c_skip z + c_out F` with a constant F."""
-
-    output = 1.0  # bfloat16 knows it; the sum it does not know
-
-    def condition_spec(self):
-        return keras.KerasTensor((None, 1))
-
-    def make_target(self):
-        return Vector()
-
-    def make_stem(self):
-        return Still(0.0)
-
-    def make_layer(self, index):
-        return Still(self.output)
-
-    def make_readout(self):
-        return keras.layers.Identity()
-
-
 @pytest.mark.parametrize(
     "dtype",
     [
@@ -119,11 +75,18 @@ class Constant(DiffusionBlocks):
     ],
 )
 def test_the_denoiser_is_put_together_in_float32(dtype):
-    model = Constant(num_layers=3, num_blocks=3, dtype=dtype)
+    # A network that says 1, which bfloat16 knows; the sum it does not know.
+    model = Toy(
+        lambda index, x, noise: ops.ones_like(x),
+        dim=4,
+        num_layers=3,
+        num_blocks=3,
+        dtype=dtype,
+    )
     level = np.float32([0.002, 0.1, 0.3, 2.0, 80.0])
     noisy = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
     scale = EDMPreconditioning()(level.astype("float64")[:, None])
-    wanted = scale.c_skip * noisy + scale.c_out * model.output
+    wanted = scale.c_skip * noisy + scale.c_out
     ours = model.denoise(noisy, level, np.zeros((5, 1), "float32"))
     assert ours.dtype == "float32"
     np.testing.assert_allclose(ours, wanted, rtol=1e-5)

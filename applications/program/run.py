@@ -1,12 +1,6 @@
-"""One row of the results table: a model, its recipe, its training.
+"""One row of the results table: a model, its recipe, its training."""
 
-Every row takes the same number of layer evaluations. The end-to-end twin
-takes K epochs through all layers; blocks, and the twin only as deep as one
-block, take `num_blocks` times K epochs through 1 / `num_blocks` of them.
-"""
-
-import dataclasses
-import json
+import random
 
 import keras
 import numpy as np
@@ -20,68 +14,75 @@ ROWS = {
 }
 
 
-@dataclasses.dataclass
 class Run:
-    """What is trained, and how.
+    """What is trained on what, and for how long.
+
+    Every row takes the same number of layer evaluations: the end-to-end twin
+    K epochs through all layers; blocks, and the twin only as deep as one
+    block, `num_blocks` times K epochs through 1 / `num_blocks` of them.
 
     Args:
-        model_class: subclass of `DiffusionBlocks` that classifies.
-        config: dict, its constructor keywords.
+        model_class: subclass of `DiffusionBlocks` that classifies images.
+        config: dict, its constructor keywords, with `seed`.
         recipe: dict, `training` of a preset.
+        data: `ImageData`.
         row: string, a key of `ROWS`.
-        seed: int.
         on_policy: `compile(on_policy=...)` of the blocks.
+
+    Raises:
+        ValueError: when the sizes, the recipe and the data do not fit.
     """
 
-    model_class: type
-    config: dict
-    recipe: dict
-    row: str = "blocks"
-    seed: int = 0
-    on_policy: float | str = "auto"
-
-    def prepare(self, data):
-        """Makes the model and its batches; refuses what does not fit.
-
-        Args:
-            data: `ImageData`.
-        """
-        keras.utils.set_random_seed(self.seed)
-        recipe = self.recipe
-        self.blocks = self.model_class(**self.config)
-        self.blocks.check_data(data.x_train, data.y_train)
+    def __init__(
+        self, model_class, config, recipe, data, row="blocks", on_policy="auto"
+    ):
+        # Initializers draw from here; `keras.utils.set_random_seed` would
+        # import TensorFlow wherever it is installed (3.15).
+        random.seed(config["seed"])
+        self.config = config
+        self.recipe = recipe
+        self.data = data
+        self.row = row
+        self.on_policy = on_policy
+        # Also for the twins: it refuses wrong sizes and data.
+        blocks = model_class(**config)
+        blocks.check_data(data.x_train, data.y_train)
         self.batches = AugmentedDataset(
             data.x_train,
             data.y_train,
             batch_size=min(recipe["batch_size"], len(data.x_train)),
-            augment=augmentation(
-                recipe["augmentation"], data.x_train.shape[-1]
-            ),
+            augment=augmentation(recipe["augmentation"], config["channels"]),
             mean=data.mean,
             std=data.std,
-            seed=self.seed,
+            seed=config["seed"],
             drop_remainder=True,  # one shape: each step is compiled once
         )
-        self.data = data
-        longer = self.blocks.num_blocks if self.row != "end_to_end" else 1
+        longer = 1 if row == "end_to_end" else blocks.num_blocks
         self.epochs = recipe["epochs"] * longer
-        self.model = self._compile(self.epochs * self.batches.num_batches)
+        self.num_steps = self.epochs * self.batches.num_batches
+        self.num_layers = len(blocks.partition.layers_of(0))
+        if row == "end_to_end":
+            self.num_layers = blocks.num_layers
+        if row == "blocks":
+            self.model = self._compile_blocks(blocks)
+        else:
+            self.model = self._compile_twin(model_class)
 
-    def _compile(self, steps):
-        if self.row == "blocks":
-            # Each block follows the schedule in its own steps.
-            optimizer = self._optimizer(steps // self.blocks.num_blocks)
-            self.blocks.compile(
-                optimizer, metrics=["accuracy"], on_policy=self.on_policy
-            )
-            return self.blocks
-        config = dict(self.config)
-        if self.row == "layer_matched":
-            config["num_layers"] = len(self.blocks.partition.layers_of(0))
-        twin = self.model_class.end_to_end(**config)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        twin.compile(self._optimizer(steps), loss, metrics=["accuracy"])
-        return twin
+    def _compile_blocks(self, model):
+        # Each block follows the schedule in its own steps.
+        optimizer = self._optimizer(self.num_steps // model.num_blocks)
+        model.compile(optimizer, metrics=["accuracy"], on_policy=self.on_policy)
+        return model
+
+    def _compile_twin(self, model_class):
+        config = {**self.config, "num_layers": self.num_layers}
+        model = model_class.end_to_end(**config)
+        model.compile(
+            self._optimizer(self.num_steps),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+        )
+        return model
 
     def _optimizer(self, steps):
         recipe = self.recipe
@@ -90,7 +91,7 @@ class Run:
         schedule = keras.optimizers.schedules.CosineDecay(
             0.0,
             max(1, steps - warmup),
-            alpha=recipe["final_learning_rate"] / recipe["learning_rate"],
+            alpha=recipe["alpha"],
             warmup_target=recipe["learning_rate"],
             warmup_steps=warmup,
         )
@@ -100,21 +101,38 @@ class Run:
             global_clipnorm=recipe["clipnorm"],
         )
 
-    def fit(self, callbacks=(), verbose="auto", validation_freq=None):
-        """Trains; `validation_freq` in epochs, None for no validation."""
-        test = (self.data.x_test, self.data.y_test)
+    def describe(self):
+        """One line on what `fit` will do."""
+        data = self.data
+        return (
+            f"{ROWS[self.row]} on {len(data.x_train):,} images of {data.name}: "
+            f"{self.epochs} epochs of {self.batches.num_batches} steps, "
+            f"{self.num_layers} of {self.config['num_layers']} layers a step, "
+            f"{self.num_steps * self.num_layers:,} layer evaluations."
+        )
+
+    def settings(self):
+        """What a resumed run has in common with the one it resumes."""
+        return {
+            **self.config,
+            **self.recipe,
+            "row": self.row,
+            "on_policy": self.on_policy,
+            "train_images": len(self.data.x_train),
+        }
+
+    def fit(self, callbacks=(), **kwargs):
+        """`fit` of the model on the batches, for all epochs."""
         return self.model.fit(
             self.batches,
             epochs=self.epochs,
-            verbose=verbose,
             shuffle=False,  # the batches have an order of their own
             callbacks=[self.batches.epoch_callback(), *callbacks],
-            validation_data=test if validation_freq else None,
-            validation_freq=validation_freq or 1,
+            **kwargs,
         )
 
     def accuracies(self):
-        """Test accuracy after each block (of a twin: the one), in percent."""
+        """Test accuracy in percent after each block; of a twin, one."""
         x, y = self.data.x_test, self.data.y_test
         if self.row == "blocks":
             steps = self.model.predict_steps(x)
@@ -123,18 +141,12 @@ class Run:
         return [100 * float(np.mean(s.argmax(-1) == y)) for s in steps]
 
     def save(self, folder):
-        """Writes `model.keras` and one file per block; returns their paths."""
+        """Writes `model.keras` and a file per block; returns the paths."""
         folder.mkdir(parents=True, exist_ok=True)
-        saved = {folder / "model.keras": self.model}
+        files = {folder / "model.keras": self.model}
         if self.row == "blocks":
-            for i in range(self.model.num_blocks):
-                saved[folder / f"block_{i}.keras"] = self.model.block(i)
-        for path, model in saved.items():
+            for i, block in enumerate(self.model.blocks):
+                files[folder / f"block_{i}.keras"] = block
+        for path, model in files.items():
             model.save(path)
-        return list(saved)
-
-    def settings(self):
-        """What a resumed run must have in common with the one it resumes."""
-        fields = dataclasses.asdict(self)
-        fields["model_class"] = self.model_class.__name__
-        return json.loads(json.dumps(fields))
+        return list(files)

@@ -6,4 +6,4 @@ from keras_dblocks.applications.program import main
 from keras_dblocks.applications.vit import ViT
 
 if __name__ == "__main__":
-    sys.exit(main(ViT, "vit_digits"))
+    sys.exit(main(ViT))

@@ -4,9 +4,7 @@ from .model import ViT
 
 
 def _sized(name, hidden_dim, num_layers, num_heads):
-    def build(
-        input_shape=(224, 224, 3), classes=1000, num_blocks=3, **kwargs
-    ):
+    def build(input_shape=(224, 224, 3), classes=1000, num_blocks=3, **kwargs):
         height, width, channels = input_shape
         if height != width:
             raise ValueError(

@@ -152,7 +152,7 @@ class EulerSampler:
         }
 
 
-def hand_over(model, block, condition):
+def hand_over(model, block, condition, training=True):
     """State the earlier blocks hand over at the upper edge of `block`.
 
     On-policy noise (METHOD 9): what inference will feed this block, instead
@@ -163,11 +163,12 @@ def hand_over(model, block, condition):
         model: `DiffusionBlocks`.
         block: int. The block that will be trained on the state.
         condition: tensor(s) `(count, ...)`.
+        training: bool. False makes a start from noise the same every time.
 
     Returns:
         float32 tensor `(count, ...)`.
     """
-    seed = model.blocks[block].seed_generator
+    seed = model.blocks[block].seed_generator if training else None
     noisy = model.sampler.begin(model, model.batch_size_of(condition), seed)
     ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
     for earlier in model.blocks[:block]:

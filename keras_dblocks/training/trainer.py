@@ -195,7 +195,7 @@ class BlockTrainer(DurableModel):
             tracker.update_state(loss, sample_weight=weight)
         return {tracker.name: tracker.result() for tracker in trackers}
 
-    def hand_over(self, index, x, y):
+    def hand_over(self, index, x, y, training=True):
         """On-policy share of a batch for block `index`, or None."""
         if not self.on_policy:
             return None
@@ -209,7 +209,7 @@ class BlockTrainer(DurableModel):
             share = ops.cast(batch, "float32") * self.on_policy
             count = ops.cast(share + 0.5, "int32")
         part = tree.map_structure(lambda t: t[:count], condition)
-        return hand_over(self, index, part)
+        return hand_over(self, index, part, training)
 
     def merge_logs(self, logs):
         """Adds the other blocks' latest losses to those of this step."""
@@ -223,11 +223,21 @@ class BlockTrainer(DurableModel):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        """Mean of the blocks' losses on fixed noise, for `evaluate`."""
+        """Mean of the blocks' losses, for `evaluate`.
+
+        On fixed noise, and on hand-overs for the share of the batch that
+        training takes them for.
+        """
         total = 0.0
         weight = self.batch_size_of(x)
         for block, tracker in zip(self.blocks, self.block_losses, strict=True):
-            loss = block.denoising_loss(x, y, sample_weight, training=False)
+            loss = block.denoising_loss(
+                x,
+                y,
+                sample_weight,
+                handed=self.hand_over(block.index, x, y, training=False),
+                training=False,
+            )
             tracker.update_state(loss, sample_weight=weight)
             total = total + loss
         return total / self.num_blocks

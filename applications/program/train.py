@@ -1,0 +1,71 @@
+"""Trains one run with backups and a log, and saves it."""
+
+import json
+
+import keras
+
+
+def train(run, folder):
+    """Trains, prints test accuracies and saves.
+
+    Args:
+        run: `Run`.
+        folder: path that `claim` made this run's.
+    """
+    print(run.describe())
+    backup = keras.callbacks.BackupAndRestore(
+        folder / "backup", double_checkpoint=True, delete_checkpoint=False
+    )
+    run.fit(
+        callbacks=[backup, EpochLog(run, folder / "history.csv")],
+        validation_data=(run.data.x_test, run.data.y_test),
+        validation_freq=max(1, run.epochs // 20),
+    )
+    for i, accuracy in enumerate(run.accuracies()):
+        place = f" after block {i}" if run.row == "blocks" else ""
+        print(f"test accuracy{place}: {accuracy:.2f} %")
+    print("saved", *run.save(folder))
+
+
+class EpochLog(keras.callbacks.CSVLogger):
+    """`CSVLogger` that appends, and knows its columns before epoch 1.
+
+    Keras takes them from epoch 1, which may have no validation and may lack
+    a block that was not drawn.
+    """
+
+    def __init__(self, run, path):
+        super().__init__(path, append=True)
+        losses = ["loss"]
+        if run.row == "blocks":
+            losses += [m.name for m in run.model.block_losses]
+        self.columns = [*losses, "val_accuracy", *(f"val_{n}" for n in losses)]
+
+    def on_train_begin(self, logs=None):
+        super().on_train_begin(logs)
+        self.keys = self.columns
+
+
+def claim(folder, settings, resume):
+    """Makes `folder` this run's; a ValueError if it is another's."""
+    path = folder / "settings.json"
+    settings = json.loads(json.dumps(settings))
+    if path.exists() and not resume:
+        raise ValueError(
+            "A run needs a folder of its own. "
+            f"Received: {folder}, which holds one. Pass --resume to go on "
+            "with it, or another --output."
+        )
+    before = json.loads(path.read_text()) if path.exists() else settings
+    changed = [
+        f"{name}={settings.get(name)} (was {before.get(name)})"
+        for name in sorted({*before, *settings})
+        if settings.get(name) != before.get(name)
+    ]
+    if changed:
+        raise ValueError(
+            "A run is resumed with the settings it began with. Received: "
+            f"{', '.join(changed)}. Leave them, or pass another --output."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(settings, indent=2) + "\n")
