@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import re
 from pathlib import Path
 
 import keras
@@ -61,6 +62,16 @@ def test_it_takes_under_40_lines():
     methods = {n.name for n in network.body if isinstance(n, ast.FunctionDef)}
     parts = {"make_stem", "make_layer", "make_head", "make_target"}
     assert methods == parts | {"__init__", "condition_spec"}
+
+
+def test_readme_shows_it():
+    readme = (EXAMPLE.parent.parent / "README.md").read_text("utf-8")
+    shown = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (shown,) = (code for code in shown if "class ResidualMLP(" in code)
+    # The same code; comments and line breaks may differ.
+    written = ast.parse(EXAMPLE.read_text("utf-8")).body
+    written = {ast.dump(node) for node in written}
+    assert all(ast.dump(node) in written for node in ast.parse(shown).body)
 
 
 def test_it_needs_keras_and_numpy_only():

@@ -1,5 +1,6 @@
 """Layers: Keras's promises, and the formulas they are there for."""
 
+import inspect
 import json
 
 import keras
@@ -12,6 +13,7 @@ from keras_dblocks.layers import (
     NoiseEmbedding,
     NoiseModulation,
     PatchEmbedding,
+    SelfAttention,
     TransformerLayer,
 )
 
@@ -29,6 +31,7 @@ LAYERS = {
     ),
     "noise": (NoiseEmbedding, (4, 8, 99.0, None), {}, [NOISE[:, 0]]),
     "patches": (PatchEmbedding, (2, 7), {}, [IMAGES]),
+    "attention": (SelfAttention, (3, 0.1), {}, [X]),
     "plain": (TransformerLayer, (2, 8, 0.1), {"conditioned": False}, [X]),
     "after": (TransformerLayer, (2, 8, 0.1, 1e-6, "relu"), {}, [X, NOISE]),
     "before": (
@@ -72,6 +75,8 @@ def test_config_makes_the_same_layer(name):
     layer, inputs = made(name, dtype="mixed_bfloat16", name="its_name")
     config = layer.get_config()
     assert config["name"] == "its_name"
+    own = set(inspect.signature(type(layer).__init__).parameters)
+    assert own - {"self", "kwargs"} <= set(config)
     written = json.dumps(keras.saving.serialize_keras_object(layer))
     again = keras.saving.deserialize_keras_object(json.loads(written))
     assert again.built
@@ -117,6 +122,8 @@ def test_mixed_precision(name):
     layer, inputs = made(name)
     mixed, _ = made(name, dtype="mixed_bfloat16")
     assert {v.dtype for v in mixed.trainable_variables} == {"float32"}
+    parts = {part.dtype_policy.name for part in mixed._flatten_layers()}
+    assert parts == {"mixed_bfloat16"}
     result = mixed(*inputs)
     assert dtype_of(result) == "bfloat16"
     exact = numpy(layer(*inputs))
@@ -187,8 +194,44 @@ def test_transformer_layer_starts_as_identity_or_unconditioned(modulation):
         assert np.abs(other[[0, 2]]).max() > 0.01
 
 
-def test_dropout_is_for_training_only():
+@pytest.mark.parametrize("dropout", [0.0, 1e-9])
+def test_attention_equals_keras(dropout):
+    layer = SelfAttention(3, dropout)  # next to 0: other code, same numbers
+    layer.build(X.shape)
+    randomize(layer)
+    theirs = keras.layers.MultiHeadAttention(3, 2)
+    theirs.build(X.shape, X.shape)
+    weights = [np.reshape(w, (-1, 3, 2)) for w in layer.get_weights()]
+    weights = [w if len(w) > 1 else w[0] for w in weights]
+    output = [np.eye(6).reshape(3, 2, 6), np.zeros(6)]
+    theirs.set_weights(weights + output)
+    wanted = numpy(theirs(X, X))
+    for training in (False, True):
+        ours = numpy(layer(X, training=training))
+        np.testing.assert_allclose(ours, wanted, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["plain", "after", "before"])
+@pytest.mark.parametrize("dropout", [0.0, 1e-9])
+def test_a_layer_computes_the_same_in_training(name, dropout):
+    first, inputs = made(name)
+    layer = TransformerLayer.from_config(
+        {**first.get_config(), "dropout": dropout}
+    )
+    layer(*inputs)
+    layer.set_weights(first.get_weights())
+    ours = numpy(layer(*inputs, training=True))
+    np.testing.assert_allclose(ours, numpy(first(*inputs)), atol=2e-6)
+
+
+@pytest.mark.parametrize("sublayer", ["attention", "perceptron"])
+def test_dropout_is_for_training_only(sublayer):
     layer, inputs = made("after")
+    other = layer.output_dense
+    if sublayer == "perceptron":
+        other = layer.attention_output
+    for variable in other.weights:
+        variable.assign(np.zeros(variable.shape))
     still = numpy(layer(*inputs))
     np.testing.assert_array_equal(numpy(layer(*inputs, training=False)), still)
     assert np.abs(numpy(layer(*inputs, training=True)) - still).max() > 0.01

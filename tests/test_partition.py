@@ -110,7 +110,7 @@ def test_drawn_levels_follow_the_whole_distribution(reference):
         assert p_value > 1e-2
         assert distance > 1e-3
     # Each place in a batch has the same distribution.
-    batches = [[draw(block, 4) for _ in range(250)] for block in blocks]
+    batches = [[draw(block, 4) for _ in range(120)] for block in blocks]
     batches = np.log(batches)  # (block, draw, place)
     for place in (0, 3):
         levels = batches[..., place].ravel()

@@ -187,7 +187,7 @@ class Stream(keras.utils.PyDataset):
 
 def test_stream_is_refused_at_the_bad_batch():
     model = make()
-    model.compile("adamw", block_order=0, run_eagerly=True)
+    model.compile("adamw", block_order=0)
     message = refused(
         lambda: model.fit(Stream(), shuffle=False, verbose=0), "example 1 "
     )
@@ -196,7 +196,7 @@ def test_stream_is_refused_at_the_bad_batch():
     assert all(np.isfinite(value).all() for value in state(model))
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int64", "float64", "float16"])
+@pytest.mark.parametrize("dtype", ["uint8", "float64"])
 def test_images_of_any_number_type_are_taken(trainable, dtype):
     images = (np.abs(X) * 3).astype(dtype)
     history = trainable.fit(images, Y, batch_size=20, verbose=0)

@@ -17,7 +17,7 @@ def train(run, folder):
         folder / "backup", double_checkpoint=True, delete_checkpoint=False
     )
     run.fit(
-        callbacks=[backup, EpochLog(run, folder / "history.csv")],
+        callbacks=[EpochLog(run, folder / "history.csv"), backup],
         validation_data=(run.data.x_test, run.data.y_test),
         validation_freq=max(1, run.epochs // 20),
     )
@@ -28,10 +28,10 @@ def train(run, folder):
 
 
 class EpochLog(keras.callbacks.CSVLogger):
-    """`CSVLogger` that appends, and knows its columns before epoch 1.
+    """`CSVLogger` that goes on where a killed run is resumed.
 
-    Keras takes them from epoch 1, which may have no validation and may lack
-    a block that was not drawn.
+    Its columns do not depend on epoch 1, which may have no validation and
+    may lack a block that was not drawn.
     """
 
     def __init__(self, run, path):
@@ -44,6 +44,13 @@ class EpochLog(keras.callbacks.CSVLogger):
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)
         self.keys = self.columns
+
+    def on_epoch_begin(self, epoch, logs=None):
+        # Epochs that were logged but not backed up are run again.
+        with open(self.filename, "r+") as file:
+            for _ in range(1 + epoch):
+                file.readline()
+            file.truncate(file.tell())
 
 
 def claim(folder, settings, resume):

@@ -71,6 +71,7 @@ class DurableModel(keras.Model):
         """
         if not self.built:
             self.build()
+        kwargs.setdefault("validation_batch_size", batch_size)
         if is_array(x):
             self.check_data(x, y)
             arrays = (x, y, sample_weight)
@@ -81,7 +82,6 @@ class DurableModel(keras.Model):
             shuffle = False
         if isinstance(validation_data, tuple) and is_array(validation_data[0]):
             self.check_data(*validation_data[:2])
-            kwargs.setdefault("validation_batch_size", 128)
         return super().fit(
             x=x,
             y=y,
@@ -96,11 +96,17 @@ class DurableModel(keras.Model):
             **kwargs,
         )
 
-    def evaluate(self, x=None, y=None, **kwargs):
+    def evaluate(self, x=None, y=None, *args, **kwargs):
         """`keras.Model.evaluate`; arrays are checked first."""
         if is_array(x):
             self.check_data(x, y)
-        return super().evaluate(x, y, **kwargs)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def predict(self, x, *args, **kwargs):
+        """`keras.Model.predict`; arrays are checked first."""
+        if is_array(x):
+            self.check_data(x)
+        return super().predict(x, *args, **kwargs)
 
     def save(self, filepath, overwrite=True, **kwargs):
         """`keras.Model.save`, written beside and renamed."""
