@@ -224,14 +224,19 @@ def test_a_layer_computes_the_same_in_training(name, dropout):
     np.testing.assert_allclose(ours, numpy(first(*inputs)), atol=2e-6)
 
 
-@pytest.mark.parametrize("sublayer", ["attention", "perceptron"])
-def test_dropout_is_for_training_only(sublayer):
+@pytest.mark.parametrize("where", ["weights", "attention", "perceptron"])
+def test_dropout_is_for_training_only(where):
     layer, inputs = made("after")
-    other = layer.output_dense
-    if sublayer == "perceptron":
-        other = layer.attention_output
-    for variable in other.weights:
-        variable.assign(np.zeros(variable.shape))
+    # One place at a time: the others drop nothing, or are multiplied by 0.
+    if where == "weights":
+        layer.dropout_layer.rate = 0.0
+    else:
+        layer.attention.dropout = 0.0
+        other = layer.output_dense
+        if where == "perceptron":
+            other = layer.attention_output
+        for variable in other.weights:
+            variable.assign(np.zeros(variable.shape))
     still = numpy(layer(*inputs))
     np.testing.assert_array_equal(numpy(layer(*inputs, training=False)), still)
     assert np.abs(numpy(layer(*inputs, training=True)) - still).max() > 0.01

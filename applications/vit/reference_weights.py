@@ -92,12 +92,12 @@ def _transformer_layer(layer, name):
 
 
 def _stem(stem):
-    projection = stem.patches.projection
+    patches = stem.patches
     name = "vit.embeddings.patch_embeddings.projection"
     return [
         (stem.positions, "vit.embeddings.position_embeddings", _as_is),
-        (projection.kernel, f"{name}.weight", _convolution),
-        (projection.bias, f"{name}.bias", _as_is),
+        (patches.kernel, f"{name}.weight", _convolution),
+        (patches.bias, f"{name}.bias", _as_is),
     ]
 
 

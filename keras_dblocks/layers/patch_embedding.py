@@ -25,20 +25,28 @@ class PatchEmbedding(keras.layers.Layer):
         self.hidden_dim = hidden_dim
 
     def build(self, images_shape):
-        self.projection = keras.layers.Conv2D(
-            self.hidden_dim,
-            self.patch_size,
-            strides=self.patch_size,
-            data_format="channels_last",
-            dtype=self.dtype_policy,
-            name="projection",
+        # A convolution's kernel, applied as one matrix product: faster on a
+        # CPU than a convolution whose stride is its size.
+        shape = (self.patch_size, self.patch_size, images_shape[-1])
+        self.kernel = self.add_weight(
+            shape=(*shape, self.hidden_dim),
+            initializer="glorot_uniform",
+            name="kernel",
         )
-        self.projection.build(images_shape)
+        self.bias = self.add_weight(
+            shape=(self.hidden_dim,), initializer="zeros", name="bias"
+        )
 
     def call(self, images):
-        x = self.projection(images)  # (B, H/P, W/P, D)
-        tokens = x.shape[1] * x.shape[2]
-        return ops.reshape(x, (-1, tokens, self.hidden_dim))  # (B, T, D)
+        _, height, width, channels = images.shape
+        side = self.patch_size
+        rows, columns = height // side, width // side
+        x = ops.reshape(images, (-1, rows, side, columns, side, channels))
+        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))
+        flat = side * side * channels
+        x = ops.reshape(x, (-1, rows * columns, flat))  # (B, T, P * P * C)
+        kernel = ops.reshape(self.kernel, (flat, self.hidden_dim))
+        return ops.matmul(x, kernel) + self.bias  # (B, T, D)
 
     def compute_output_shape(self, images_shape):
         batch, height, width = images_shape[:3]
