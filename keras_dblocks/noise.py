@@ -82,7 +82,7 @@ class LogNormalNoise:
     def quantile(self, probability):
         """Level below which a share `probability` lies (float64 numpy)."""
         mass = self._mass_low + np.asarray(probability, float) * self._mass
-        score = np.vectorize(NormalDist().inv_cdf, otypes=[float])(mass)
+        score = np.vectorize(_normal_quantile, otypes=[float])(mass)
         level = np.exp(self.p_mean + self.p_std * score)
         return np.clip(level, self.sigma_min, self.sigma_max)
 
@@ -128,6 +128,12 @@ class LogNormalNoise:
         # The reference's scale; at sigma 80 the same as sigma_max.
         scale = math.sqrt(1.0 + self.sigma_max**2)
         return scale * keras.random.normal(shape, dtype="float32", seed=seed)
+
+
+def _normal_quantile(mass):
+    if 0.0 < mass < 1.0:
+        return NormalDist().inv_cdf(mass)
+    return math.inf if mass >= 1.0 else -math.inf  # rounded; clipped after
 
 
 def expand(level, like):

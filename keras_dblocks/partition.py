@@ -156,8 +156,11 @@ def _layers_per_block(num_layers, num_blocks, layers_per_block):
                 "`layers_per_block`."
             )
         return [num_layers // num_blocks] * num_blocks
-    layers = [int(n) for n in layers_per_block]
-    if (
+    layers = layers_per_block
+    integers = isinstance(layers, (list, tuple)) and all(
+        isinstance(n, (int, np.integer)) for n in layers
+    )
+    if not integers or (
         len(layers) != num_blocks
         or sum(layers) != num_layers
         or min(layers) < 1
@@ -168,7 +171,7 @@ def _layers_per_block(num_layers, num_blocks, layers_per_block):
             f"of {num_layers} layers. Change it, or leave it out for equal "
             "blocks."
         )
-    return layers
+    return [int(n) for n in layers]
 
 
 def divisors(number):

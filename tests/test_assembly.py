@@ -235,7 +235,7 @@ def test_shared_parts_that_differ_are_refused(tmp_path):
         message = refused(act, 'sharing="targets"', model)
         assert "block_1.keras" in message
         # The shared tensors that differ are named, and no other.
-        for name in ("stem/positions", "labels/table", "head/classifier"):
+        for name in ("stem/positions", "labels/table", "head/dense"):
             assert name in message
         assert "layer_1" not in message
 

@@ -68,7 +68,6 @@ def test_weights():
     assert drawn([0, 0, 1], 50, num_blocks=3) == [2] * 50
 
 
-@pytest.mark.xfail(reason='array == "uniform" has no truth value', strict=True)
 def test_weights_in_an_array():
     array = drawn(np.array([1.0, 2.0, 3.0]), 50, num_blocks=3)
     assert array == drawn([1, 2, 3], 50, num_blocks=3)

@@ -55,7 +55,6 @@ class Bridge(keras.layers.Layer):
         return self.target.bridge(ops.cast(x, "float32"))
 
 
-@pytest.mark.xfail(reason="the table is read in bfloat16", strict=True)
 @pytest.mark.parametrize("use", ["call", "bridge", "symbol"])
 def test_the_clean_signal_is_float32_in_mixed_precision(use):
     # DESIGN 5.11; the model's `predict` runs in a bfloat16 scope.

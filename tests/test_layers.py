@@ -242,7 +242,6 @@ def test_dropout_is_for_training_only(where):
     assert np.abs(numpy(layer(*inputs, training=True)) - still).max() > 0.01
 
 
-@pytest.mark.xfail(reason="taken for `before`", strict=True)
 def test_unknown_modulation_is_refused():
     match = r"`modulation`.*Received: .*inside.*\. [A-Z]"
     with pytest.raises(ValueError, match=match):

@@ -82,7 +82,6 @@ def test_no_level_lies_outside_the_range(noise):
         assert low <= np.float32(ends[0]) < np.float32(ends[1]) <= high
 
 
-@pytest.mark.xfail(reason="quantile(1) raises StatisticsError", strict=True)
 def test_probability_of_the_maximum_rounds_to_one():
     # 80 is 9.3 standard deviations away.
     noise = LogNormalNoise(p_std=0.6)

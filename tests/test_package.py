@@ -147,7 +147,9 @@ def test_method_is_under_3500_lines():
 
 
 def test_each_application_is_under_600_lines():
+    # `data` and `program` are no systems; all of them share these two.
     folders = {f.parent for f in sources("applications/*")}
+    folders = {f for f in folders if f.name not in ("data", "program")}
     lengths = {f.name: number_of_lines(*f.rglob("*.py")) for f in folders}
     assert {name: n for name, n in lengths.items() if n >= 600} == {}
 
@@ -174,7 +176,7 @@ def test_method_never_imports_an_application():
 
 
 def test_no_application_imports_another():
-    # `data` is what they share; the package itself lists them all.
+    # These two are what they share; the package itself lists them all.
     for file in sources("applications/*"):
         own = file.relative_to(ROOT).parts[1]
-        assert applications_imported(file) <= {own, "data"}, file
+        assert applications_imported(file) <= {own, "data", "program"}, file

@@ -215,9 +215,6 @@ def test_refusals(wrong, wanted, came, cure):
         Partition(LogNormalNoise(), **arguments)
 
 
-@pytest.mark.xfail(
-    reason="TypeError without cure; fractions are cut off", strict=True
-)
 @pytest.mark.parametrize("layers", [4, [4.9, 4.2, 4.0], ["four", 4, 4]])
 def test_refusals_of_layers_that_are_no_list_of_integers(layers):
     match = r"`layers_per_block`.*Received: .*\. Change"

@@ -62,18 +62,7 @@ def test_coefficients_do_what_they_are_for(sigma_data):
     np.testing.assert_allclose(np.exp(4 * scale.c_noise), SIGMA, rtol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "dtype",
-    [
-        "float32",
-        pytest.param(
-            "mixed_bfloat16",
-            marks=pytest.mark.xfail(
-                reason="the default head rounds D to bfloat16", strict=True
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_the_denoiser_is_put_together_in_float32(dtype):
     # A network that says 1, which bfloat16 knows; the sum it does not know.
     model = Toy(

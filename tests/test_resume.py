@@ -42,8 +42,8 @@ model.compile("adamw", **options)
 backup = keras.callbacks.BackupAndRestore(folder, save_freq=save_freq)
 model.fit(x, y, batch_size=8, epochs=4, verbose=0,
           callbacks=[Record(), backup])
-total = sum(float(np.sum(np.square(keras.ops.convert_to_numpy(v), dtype="float64")))
-            for v in model.weights)
+weights = [keras.ops.convert_to_numpy(v) for v in model.weights]
+total = sum(float(np.sum(np.square(w, dtype="float64"))) for w in weights)
 print(json.dumps(["weights", repr(total)]), flush=True)
 """
 

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -83,20 +84,46 @@ def make_run(row, **recipe):
 # Training.
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A run that was not interrupted: its folder and what it printed."""
-    folder = tmp_path_factory.mktemp("whole")
+class Photograph(keras.callbacks.Callback):
+    """Copies what a kill would leave: epoch 1 is logged, not backed up."""
+
+    def __init__(self, folder, copy):
+        super().__init__()
+        self.folder = folder
+        self.copy = copy
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            shutil.copytree(self.folder, self.copy)
+
+
+def run_and_photograph(folder, *arguments):
+    """Runs in `folder / "whole"`; `folder / "killed"` is its photograph."""
+    fit = Run.fit
+    photograph = Photograph(folder / "whole", folder / "killed")
+
+    def fit_and_photograph(run, callbacks, **kwargs):
+        log, backup = callbacks
+        return fit(run, [log, photograph, backup], **kwargs)
+
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "fit", fit_and_photograph)
         patch.setitem(ViT.presets, "tiny", TINY)
         with contextlib.redirect_stdout(printed):
-            assert run_main(folder, "--epochs", "2") == 0
-    return folder, printed.getvalue()
+            assert run_main(folder / "whole", "--epochs", "2", *arguments) == 0
+    return printed.getvalue()
 
 
-def test_blocks_are_trained_saved_and_scored(whole):
-    folder, printed = whole
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folder of a run of blocks and of its photograph; what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run_and_photograph(folder)
+
+
+def test_blocks_are_trained_saved_and_scored(trained):
+    folder, printed = trained[0] / "whole", trained[1]
     assert "4 epochs of 3 steps, 1 of 2 layers a step, 12 layer" in printed
     blocks = [folder / f"block_{i}.keras" for i in range(2)]
     logits = logits_of(folder / "model.keras")
@@ -112,47 +139,39 @@ def test_blocks_are_trained_saved_and_scored(whole):
     assert {"loss", "block_0_loss", "block_1_loss", "val_loss"} <= set(log[0])
 
 
-class Killed(Exception):
-    """Ends a run inside an epoch."""
+def resume_and_compare(folder, *arguments):
+    whole, killed = folder / "whole", folder / "killed"
+    assert len(log_of(killed)) == 2
+    arguments = ["--epochs", "2", *arguments, "--resume"]
+    assert run_main(killed, *arguments) == 0
+    assert log_of(killed) == log_of(whole)
+    np.testing.assert_array_equal(
+        logits_of(killed / "model.keras"), logits_of(whole / "model.keras")
+    )
 
 
-# Nobody closes the log of a run that is killed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("row", ["blocks", "end_to_end"])
-def test_a_killed_run_is_resumed(row, whole, tmp_path, monkeypatch, capsys):
-    arguments, before = ["--epochs", "2"], whole[0]
-    if row == "end_to_end":
-        arguments.append("--end-to-end")
-        before = tmp_path / "whole"
-        run_main(before, *arguments)
+def test_a_killed_run_is_resumed(trained):
+    resume_and_compare(trained[0])
 
-    class Killer(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            if epoch == 1:  # logged, not backed up
-                raise Killed
 
-    fit, after = Run.fit, tmp_path / "killed"
+@pytest.mark.slow
+def test_a_killed_twin_is_resumed(tmp_path):
+    run_and_photograph(tmp_path, "--end-to-end")
+    resume_and_compare(tmp_path, "--end-to-end")
+    before = log_of(tmp_path / "killed")
+    arguments = ["--epochs", "2", "--end-to-end", "--resume"]
+    assert run_main(tmp_path / "killed", *arguments) == 0  # nothing to do
+    assert log_of(tmp_path / "killed") == before
 
-    def fit_and_die(run, callbacks, **kwargs):
-        log, backup = callbacks
-        return fit(run, [log, Killer(), backup], **kwargs)
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Run, "fit", fit_and_die)
-        run_main(after, *arguments)
-    assert len(log_of(after)) == 2
-
-    capsys.readouterr()
-    assert run_main(after, *arguments) == 2
+def test_a_folder_with_another_run_is_refused(trained, capsys):
+    folder = trained[0] / "whole"
+    before = (folder / "model.keras").stat().st_mtime_ns
+    assert run_main(folder, "--epochs", "2") == 2
     assert "holds one. Pass --resume" in error_line(capsys)
-    assert run_main(after, *arguments, "--resume", "--seed", "1") == 2
+    assert run_main(folder, "--epochs", "2", "--resume", "--seed", "1") == 2
     assert "seed=1 (was 0)" in error_line(capsys)
-    for _ in range(2):  # the second time nothing is left to do
-        assert run_main(after, *arguments, "--resume") == 0
-        assert log_of(after) == log_of(before)
-        np.testing.assert_array_equal(
-            logits_of(after / "model.keras"), logits_of(before / "model.keras")
-        )
+    assert (folder / "model.keras").stat().st_mtime_ns == before
 
 
 def test_rows_take_equal_layer_evaluations_and_end_their_schedule():
@@ -226,8 +245,10 @@ def test_a_missing_file_from_the_shell(tmp_path):
     )
     assert done.returncode == 2
     assert done.stdout == ""
-    assert done.stderr.count("\n") == 1
-    assert "none.npz is not there" in done.stderr
+    lines = done.stderr.splitlines()
+    if keras.backend.backend() != "tensorflow":  # which logs when imported
+        assert len(lines) == 1
+    assert lines[-1].startswith("error: ") and "none.npz" in lines[-1]
     assert not list(tmp_path.iterdir())
 
 

@@ -39,7 +39,7 @@ def test_failed_write_keeps_the_old_file(tmp_path, monkeypatch, name):
     before = contents()
     # The last part of the last block: by then most of the file is written.
     monkeypatch.setattr(model.blocks[-1].head, "save_own_variables", fail)
-    model.blocks[0].head.classifier.bias.assign([9.0] * 4)
+    model.blocks[0].head.dense.bias.assign([9.0] * 4)
     with pytest.raises(DiskFull):
         save()
     assert contents() == before
@@ -54,7 +54,7 @@ import os, sys, zipfile, keras
 import keras_dblocks.applications
 path = sys.argv[1] + "/model.keras"
 model = keras.saving.load_model(path)
-model.blocks[0].head.classifier.bias.assign([9.0] * 4)
+model.blocks[0].head.dense.bias.assign([9.0] * 4)
 write = zipfile.ZipFile.open
 def killed(archive, name, mode="r", **kwargs):
     if mode == "w" and "weights" in str(getattr(name, "filename", name)):
@@ -81,7 +81,7 @@ def test_overwrite_false_asks(tmp_path, monkeypatch):
     model, path = make(), tmp_path / "model.keras"
     model.save(path, overwrite=False)  # nothing there yet
     before = path.read_bytes()
-    model.blocks[0].head.classifier.bias.assign([9.0] * 4)
+    model.blocks[0].head.dense.bias.assign([9.0] * 4)
     monkeypatch.setattr("builtins.input", lambda question: "n")
     model.save(path, overwrite=False)
     assert path.read_bytes() == before
@@ -91,7 +91,7 @@ def test_overwrite_false_asks(tmp_path, monkeypatch):
         model.save(path, overwrite=False)
     assert path.read_bytes() == before
     model.save(path, overwrite=False)
-    bias = keras.saving.load_model(path).blocks[0].head.classifier.bias
+    bias = keras.saving.load_model(path).blocks[0].head.dense.bias
     np.testing.assert_array_equal(values([bias])[0], [9.0] * 4)
 
 

@@ -1,17 +1,16 @@
 """Vision transformer for classification, trained block by block."""
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.layers import (
     LabelEmbedding,
+    ModulatedDense,
     NoiseEmbedding,
     PatchEmbedding,
     TransformerLayer,
 )
-from keras_dblocks.layers.transformer_layer import SILU_IS_ONE
 
 from .presets import PRESETS
 
@@ -41,8 +40,7 @@ class ViT(DiffusionBlocks):
     Example:
 
     ```python
-    model = ViT(image_size=8, num_classes=10, channels=1, patch_size=2,
-                hidden_dim=24, num_heads=3, num_layers=3, num_blocks=3)
+    model = ViT(image_size=8, num_classes=10, channels=1, patch_size=2)
     model.compile("adamw", metrics=["accuracy"])
     model.fit(images, labels, epochs=3)
     ```
@@ -110,9 +108,7 @@ class ViT(DiffusionBlocks):
         return FirstToken(name="readout")
 
     def make_head(self):
-        return ModulatedClassifier(
-            self.num_classes, zero_init=self.reference, name="head"
-        )
+        return ModulatedDense(self.num_classes, self.reference, name="head")
 
     @classmethod
     def end_to_end(cls, **kwargs):
@@ -127,6 +123,12 @@ class ViT(DiffusionBlocks):
 
 def check_sizes(image_size, patch_size, hidden_dim, num_heads):
     """Refuses sizes a vision transformer cannot have."""
+    sizes = {"patch_size": patch_size, "num_heads": num_heads}
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(
+                f"`{name}` must be at least 1. Received: {name}={value}. Use 4."
+            )
     if image_size % patch_size:
         raise ValueError(
             "`patch_size` must divide `image_size`. Received: "
@@ -215,65 +217,3 @@ class FirstToken(keras.layers.Layer):
 
     def compute_output_shape(self, x_shape):
         return (x_shape[0], x_shape[-1])
-
-
-@keras.saving.register_keras_serializable(package="keras_dblocks")
-class ModulatedClassifier(keras.layers.Layer):
-    """Shift and scale by the noise level, then logits.
-
-    Args:
-        num_classes: int.
-        zero_init: bool. The reference starts the classifier at zero.
-
-    Call arguments:
-        denoised: tensor `(B, D)`.
-        noise: tensor `(B, noise_dim)`.
-
-    Returns:
-        Tensor `(B, num_classes)`.
-    """
-
-    def __init__(self, num_classes, zero_init=False, **kwargs):
-        super().__init__(**kwargs)
-        self.num_classes = num_classes
-        self.zero_init = zero_init
-
-    def build(self, denoised_shape, noise_shape):
-        self.modulation = keras.layers.Dense(
-            2 * denoised_shape[-1],
-            kernel_initializer="zeros",
-            bias_initializer=self._modulation_bias(denoised_shape[-1]),
-            dtype=self.dtype_policy,
-            name="modulation",
-        )
-        self.classifier = keras.layers.Dense(
-            self.num_classes,
-            kernel_initializer="zeros" if self.zero_init else "glorot_uniform",
-            dtype=self.dtype_policy,
-            name="classifier",
-        )
-        self.modulation.build(noise_shape)
-        self.classifier.build(denoised_shape)
-
-    def _modulation_bias(self, dim):
-        if self.zero_init:
-            return "zeros"
-        # The denoised signal has standard deviation sigma_data = 0.5; a scale
-        # of 1 + 1 gives the classifier an input of unit variance.
-        bias = np.repeat([0.0, SILU_IS_ONE], dim).astype("float32")
-        return keras.initializers.Constant(bias)
-
-    def call(self, denoised, noise):
-        maps = ops.silu(self.modulation(noise))
-        shift, scale = ops.split(maps, 2, axis=-1)
-        return self.classifier(denoised * (1 + scale) + shift)
-
-    def compute_output_shape(self, denoised_shape, noise_shape):
-        return (denoised_shape[0], self.num_classes)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_classes": self.num_classes,
-            "zero_init": self.zero_init,
-        }

@@ -27,13 +27,13 @@ _RECIPE = {
 
 PRESETS = {
     "vit_digits": {
-        "description": "scikit-learn's digits, 8x8; a minute on two cores",
+        "description": "scikit-learn's digits, 8x8; minutes on two cores",
         "config": {**_SMALL, "image_size": 8, "patch_size": 2},
         "training": {**_RECIPE, "data": "digits"},
         "expected": "not measured here",
     },
     "vit_fashion_mnist": {
-        "description": "Fashion-MNIST, 28x28; an hour or two on two cores",
+        "description": "Fashion-MNIST, 28x28; hours on two cores",
         "config": {**_SMALL, "image_size": 28, "patch_size": 4},
         "training": {**_RECIPE, "data": "fashion_mnist", "batch_size": 128},
         "expected": "not measured here",

@@ -113,7 +113,7 @@ def _pairs_of_block(block):
         pairs += _transformer_layer(layer, f"vit.encoder.layer.{index}")
     pairs += _norm(block.readout.norm, "vit.layernorm")
     pairs += _dense(block.head.modulation, "adaLN_modulation.linear")
-    return pairs + _dense(block.head.classifier, "classifier")
+    return pairs + _dense(block.head.dense, "classifier")
 
 
 def reference_names(block):

@@ -1,6 +1,7 @@
 """Layers a block is made of."""
 
 from keras_dblocks.layers.label_embedding import LabelEmbedding
+from keras_dblocks.layers.modulated_dense import ModulatedDense
 from keras_dblocks.layers.noise_embedding import NoiseEmbedding
 from keras_dblocks.layers.noise_modulation import NoiseModulation
 from keras_dblocks.layers.patch_embedding import PatchEmbedding
@@ -9,6 +10,7 @@ from keras_dblocks.layers.transformer_layer import TransformerLayer
 
 __all__ = [
     "LabelEmbedding",
+    "ModulatedDense",
     "NoiseEmbedding",
     "NoiseModulation",
     "PatchEmbedding",

@@ -63,6 +63,7 @@ class LabelEmbedding(keras.layers.Layer):
             shape=shape,
             initializer=initializer,
             trainable=self.fixed_seed is None,
+            autocast=False,
             name="table",
         )
 

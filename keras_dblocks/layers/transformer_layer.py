@@ -55,6 +55,11 @@ class TransformerLayer(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        if modulation not in ("after", "before"):
+            raise ValueError(
+                '`modulation` must be "after" or "before". '
+                f'Received: modulation={modulation!r}. Use "before" for DiT.'
+            )
         self.num_heads = num_heads
         self.intermediate_dim = intermediate_dim
         self.dropout = dropout

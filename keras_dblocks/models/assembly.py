@@ -1,5 +1,6 @@
 """Saved blocks back into one model; nothing is loaded unless all fits."""
 
+import os
 import zipfile
 
 import keras
@@ -11,7 +12,11 @@ from keras_dblocks.models.block import Block
 
 def read_block(path):
     """The block in a file, or a ValueError that says what is wrong."""
+    path = os.fspath(path)
     try:
+        if not zipfile.is_zipfile(path):
+            missing = not os.path.exists(path)
+            raise OSError("no such file" if missing else "no whole archive")
         block = keras.saving.load_model(path, compile=False)
     except (OSError, KeyError, zipfile.BadZipFile, EOFError) as error:
         raise ValueError(
@@ -44,6 +49,11 @@ def load_block(model, path):
 
 def from_blocks(cls, paths):
     """Model of class `cls` from one file per block, in any order."""
+    if not paths:
+        raise ValueError(
+            "One file per block is needed, at least one. Received: no files. "
+            "Save blocks with `model.block(i).save(path)`."
+        )
     blocks = [read_block(path) for path in paths]
     network = blocks[0].network()
     if not isinstance(network, cls):

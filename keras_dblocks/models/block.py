@@ -79,6 +79,11 @@ class Block(DurableModel):
             condition: tensor(s) `(B, ...)` the block also sees.
             training: bool.
         """
+        condition = keras.tree.map_structure(
+            lambda t, spec: ops.cast(t, spec.dtype),
+            condition,
+            self.network().condition_spec(),
+        )
         scale = self.network().preconditioning(level)  # each (B,), float32
         context = {"training": training, "condition": condition}
         context["noise"] = _call(self.noise_embedding, scale.c_noise, context)
@@ -182,6 +187,9 @@ class Block(DurableModel):
 
     def check_data(self, x, y=None):
         self.network().check_data(x, y)
+
+    def check_targets(self, x, y):
+        self.network().check_targets(x, y)
 
     def training_step(self):
         return int(self.optimizer._iterations)

@@ -1,5 +1,6 @@
 """Refusals of data, before training starts."""
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -35,6 +36,32 @@ def check_array(array, spec, name="Input"):
                     f"example {int(np.argmin(finite))} (of {len(array)}). "
                     "Remove or repair the examples."
                 )
+
+
+def check_rows(x, y=None, sample_weight=None):
+    """Raises a ValueError unless all have one length and weights are finite."""
+    lengths = [len(a) for a in (x, y, sample_weight) if a is not None]
+    if len(set(lengths)) != 1 or lengths[0] == 0:
+        raise ValueError(
+            "Arrays must have one length, above 0. "
+            f"Received: lengths {lengths}. Cut them to the same examples."
+        )
+    if sample_weight is not None:
+        spec = keras.KerasTensor((None,))
+        if len(sample_weight.shape) == 2 and sample_weight.shape[1] == 1:
+            spec = keras.KerasTensor((None, 1))
+        check_array(sample_weight, spec, "`sample_weight`")
+
+
+def refuse_backend():
+    """Raises a ValueError on a backend without gradients."""
+    backend = keras.backend.backend()
+    if backend not in ("jax", "tensorflow", "torch"):
+        raise ValueError(
+            "Training needs gradients. "
+            f"Received: KERAS_BACKEND={backend}. "
+            "Use jax, tensorflow or torch."
+        )
 
 
 def _show(shape):

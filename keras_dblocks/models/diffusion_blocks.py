@@ -177,7 +177,8 @@ class DiffusionBlocks(Parts, BlockTrainer):
         chosen = self.partition.block_of(host)
         if block is not None:
             chosen = np.full(batch, range(self.num_blocks)[block])
-        tensors = (noisy, host.astype("float32"), condition)
+        noisy_tensor = ops.convert_to_tensor(noisy, dtype="float32")
+        tensors = (noisy_tensor, host.astype("float32"), condition)
         tensors = tree.map_structure(ops.convert_to_tensor, tensors)
         rows, parts = [], []
         for index in np.unique(chosen):
@@ -211,7 +212,8 @@ class DiffusionBlocks(Parts, BlockTrainer):
         """Mean of the examples' losses `(B,)` under `loss_weighting`."""
         weighting = self.loss_weighting or self.default_loss_weighting()
         if sample_weight is not None:
-            loss = loss * ops.cast(sample_weight, loss.dtype)
+            weight = ops.reshape(sample_weight, ops.shape(loss))
+            loss = loss * ops.cast(weight, loss.dtype)
         if weighting == "none":
             return ops.mean(loss)
         weight = self.preconditioning.weight(level)
@@ -242,6 +244,13 @@ class DiffusionBlocks(Parts, BlockTrainer):
         self.predict_function = self.test_function = None
 
     # Refusals.
+
+    def check_targets(self, x, y):
+        if self.split(x, y)[0] is None:
+            raise ValueError(
+                "Training needs targets. Received: y=None. "
+                "Pass labels, `fit(x, y)`."
+            )
 
     def check_data(self, x, y=None):
         if not self.blocks:

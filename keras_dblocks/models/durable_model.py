@@ -10,11 +10,15 @@ import uuid
 import keras
 import numpy as np
 
+from keras_dblocks.models.checks import check_rows, refuse_backend
 from keras_dblocks.training.array_batches import ArrayBatches, is_array
 
 
 class DurableModel(keras.Model):
     """A `keras.Model` that refuses bad data early and survives a kill."""
+
+    def check_targets(self, x, y):
+        """Raises a ValueError when there is nothing to learn from."""
 
     def check_data(self, x, y=None):
         """Raises a ValueError for data this model cannot be trained on."""
@@ -69,19 +73,25 @@ class DurableModel(keras.Model):
         Arrays are shuffled in an order that depends on the seed and on the
         training step alone, so that a resumed run sees the same batches.
         """
+        refuse_backend()
         if not self.built:
             self.build()
         kwargs.setdefault("validation_batch_size", batch_size)
         if is_array(x):
             self.check_data(x, y)
+            self.check_targets(x, y)
+            check_rows(x, y, sample_weight)
             arrays = (x, y, sample_weight)
             if validation_split and validation_data is None:
                 arrays, validation_data = _split(arrays, validation_split)
             x = ArrayBatches(self, *arrays, batch_size or 32, shuffle)
             y = sample_weight = batch_size = None
             shuffle = False
-        if isinstance(validation_data, tuple) and is_array(validation_data[0]):
-            self.check_data(*validation_data[:2])
+        held_out = validation_data
+        if isinstance(held_out, (tuple, list)) and is_array(held_out[0]):
+            self.check_data(*held_out[:2])
+            self.check_targets(*(*held_out, None)[:2])
+            check_rows(*held_out)
         return super().fit(
             x=x,
             y=y,
@@ -117,14 +127,24 @@ class DurableModel(keras.Model):
         write = super().save_weights
         self._write(write, ".weights.h5", filepath, overwrite, **kwargs)
 
+    def load_weights(self, filepath, **kwargs):
+        """`keras.Model.load_weights`; builds a fresh model first."""
+        if not self.built:
+            self.build()
+        super().load_weights(filepath, **kwargs)
+
     def _write(self, write, suffix, filepath, overwrite, **kwargs):
         if not self.built:
             self.build()
         path = os.fspath(filepath)
         whole_file = path.endswith(suffix) and "://" not in path
-        if not whole_file or (os.path.exists(path) and not overwrite):
+        if not whole_file:
             write(path, overwrite=overwrite, **kwargs)
             return
+        if os.path.exists(path) and not overwrite:
+            question = f"{path} already exists - overwrite? [y/n] "
+            if input(question).strip().lower() != "y":
+                return
         folder, name = os.path.split(path)
         beside = os.path.join(folder, f".{uuid.uuid4().hex}.{name}")
         try:

@@ -35,7 +35,7 @@ class Parts:
 
     def make_head(self):
         """Layer from the denoised signal to the prediction."""
-        return keras.layers.Identity(name="head")
+        return keras.layers.Identity(dtype="float32", name="head")
 
     def make_noise_embedding(self):
         """Layer from `c_noise` `(B,)` to `(B, noise_dim)`."""

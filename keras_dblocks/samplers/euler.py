@@ -60,7 +60,9 @@ class EulerSampler:
 
     def plan(self, partition):
         """The visits to blocks this sampler makes."""
-        steps = self.num_steps or partition.num_blocks
+        steps = self.num_steps
+        if steps is None:
+            steps = partition.num_blocks
         return plan(partition, noise_levels(partition, steps, self.grid))
 
     def begin(self, model, batch_size, seed=None):

@@ -24,13 +24,15 @@ class BlockOrder:
     """
 
     def __init__(self, order="uniform", num_blocks=1, seed=0):
+        if isinstance(order, np.ndarray):
+            order = order.tolist()
         self.order = order
         self.num_blocks = num_blocks
         self.seed = seed
         self.cumulative = None
         if order == "uniform":
             order = [1.0] * num_blocks
-        if isinstance(order, (list, tuple, np.ndarray)):
+        if isinstance(order, (list, tuple)):
             weights = np.asarray(order, dtype="float64")
             if weights.shape != (num_blocks,) or not (
                 np.isfinite(weights).all()

@@ -60,7 +60,7 @@ class BlockTrainer(DurableModel):
             self.build()
         if on_policy == "auto":
             on_policy = 0.0 if self.reference else self.default_on_policy
-        if isinstance(on_policy, str) or not 0 <= on_policy <= 1:
+        if not isinstance(on_policy, (int, float)) or not 0 <= on_policy <= 1:
             raise ValueError(
                 '`on_policy` must be "auto" or a share in [0, 1]. '
                 f'Received: {on_policy!r}. Use "auto".'
@@ -153,12 +153,6 @@ class BlockTrainer(DurableModel):
         if self.train_function is not None and not force:
             return
         backend = keras.backend.backend()
-        if backend not in ("jax", "tensorflow", "torch"):
-            raise ValueError(
-                "Training needs gradients. "
-                f"Received: KERAS_BACKEND={backend}. "
-                "Use jax, tensorflow or torch."
-            )
         step = importlib.import_module(f"keras_dblocks.training.{backend}_step")
         self.train_function = step.make_train_function(self)
 
