@@ -54,7 +54,7 @@ def _draw_ranges(axis, model):
         )
     axis.set_xscale("log")
     axis.set_xlim(noise.minimum, noise.maximum)
-    axis.set_ylim(top=peak * (1.1 + 0.11 * model.num_blocks))
+    axis.set_ylim(top=peak * (1.1 + 0.14 * model.num_blocks))
     axis.set_yticks([])
     axis.legend(frameon=False, loc="upper left")
     axis.set_title("Noise range of each block, equal areas")
@@ -69,7 +69,7 @@ def _draw_losses(axis, model, losses):
         axis.plot(*means.T, color=color, label=f"block {i}")
     axis.set_yscale("log")
     axis.set_title("Training loss of each block")
-    axis.set_xlabel("step of the whole (one block each), means of epochs")
+    axis.set_xlabel("training step, each of one block; means of epochs")
     axis.set_ylabel("cross-entropy, nats")
     axis.legend(frameon=False)
 
