@@ -148,11 +148,15 @@ def main():
     parser.add_argument("--hidden-dim", type=int, default=128)
     parser.add_argument("--on-policy", type=float, nargs="+", default=[0.0])
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--fit", action="store_true", help="`fit` alone")
     parser.add_argument("--memory-only", action="store_true")
     parser.add_argument("--time-only", action="store_true")
     args = parser.parse_args()
     sizes = {"num_layers": args.num_layers, "hidden_dim": args.hidden_dim}
     data = make_data(args)
+    if args.fit:
+        fit_overhead(args, sizes)
+        return
     for on_policy in args.on_policy:
         if not args.time_only and BACKEND in ("jax", "torch"):
             memory(args, sizes, data, on_policy)
@@ -227,6 +231,44 @@ def times(args, sizes, data, on_policy):
             block_s=round(each / blocks, 4),
             times_B=round(each / whole, 3),
         )
+
+
+def fit_overhead(args, sizes):
+    """`fit` over a set against a loop over the same compiled steps."""
+    x, y = make_data(args)
+    epoch = args.steps * args.blocks[0]
+    x, y = np.concatenate([x] * epoch), np.concatenate([y] * epoch)
+    model = ViT(num_blocks=args.blocks[0], **sizes)
+    model.compile("adamw", on_policy=0.0, block_order="round_robin")
+    model.fit(x, y, args.batch_size, verbose=0)  # compiles
+    fit, bare = [], []
+    for _ in range(3):
+        begin = time.perf_counter()
+        model.fit(x, y, args.batch_size, verbose=0)
+        fit.append(time.perf_counter() - begin)
+        model._next_step, model._checks_stream = 0, False
+        bare.append(bare_loop(model, make_data(args), epoch))
+    fit, bare = statistics.median(fit), statistics.median(bare)
+    report(
+        "fit_over_bare_loop",
+        steps=epoch,
+        fit_s=round(fit, 3),
+        bare_s=round(bare, 3),
+        ratio=round(fit / bare, 3),
+    )
+
+
+def bare_loop(model, data, steps):
+    """Seconds of `steps` calls of the model's own train function on JAX."""
+    import jax
+
+    batch = jax.device_put(data)
+    state = jax.tree.map(lambda v: v.copy(), jax_state(model))
+    begin = time.perf_counter()
+    for _ in range(steps):
+        logs, state = model.train_function(state, iter([batch]))
+    jax.block_until_ready((logs, state))
+    return time.perf_counter() - begin
 
 
 def report(figure, **values):
