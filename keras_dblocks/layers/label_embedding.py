@@ -116,6 +116,9 @@ class LabelEmbedding(keras.layers.Layer):
                 "Renumber them, or pass a larger `num_classes`."
             )
 
+    def compute_output_shape(self, labels_shape):
+        return (*labels_shape, self.dim)
+
     def compute_output_spec(self, labels):
         return keras.KerasTensor((*labels.shape, self.dim), dtype="float32")
 
