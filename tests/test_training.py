@@ -61,6 +61,9 @@ def adamw():
         keras.optimizers.schedules.CosineDecay(0.01, 4),
         weight_decay=0.1,
         global_clipnorm=0.5,
+        # A bias of keys cancels in the softmax: its gradient is rounding,
+        # which Adam would blow up to full steps.
+        epsilon=1e-3,
     )
 
 
