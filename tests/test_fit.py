@@ -6,7 +6,9 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from test_training import data, make, values
+from test_training import SIZES, data, make, values
+
+from keras_dblocks.applications.vit import ViT
 
 
 def compiled(optimizer="adamw", **kwargs):
@@ -182,3 +184,25 @@ def test_noise_is_float32_under_bfloat16():
     assert np.isfinite(loss).all()
     for variable in mixed.trainable_variables:
         assert variable.dtype == "float32"
+
+
+def test_train_on_batch_takes_one_step_of_the_block_order():
+    x, y = data(16)
+    model = compiled("sgd", block_order="round_robin", on_policy=0)
+    start = [values(group) for group in model.own_variables()]
+    for step in range(2):
+        rows = slice(8 * step, 8 * step + 8)
+        logs = model.train_on_batch(x[rows], y[rows], return_dict=True)
+        assert np.isfinite(logs[f"block_{step}_loss"])
+    assert model.training_step() == 2
+    moved = [
+        any(not np.array_equal(a, b) for a, b in zip(s, values(g), strict=True))
+        for s, g in zip(start, model.own_variables(), strict=True)
+    ]
+    assert moved == [True, True, False]
+
+
+def test_predict_steps_builds_a_fresh_model():
+    x, _ = data(4)
+    keras.utils.set_random_seed(1)
+    assert ViT(**SIZES).predict_steps(x).shape == (3, 4, 4)

@@ -62,14 +62,14 @@ def from_blocks(cls, paths):
             f"Received: blocks of a {type(network).__name__}. "
             f"Use `{type(network).__name__}.from_blocks`."
         )
+    for block, path in zip(blocks, paths, strict=True):
+        _check_same_network(network, block.network(), path)
     found = sorted(block.index for block in blocks)
     if found != list(range(network.num_blocks)):
         raise ValueError(
             f"One file per block is needed, 0 to {network.num_blocks - 1}. "
             f"Received: files of blocks {found}. Add or drop files."
         )
-    for block, path in zip(blocks, paths, strict=True):
-        _check_same_network(network, block.network(), path)
     model = type(network).from_config(network.get_config())
     model.build()
     first = blocks[0]

@@ -204,6 +204,8 @@ class DiffusionBlocks(Parts, BlockTrainer):
         Returns:
             numpy array `(num_steps, N, ...)`.
         """
+        if not self.built:
+            self.build()
         chain = _Chain(self, sampler or self.sampler)
         steps = chain.predict(x, batch_size=batch_size, verbose=0)
         return np.moveaxis(steps, 1, 0)

@@ -66,6 +66,9 @@ class BlockTrainer(DurableModel):
                 f'Received: {on_policy!r}. Use "auto".'
             )
         self.on_policy = float(on_policy)
+        # For `train_on_batch`; `fit` sets them anew.
+        self._next_step, self._batches_seen = None, 0
+        self._checks_stream = True
         self.block_order = BlockOrder(block_order, self.num_blocks, self.seed)
         template = keras.optimizers.get(optimizer)
         self._compile_arguments = {
