@@ -181,7 +181,9 @@ def test_rows_take_equal_layer_evaluations_and_end_their_schedule():
         evaluations.add(run.num_steps * run.num_layers)
         optimizer = run.model.optimizer
         steps = run.num_steps
-        if row == "blocks":
+        if row in ("blocks", "paper"):
+            assert run.model.reference == (row == "paper")
+            assert run.model.on_policy == (row == "blocks")
             optimizer = optimizer.optimizers[0]
             steps //= 2
         rate = optimizer._learning_rate
@@ -320,8 +322,10 @@ def test_demo_compares_saves_and_draws(tmp_path, monkeypatch, capsys):
         "report.png",
     }
     assert (folder / "report.png").read_bytes()[1:4] == b"PNG"
-    for row in ("after block 0", "after block 1", *list(ROWS.values())[1:]):
-        assert row in printed
+    for row in ("DiffusionBlocks", "DiffusionBlocks, paper's settings"):
+        assert f"{row}, after block 0 " in printed
+        assert f"{row}, after block 1 " in printed
+    assert "end-to-end twin " in printed and "layer-matched twin " in printed
     logits = logits_of(folder / "model.keras")
     accuracy = np.mean(logits.argmax(-1) == load_images("digits").y_test)
     assert f"{100 * accuracy:.2f} %" in printed

@@ -8,7 +8,8 @@ Trains {name} block by block, or its end-to-end twin; prints the test accuracy
 and saves the model, with a file per block.
 
   train  one preset, in a folder of its own (what is done if neither is named)
-  demo   blocks and both twins, compared in a table and a picture
+  demo   blocks, with our and with the paper's settings, and both twins,
+         compared in a table and a picture
 """
 
 EXAMPLES = """\

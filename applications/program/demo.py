@@ -87,7 +87,7 @@ def table(accuracies, seconds):
     for row, values in accuracies.items():
         for i, value in enumerate(values):
             last = i == len(values) - 1
-            place = f", after block {i}" if row == "blocks" else ""
+            place = f", after block {i}" if len(values) > 1 else ""
             time_taken = f"{seconds[row]:.0f}" if last else ""
             result.add_row(ROWS[row] + place, f"{value:.2f} %", time_taken)
     return result

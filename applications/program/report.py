@@ -75,17 +75,20 @@ def _draw_losses(axis, model, losses):
 
 
 def _draw_accuracies(axis, accuracies):
-    blocks = accuracies["blocks"]
-    places = np.arange(len(blocks))
-    axis.plot(places, blocks, "o-", color="black", label=ROWS["blocks"])
-    for place, value in zip(places, blocks, strict=True):
-        axis.annotate(
-            f"{value:.1f}",
-            (place, value),
-            xytext=(0, 7),
-            textcoords="offset points",
-            ha="center",
-        )
+    places = np.arange(len(accuracies["blocks"]))
+    for row, color in (("blocks", "black"), ("paper", "0.55")):
+        values = accuracies.get(row, [])
+        if values:
+            axis.plot(places, values, "o-", color=color, label=ROWS[row])
+        for place, value in zip(places, values, strict=False):
+            axis.annotate(
+                f"{value:.1f}",
+                (place, value),
+                xytext=(0, -15),
+                textcoords="offset points",
+                ha="center",
+                color=color,
+            )
     for row, style in (("end_to_end", "--"), ("layer_matched", ":")):
         if row in accuracies:
             (value,) = accuracies[row]
@@ -93,8 +96,9 @@ def _draw_accuracies(axis, accuracies):
             axis.axhline(value, ls=style, color="0.35", label=label)
     values = np.concatenate(list(accuracies.values()))
     margin = max(1.0, 0.4 * np.ptp(values))
-    axis.set_ylim(values.min() - 2 * margin, min(100, values.max() + margin))
-    axis.set_xlim(-0.3, len(blocks) - 0.7)
+    low = max(0, values.min() - 2 * margin)
+    axis.set_ylim(low, min(100, values.max() + margin))
+    axis.set_xlim(-0.3, len(places) - 0.7)
     axis.set_xticks(places, [f"block {i}" for i in places])
     axis.set_title("Test accuracy after each denoising step")
     axis.set_ylabel("percent")

@@ -9,6 +9,7 @@ from keras_dblocks.applications.data import AugmentedDataset, augmentation
 
 ROWS = {
     "blocks": "DiffusionBlocks",
+    "paper": "DiffusionBlocks, paper's settings",
     "end_to_end": "end-to-end twin",
     "layer_matched": "layer-matched twin",
 }
@@ -18,8 +19,9 @@ class Run:
     """What is trained on what, and for how long.
 
     Every row takes the same number of layer evaluations: the end-to-end twin
-    K epochs through all layers; blocks, and the twin only as deep as one
-    block, `num_blocks` times K epochs through 1 / `num_blocks` of them.
+    K epochs through all layers; blocks, ours and the paper's, and the twin
+    only as deep as one block, `num_blocks` times K epochs through
+    1 / `num_blocks` of them.
 
     Args:
         model_class: subclass of `DiffusionBlocks` that classifies images.
@@ -27,7 +29,7 @@ class Run:
         recipe: dict, `training` of a preset.
         data: `ImageData`.
         row: string, a key of `ROWS`.
-        on_policy: `compile(on_policy=...)` of the blocks.
+        on_policy: `compile(on_policy=...)` of our blocks.
 
     Raises:
         ValueError: when the sizes, the recipe and the data do not fit.
@@ -39,10 +41,13 @@ class Run:
         # Initializers draw from here; `keras.utils.set_random_seed` would
         # import TensorFlow wherever it is installed (3.15).
         random.seed(config["seed"])
+        if row == "paper":
+            config, on_policy = {**config, "reference": True}, "auto"
         self.config = config
         self.recipe = recipe
         self.data = data
         self.row = row
+        self.in_blocks = row in ("blocks", "paper")
         self.on_policy = on_policy
         # Also for the twins: it refuses wrong sizes and data.
         blocks = model_class(**config)
@@ -63,7 +68,7 @@ class Run:
         self.num_layers = len(blocks.partition.layers_of(0))
         if row == "end_to_end":
             self.num_layers = blocks.num_layers
-        if row == "blocks":
+        if self.in_blocks:
             self.model = self._compile_blocks(blocks)
         else:
             self.model = self._compile_twin(model_class)
@@ -134,7 +139,7 @@ class Run:
     def accuracies(self):
         """Test accuracy in percent after each block; of a twin, one."""
         x, y = self.data.x_test, self.data.y_test
-        if self.row == "blocks":
+        if self.in_blocks:
             steps = self.model.predict_steps(x)
         else:
             steps = [self.model.predict(x, batch_size=128, verbose=0)]
@@ -144,7 +149,7 @@ class Run:
         """Writes `model.keras` and a file per block; returns the paths."""
         folder.mkdir(parents=True, exist_ok=True)
         files = {folder / "model.keras": self.model}
-        if self.row == "blocks":
+        if self.in_blocks:
             for i, block in enumerate(self.model.blocks):
                 files[folder / f"block_{i}.keras"] = block
         for path, model in files.items():

@@ -22,7 +22,7 @@ def train(run, folder):
         validation_freq=max(1, run.epochs // 20),
     )
     for i, accuracy in enumerate(run.accuracies()):
-        place = f" after block {i}" if run.row == "blocks" else ""
+        place = f" after block {i}" if run.in_blocks else ""
         print(f"test accuracy{place}: {accuracy:.2f} %")
     print("saved", *run.save(folder))
 
@@ -37,7 +37,7 @@ class EpochLog(keras.callbacks.CSVLogger):
     def __init__(self, run, path):
         super().__init__(path, append=True)
         losses = ["loss"]
-        if run.row == "blocks":
+        if run.in_blocks:
             losses += [m.name for m in run.model.block_losses]
         self.columns = [*losses, "val_accuracy", *(f"val_{n}" for n in losses)]
 

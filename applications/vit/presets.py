@@ -30,13 +30,20 @@ PRESETS = {
         "description": "scikit-learn's digits, 8x8; minutes on two cores",
         "config": {**_SMALL, "image_size": 8, "patch_size": 2},
         "training": {**_RECIPE, "data": "digits"},
-        "expected": "not measured here",
+        "expected": (
+            "ours 97.99 %, end-to-end twin 97.22 %, layer-matched 97.78 % "
+            "(means of 4 seeds; README.md)"
+        ),
     },
     "vit_fashion_mnist": {
         "description": "Fashion-MNIST, 28x28; hours on two cores",
         "config": {**_SMALL, "image_size": 28, "patch_size": 4},
         "training": {**_RECIPE, "data": "fashion_mnist", "batch_size": 128},
-        "expected": "not measured here",
+        "expected": (
+            "10,000 images, 8 epochs: ours 83.95 %, twin 83.58 %, "
+            "layer-matched 82.80 %, the paper's settings 59.67 % "
+            "(means of 2 seeds; README.md)"
+        ),
     },
     "vit_cifar100": {
         "description": "CIFAR-100, the paper's sizes and recipe; a GPU",
