@@ -1,5 +1,6 @@
 """The systems that show the method, one folder each."""
 
+from keras_dblocks.applications.dit import DiT, DiTB2, DiTL2, DiTS2, DiTXL2
 from keras_dblocks.applications.vit import (
     ViT,
     ViTB16,
@@ -8,4 +9,15 @@ from keras_dblocks.applications.vit import (
     ViTTi16,
 )
 
-__all__ = ["ViT", "ViTB16", "ViTL16", "ViTS16", "ViTTi16"]
+__all__ = [
+    "DiT",
+    "DiTB2",
+    "DiTL2",
+    "DiTS2",
+    "DiTXL2",
+    "ViT",
+    "ViTB16",
+    "ViTL16",
+    "ViTS16",
+    "ViTTi16",
+]

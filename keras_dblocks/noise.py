@@ -26,7 +26,8 @@ class LogNormalNoise:
         sigma_max: float. Largest one, same unit. Defaults to `80`.
 
     Raises:
-        ValueError: if not `0 < sigma_min < sigma_max`, or `p_std <= 0`.
+        ValueError: if not `0 < sigma_min < sigma_max`, `p_std > 0` and
+            `p_mean` finite.
 
     Example:
 
@@ -47,10 +48,10 @@ class LogNormalNoise:
                 f"Received: sigma_min={sigma_min}, sigma_max={sigma_max}. "
                 "The paper uses 0.002 and 80."
             )
-        if not p_std > 0:
+        if not (p_std > 0 and math.isfinite(p_mean)):
             raise ValueError(
-                "`p_std` must be above 0. "
-                f"Received: p_std={p_std}. The paper uses 1.2."
+                "`p_std` must be above 0 and `p_mean` finite. Received: "
+                f"p_std={p_std}, p_mean={p_mean}. The paper uses 1.2 and -1.2."
             )
         self.p_mean = float(p_mean)
         self.p_std = float(p_std)
@@ -125,9 +126,14 @@ class LogNormalNoise:
         """
         if seed is None:
             return ops.zeros(shape, dtype="float32")
-        # The reference's scale; at sigma 80 the same as sigma_max.
-        scale = math.sqrt(1.0 + self.sigma_max**2)
-        return scale * keras.random.normal(shape, dtype="float32", seed=seed)
+        eps = keras.random.normal(shape, dtype="float32", seed=seed)
+        return self.start_scale * eps
+
+    @property
+    def start_scale(self):
+        """Standard deviation of a start from noise."""
+        # The reference's; at sigma 80 the same as sigma_max.
+        return math.sqrt(1.0 + self.sigma_max**2)
 
 
 def _normal_quantile(mass):

@@ -8,7 +8,7 @@ from toys import CHAINS, noise_of, wanted_route
 
 from keras_dblocks.noise import LogNormalNoise
 from keras_dblocks.partition import Partition
-from keras_dblocks.samplers import noise_levels, plan
+from keras_dblocks.samplers import EulerSampler, noise_levels
 
 
 @pytest.mark.parametrize("blocks, steps, grid", CHAINS)
@@ -20,14 +20,15 @@ def test_every_block_is_visited(blocks, steps, grid):
     # However a level is rounded, and whichever way.
     up = np.nextafter(levels.astype("float32"), np.float32(np.inf))
     for rounded in (levels, levels.astype("float32"), up):
-        visits = plan(partition, rounded)
-        assert [visit.block for visit in visits] == [*range(blocks)]
-        route = [visit.block for visit in visits for _ in visit.levels]
-        assert route == wanted.tolist()
-        path = np.concatenate([visit.levels for visit in visits])
-        np.testing.assert_allclose(path, levels, rtol=1e-6)
-        following = np.concatenate([visit.next_levels for visit in visits])
-        np.testing.assert_array_equal(following, [*path[1:], 0.0])
+        np.testing.assert_array_equal(partition.block_of(rounded), wanted)
+    visits = EulerSampler(steps, grid).plan(partition)
+    assert [visit.block for visit in visits] == [*range(blocks)]
+    route = [visit.block for visit in visits for _ in visit.calls["level"]]
+    assert route == wanted.tolist()
+    path = np.concatenate([visit.calls["level"] for visit in visits])
+    np.testing.assert_allclose(path, levels, rtol=1e-6)
+    following = np.concatenate([visit.calls["following"] for visit in visits])
+    np.testing.assert_array_equal(following, [*path[1:], 0.0])
 
 
 def test_reference_grids_and_routes(golden):

@@ -5,8 +5,14 @@ import pytest
 from keras import ops
 from toys import CHAINS, Toy, noise_of, wanted_route
 
+from keras_dblocks import samplers
 from keras_dblocks.noise import LogNormalNoise
-from keras_dblocks.samplers import EulerSampler, hand_over
+from keras_dblocks.samplers import (
+    EulerSampler,
+    HeunSampler,
+    StochasticSampler,
+    hand_over,
+)
 
 EDM = 1e-5  # golden/README.md: Euler's final state, float32
 NUM_LAYERS = 12
@@ -78,7 +84,7 @@ def test_predict_calls_every_layer(tallies):
     for sampler in (EulerSampler(), EulerSampler(4, "equal_mass")):
         model.sampler = sampler
         visits = sampler.plan(model.partition)
-        tally = wanted_tally([s for v in visits for s in v.levels], 3)
+        tally = wanted_tally([s for v in visits for s in v.calls["level"]], 3)
         prediction = model.predict(condition, batch_size=2, verbose=0)
         np.testing.assert_allclose(prediction, [tally] * 5, rtol=1e-4)
 
@@ -121,6 +127,19 @@ def exact_model(noise, means, weights, component_std):
     return model
 
 
+# EDM's grid leaps over the middle blocks when it has few steps.
+leaps = pytest.mark.filterwarnings("ignore:num_steps=.*never calls")
+
+
+def test_a_block_that_is_never_called_is_reported(tallies):
+    with pytest.warns(
+        UserWarning, match=r"num_steps=3 .*karras.* blocks \[1\]"
+    ):
+        tallies(3).sampler = EulerSampler(3, "karras")
+    tallies(3).sampler = EulerSampler()
+
+
+@leaps
 def test_reference_mixture(golden):
     reference = golden("edm")
     parts = [reference[k] for k in ("means", "weights", "component_std")]
@@ -147,8 +166,54 @@ def test_reference_mixture(golden):
             final = numpy(sampler(model, condition, start))
             wanted = reference[f"{prefix}/euler/final"]
             np.testing.assert_allclose(final, wanted, EDM, EDM)
+            check_heun(reference, f"{prefix}/heun", steps, grid, model, start)
 
 
+def check_heun(reference, prefix, steps, grid, model, start):
+    condition = ops.zeros((start.shape[0], 1))
+    sampler = HeunSampler(steps, grid)
+    path = sampler.trajectory(model, condition, start)
+    levels = [step["level"] for step in path]
+    wanted = reference[f"{prefix}/nfe_sigmas"]
+    np.testing.assert_allclose(levels, wanted, rtol=1e-5)
+    first = [step for step in path if not step["corrects"]]
+    tolerance = {"karras": 1e-4, "equal_mass": 2e-3}[grid]  # golden/README.md
+    for ours, key in (("noisy", "z"), ("denoised", "D")):
+        ours = np.stack([numpy(step[ours]) for step in first])
+        wanted = reference[f"{prefix}/{key}"]
+        np.testing.assert_allclose(ours, wanted, tolerance, tolerance)
+    wanted = reference[f"{prefix}/final"]
+    for heun in (sampler, StochasticSampler(steps, grid, churn=0.0)):
+        final = numpy(heun(model, condition, start))
+        np.testing.assert_allclose(final, wanted, tolerance, tolerance)
+
+
+def test_churn_keeps_the_distribution():
+    # One Gaussian: whatever noise is added, what comes out has its deviation.
+    model = exact_model(LogNormalNoise(), np.zeros((2, 1)), [0.5, 0.5], 0.5)
+    count = 4000
+    condition = ops.zeros((count, 1))
+    deviations = {}
+    for churn in (0.0, 30.0):
+        sampler = StochasticSampler(80, churn=churn, noise_scale=1.0, seed=5)
+        ours = [numpy(sampler(model, condition)) for _ in range(2)]
+        np.testing.assert_array_equal(*ours)
+        start = numpy(sampler.begin(model, count))
+        # Without churn the path is a function of the start alone.
+        related = np.corrcoef(start[:, 0], ours[0][:, 0])[0, 1]
+        assert related > 0.99 if churn == 0 else abs(related) < 0.1
+        deviations[churn] = ours[0].std()
+    np.testing.assert_allclose(deviations[30.0], deviations[0.0], rtol=0.04)
+    np.testing.assert_allclose(deviations[30.0], 0.5, rtol=0.06)
+    levels = [
+        level
+        for visit in StochasticSampler(20).plan(model.partition)
+        for level in visit.calls["level"]
+    ]
+    assert max(levels) == 80.0 and (np.diff(levels) > 0).any()
+
+
+@leaps
 @pytest.mark.parametrize("grid", ["upper_edges", "equal_mass", "karras"])
 def test_a_perfect_denoiser_lands_on_the_clean_signal(grid):
     clean = np.float32([0.3, -0.7, 0.1])
@@ -161,8 +226,9 @@ def test_a_perfect_denoiser_lands_on_the_clean_signal(grid):
     for step in path:  # at every level on the straight line y + sigma eps
         line = clean + step["level"] * eps
         np.testing.assert_allclose(numpy(step["noisy"]), line, EDM, EDM)
-    landed = EulerSampler(9, grid)(model, condition, start)
-    np.testing.assert_allclose(numpy(landed), [clean] * 4, atol=EDM)
+    for sampler in (EulerSampler(9, grid), HeunSampler(9, grid)):
+        landed = sampler(model, condition, start)
+        np.testing.assert_allclose(numpy(landed), [clean] * 4, atol=EDM)
 
 
 def test_start_and_hand_over(tallies):
@@ -185,7 +251,11 @@ def test_start_and_hand_over(tallies):
 
 def test_config_makes_the_same_sampler():
     first = EulerSampler(7, "karras", "noise", guidance_scale=2.0, seed=3)
-    assert vars(EulerSampler(**first.get_config())) == vars(first)
+    assert vars(samplers.get(first.get_config())) == vars(first)
+    for name in ("heun", "stochastic"):
+        config = samplers.get(name, num_steps=5, rho=3.0).get_config()
+        assert samplers.get(config).get_config() == config
+        assert (config["name"], config["rho"]) == (name, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -196,6 +266,7 @@ def test_config_makes_the_same_sampler():
         ({"num_steps": 2}, "every block", "num_steps=2 for 3", "at least 3"),
         ({"num_steps": -1}, "at least 1", "num_steps=-1", "Use 3"),
         ({"num_steps": 0}, "1", "steps=0", "Use 3"),
+        ({"num_steps": 3.5}, "whole number", "num_steps=3.5", "Use 3"),
     ],
 )
 def test_refusals(tallies, wrong, wanted, came, cure):

@@ -220,7 +220,7 @@ def test_trajectories(reference, bridge):
 def test_guidance(reference, model):
     sampler = EulerSampler(guidance_scale=1.5)
     for i in blocks(reference):
-        logits = sampler._predict(
+        logits = sampler.predict(
             model.blocks[i],
             ops.convert_to_tensor(reference[f"block{i}/z"]),
             ops.convert_to_tensor(reference[f"block{i}/sigma"]),

@@ -1,7 +1,9 @@
 """Layers a block is made of."""
 
+from keras_dblocks.layers.continuous_signal import ContinuousSignal
 from keras_dblocks.layers.label_embedding import LabelEmbedding
 from keras_dblocks.layers.modulated_dense import ModulatedDense
+from keras_dblocks.layers.moving_average import MovingAverage
 from keras_dblocks.layers.noise_embedding import NoiseEmbedding
 from keras_dblocks.layers.noise_modulation import NoiseModulation
 from keras_dblocks.layers.patch_embedding import PatchEmbedding
@@ -9,8 +11,10 @@ from keras_dblocks.layers.self_attention import SelfAttention
 from keras_dblocks.layers.transformer_layer import TransformerLayer
 
 __all__ = [
+    "ContinuousSignal",
     "LabelEmbedding",
     "ModulatedDense",
+    "MovingAverage",
     "NoiseEmbedding",
     "NoiseModulation",
     "PatchEmbedding",

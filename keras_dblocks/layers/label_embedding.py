@@ -99,22 +99,7 @@ class LabelEmbedding(keras.layers.Layer):
 
     def check(self, labels):
         """Refuses labels that are no index of the table."""
-        labels = np.asarray(labels)
-        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-            raise ValueError(
-                "Labels must be integers of shape (N,). "
-                f"Received: {labels.dtype} of shape {labels.shape}. "
-                "Use `np.argmax(y, -1)` on one-hot labels, `np.squeeze` on "
-                "(N, 1), or `astype('int32')`."
-            )
-        if labels.size and not (
-            0 <= labels.min() and labels.max() < self.num_classes
-        ):
-            raise ValueError(
-                f"Labels must lie in 0 to {self.num_classes - 1}. "
-                f"Received: {labels.min()} to {labels.max()}. "
-                "Renumber them, or pass a larger `num_classes`."
-            )
+        check_labels(labels, self.num_classes)
 
     def compute_output_shape(self, labels_shape):
         return (*labels_shape, self.dim)
@@ -129,3 +114,21 @@ class LabelEmbedding(keras.layers.Layer):
             "dim": self.dim,
             "bridge": self.bridge_kind,
         }
+
+
+def check_labels(labels, num_classes):
+    """Refuses labels that are not integers from 0 to `num_classes - 1`."""
+    labels = np.asarray(labels)
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(
+            "Labels must be integers of shape (N,). "
+            f"Received: {labels.dtype} of shape {labels.shape}. "
+            "Use `np.argmax(y, -1)` on one-hot labels, `np.squeeze` on "
+            "(N, 1), or `astype('int32')`."
+        )
+    if labels.size and not (0 <= labels.min() and labels.max() < num_classes):
+        raise ValueError(
+            f"Labels must lie in 0 to {num_classes - 1}. "
+            f"Received: {labels.min()} to {labels.max()}. "
+            "Renumber them, or pass a larger `num_classes`."
+        )

@@ -23,7 +23,10 @@ class TransformerLayer(keras.layers.Layer):
         intermediate_dim: int. Width of the perceptron.
         dropout: float. After each sublayer and on the attention weights.
         epsilon: float. Of the layer norms.
-        activation: name. Defaults to `"gelu"`, the exact one.
+        activation: name. Defaults to `"gelu"`, the exact one; `"gelu_tanh"`
+            is the approximation that DiT uses.
+        affine: bool. Learned scale and shift in the norms; DiT has none.
+            Defaults to True.
         conditioned: bool. Defaults to True.
         modulation: `"after"` or `"before"`. Defaults to `"after"`.
         open_gates: bool. True starts the gates at 1, so that the layer starts
@@ -52,6 +55,7 @@ class TransformerLayer(keras.layers.Layer):
         conditioned=True,
         modulation="after",
         open_gates=False,
+        affine=True,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -68,15 +72,16 @@ class TransformerLayer(keras.layers.Layer):
         self.conditioned = conditioned
         self.modulation = modulation
         self.open_gates = open_gates
+        self.affine = affine
 
     def build(self, x_shape, noise_shape=None):
         dim = x_shape[-1]
         kwargs = {"dtype": self.dtype_policy}
-        norm = keras.layers.LayerNormalization
-        self.attention_norm = norm(
-            epsilon=self.epsilon, name="attention_norm", **kwargs
-        )
-        self.mlp_norm = norm(epsilon=self.epsilon, name="mlp_norm", **kwargs)
+        norm = {"center": self.affine, "scale": self.affine}
+        norm = {"epsilon": self.epsilon, **norm, **kwargs}
+        norm_class = keras.layers.LayerNormalization
+        self.attention_norm = norm_class(name="attention_norm", **norm)
+        self.mlp_norm = norm_class(name="mlp_norm", **norm)
         self.attention = SelfAttention(
             self.num_heads, self.dropout, name="attention", **kwargs
         )
@@ -85,7 +90,9 @@ class TransformerLayer(keras.layers.Layer):
         )
         self.intermediate = keras.layers.Dense(
             self.intermediate_dim,
-            activation=self.activation,
+            activation=_gelu_tanh
+            if self.activation == "gelu_tanh"
+            else self.activation,
             name="intermediate",
             **kwargs,
         )
@@ -142,17 +149,15 @@ class TransformerLayer(keras.layers.Layer):
     def _modulate(self, norm, x, shift, scale, training):
         # In training the norm is computed again in the backward pass: what
         # conditioning adds to the activations of a plain layer is not kept.
-        def modulate(x, gamma, beta, shift, scale):
+        def modulate(x, shift, scale, *affine):
             h = ops.layer_normalization(
-                x, gamma, beta, axis=-1, epsilon=self.epsilon
+                x, *affine, axis=-1, epsilon=self.epsilon
             )
             return h * (1 + scale) + shift
 
         modulate = keras.remat(modulate) if training else modulate
-        gamma, beta = (
-            ops.convert_to_tensor(v) for v in (norm.gamma, norm.beta)
-        )
-        return modulate(x, gamma, beta, shift, scale)
+        affine = (norm.gamma, norm.beta) if self.affine else ()
+        return modulate(x, shift, scale, *map(ops.convert_to_tensor, affine))
 
     def _add(self, dense, x, h, gate, training):
         def add(x, h, kernel, bias, gate):
@@ -183,4 +188,9 @@ class TransformerLayer(keras.layers.Layer):
             "conditioned": self.conditioned,
             "modulation": self.modulation,
             "open_gates": self.open_gates,
+            "affine": self.affine,
         }
+
+
+def _gelu_tanh(x):
+    return ops.gelu(x, approximate=True)

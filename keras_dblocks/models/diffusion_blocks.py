@@ -6,12 +6,11 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_dblocks import presets
+from keras_dblocks import presets, samplers
 from keras_dblocks.models import assembly, table
-from keras_dblocks.models.checks import check_array
+from keras_dblocks.models.checks import check_array, check_integer
 from keras_dblocks.models.parts import Parts
 from keras_dblocks.partition import Partition
-from keras_dblocks.samplers import EulerSampler
 from keras_dblocks.training.trainer import BlockTrainer
 
 WEIGHTINGS = ("none", "edm", "batch_mean")
@@ -38,7 +37,7 @@ class DiffusionBlocks(Parts, BlockTrainer):
         partition: `"equal_probability"`, `"log_uniform"` or `"linear"`.
         loss_weighting: `"none"`, `"edm"` or `"batch_mean"` (METHOD 1).
             Defaults to what suits the clean signal.
-        sampler: `EulerSampler`, its config, or None for the default.
+        sampler: as in `samplers.get`, or None for the default.
         reference: bool. The paper's settings wherever ours differ.
         seed: int. Noise, block order and fixed tables follow from it.
         dtype: dtype policy; `"mixed_bfloat16"` works.
@@ -82,6 +81,7 @@ class DiffusionBlocks(Parts, BlockTrainer):
                 f"`loss_weighting` must be one of {WEIGHTINGS}. "
                 f"Received: {loss_weighting!r}. Leave it out for the default."
             )
+        check_integer("seed", seed, 0)
         self.num_layers = num_layers
         self.num_blocks = num_blocks
         self.overlap = overlap
@@ -142,11 +142,7 @@ class DiffusionBlocks(Parts, BlockTrainer):
         Only that block is built, so that one block of a network too large for
         this machine can be trained alone.
         """
-        if not -self.num_blocks <= index < self.num_blocks:
-            raise ValueError(
-                f"Blocks are numbered 0 to {self.num_blocks - 1}. "
-                f"Received: {index}. Count from 0, the highest noise."
-            )
+        index = self.partition.index_of(index)
         self._make_blocks()
         block = self.blocks[index]
         if build and not block.built:
@@ -156,6 +152,8 @@ class DiffusionBlocks(Parts, BlockTrainer):
     # What it computes.
 
     def call(self, x, training=False):
+        if not self.is_condition(x):
+            return None
         return self.sampler(self, self.condition_of(x))
 
     def denoise(self, noisy, level, condition=None, block=None):
@@ -174,9 +172,10 @@ class DiffusionBlocks(Parts, BlockTrainer):
             self.build()
         batch = noisy.shape[0]
         host = np.broadcast_to(ops.convert_to_numpy(level), (batch,))
-        chosen = self.partition.block_of(host)
-        if block is not None:
-            chosen = np.full(batch, range(self.num_blocks)[block])
+        if block is None:
+            chosen = self.partition.block_of(host)
+        else:
+            chosen = np.full(batch, self.partition.index_of(block))
         noisy_tensor = ops.convert_to_tensor(noisy, dtype="float32")
         tensors = (noisy_tensor, host.astype("float32"), condition)
         tensors = tree.map_structure(ops.convert_to_tensor, tensors)
@@ -199,14 +198,14 @@ class DiffusionBlocks(Parts, BlockTrainer):
         Args:
             x: array(s) as given to `predict`.
             batch_size: int.
-            sampler: `EulerSampler` or None for the model's own.
+            sampler: as in `samplers.get`, or None for the model's own.
 
         Returns:
             numpy array `(num_steps, N, ...)`.
         """
         if not self.built:
             self.build()
-        chain = _Chain(self, sampler or self.sampler)
+        chain = _Chain(self, samplers.get(sampler or self.sampler))
         steps = chain.predict(x, batch_size=batch_size, verbose=0)
         return np.moveaxis(steps, 1, 0)
 
@@ -220,7 +219,7 @@ class DiffusionBlocks(Parts, BlockTrainer):
             return ops.mean(loss)
         weight = self.preconditioning.weight(level)
         if weighting == "edm":
-            return ops.mean(weight * loss)
+            return ops.mean(ops.multiply(weight, loss))
         # What the reference's broadcast amounts to (METHOD 0.2).
         return ops.mean(weight) * ops.mean(loss)
 
@@ -234,13 +233,12 @@ class DiffusionBlocks(Parts, BlockTrainer):
 
     @property
     def sampler(self):
-        """`EulerSampler` of `predict`; set it to change how blocks run."""
+        """`samplers.Sampler` of `predict`; set it to change how blocks run."""
         return self._sampler
 
     @sampler.setter
     def sampler(self, sampler):
-        if isinstance(sampler, dict):
-            sampler = EulerSampler(**sampler)
+        sampler = samplers.get(sampler)
         sampler.plan(self.partition)  # raises now, not in predict
         self._sampler = sampler
         self.predict_function = self.test_function = None
@@ -257,12 +255,21 @@ class DiffusionBlocks(Parts, BlockTrainer):
     def check_data(self, x, y=None):
         if not self.blocks:
             self._make_blocks()
-        for array, spec in zip(
-            tree.flatten(x), tree.flatten(self.condition_spec()), strict=True
-        ):
-            check_array(array, spec)
-        if y is not None:
-            self._shared_parts["target"].check(ops.convert_to_numpy(y))
+        clean, condition = (None, x) if y is None else self.split(x, y)
+        spec = self.condition_spec()
+        arrays, specs = tree.flatten(condition), tree.flatten(spec)
+        alike = tree.is_nested(condition) == tree.is_nested(spec)
+        if not alike or len(arrays) != len(specs):
+            raise ValueError(
+                "The input must be nested like `condition_spec()`. Received: "
+                f"a {type(condition).__name__} with {len(arrays)} arrays for "
+                f"{len(specs)}. Pass one array as it is, `fit(x, y)`."
+            )
+        for array, wanted in zip(arrays, specs, strict=True):
+            check_array(array, wanted)
+        check = getattr(self._shared_parts["target"], "check", None)
+        if clean is not None and check:
+            check(ops.convert_to_numpy(clean))
 
     # Saving and showing.
 

@@ -63,6 +63,14 @@ class Parts:
         """Condition from the input of `predict`."""
         return x
 
+    def is_condition(self, x):
+        """False for data that `predict` does not take, as in `evaluate`."""
+        return True
+
+    def make_average(self):
+        """`layers.MovingAverage` of weights, or None for no averages."""
+        return None
+
     def null_condition(self, condition):
         """Condition that says nothing, for guidance."""
         return tree.map_structure(ops.zeros_like, condition)
@@ -74,6 +82,8 @@ class Parts:
         shared = self._shared_parts
         own = dict(shared) if self.sharing == "all" else self._make_shell()
         own["target"] = shared["target"]
+        if self.sharing != "all":
+            own["average"] = None  # the block's own average holds everything
         with self.dtype_scope():
             layers = [
                 self.make_layer(i) for i in self.partition.layers_of(index)
@@ -91,7 +101,14 @@ class Parts:
                 "stem": self.make_stem(),
                 "readout": self.make_readout(),
                 "head": self.make_head(),
+                "average": self.make_average(),
             }
+
+    def shared_of(self, block):
+        """Trainable variables of a block's parts other than its layers."""
+        layers = block.residual_layers
+        own = {id(v) for layer in layers for v in layer.variables}
+        return [v for v in block.trainable_variables if id(v) not in own]
 
     def _make_blocks(self):
         if self.blocks:

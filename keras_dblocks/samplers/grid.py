@@ -1,19 +1,8 @@
-"""Noise levels a sampler visits, highest first, and the block of each."""
-
-import itertools
-from typing import NamedTuple
+"""Noise levels a sampler visits, highest first."""
 
 import numpy as np
 
 GRIDS = ("upper_edges", "equal_mass", "karras")
-
-
-class Visit(NamedTuple):
-    """The consecutive steps one block makes."""
-
-    block: int
-    levels: tuple  # where the denoiser is called, descending
-    next_levels: tuple  # where each step leads; 0 at the very end
 
 
 def noise_levels(partition, num_steps, grid="upper_edges", rho=7.0):
@@ -39,10 +28,10 @@ def noise_levels(partition, num_steps, grid="upper_edges", rho=7.0):
             f"`grid` must be one of {GRIDS}. "
             f'Received: grid={grid!r}. Use "upper_edges".'
         )
-    if num_steps < 1:
+    if not isinstance(num_steps, (int, np.integer)) or num_steps < 1:
         raise ValueError(
-            "`num_steps` must be at least 1. "
-            f"Received: num_steps={num_steps}. "
+            "`num_steps` must be a whole number, at least 1. "
+            f"Received: num_steps={num_steps!r}. "
             f"Use {partition.num_blocks}, one step per block, or more."
         )
     noise = partition.noise
@@ -64,20 +53,3 @@ def noise_levels(partition, num_steps, grid="upper_edges", rho=7.0):
         low, high = partition.probability_range(block, overlap=False)
         levels.extend(noise.quantile(np.linspace(high, low, steps + 1)[:-1]))
     return np.array(levels)
-
-
-def plan(partition, levels):
-    """Groups descending `levels` into one `Visit` per run of a block."""
-    blocks = [int(block) for block in partition.block_of(levels)]
-    levels = [float(level) for level in levels]
-    following = [*levels[1:], 0.0]
-    visits, first = [], 0
-    for block, run in itertools.groupby(blocks):
-        last = first + len(list(run))
-        visits.append(
-            Visit(
-                block, tuple(levels[first:last]), tuple(following[first:last])
-            )
-        )
-        first = last
-    return visits

@@ -6,8 +6,9 @@ import keras
 from keras import ops, tree
 
 from keras_dblocks.models.block import refuse_loss
+from keras_dblocks.models.checks import check_share
 from keras_dblocks.models.durable_model import DurableModel
-from keras_dblocks.samplers.euler import hand_over
+from keras_dblocks.samplers import hand_over
 from keras_dblocks.training.array_batches import is_array
 from keras_dblocks.training.block_optimizers import BlockOptimizers, clone
 from keras_dblocks.training.block_order import BlockOrder
@@ -60,11 +61,7 @@ class BlockTrainer(DurableModel):
             self.build()
         if on_policy == "auto":
             on_policy = 0.0 if self.reference else self.default_on_policy
-        if not isinstance(on_policy, (int, float)) or not 0 <= on_policy <= 1:
-            raise ValueError(
-                '`on_policy` must be "auto" or a share in [0, 1]. '
-                f'Received: {on_policy!r}. Use "auto".'
-            )
+        check_share("on_policy", on_policy, 'Use "auto", the default.')
         self.on_policy = float(on_policy)
         # For `train_on_batch`; `fit` sets them anew.
         self._next_step, self._batches_seen = None, 0

@@ -1,0 +1,234 @@
+"""Images from labels: in batches, from a model or from its saved blocks."""
+
+import keras
+import numpy as np
+
+from keras_dblocks import samplers
+from keras_dblocks.metrics import frechet_distance
+from keras_dblocks.models.assembly import read_block
+from keras_dblocks.samplers import generation
+
+GRIDS = {"euler": "equal_mass", "heun": "karras", "stochastic": "karras"}
+
+
+class GeneratesImages:
+    """`generate` and `evaluate` of a `DiffusionBlocks` on images."""
+
+    def make_image_sampler(self):
+        """Sampler of `predict`: Euler from noise."""
+        return samplers.EulerSampler(
+            max(50, self.num_blocks), "equal_mass", "noise"
+        )
+
+    def generate(
+        self,
+        labels,
+        num_steps=50,
+        guidance_scale=None,
+        sampler="heun",
+        grid=None,
+        seed=0,
+        batch_size=128,
+        return_trajectory=False,
+        decoder=None,
+        verbose=0,
+    ):
+        """Images of the given classes.
+
+        Args:
+            labels: ints `(N,)`, one image each.
+            num_steps: int. Steps of the grid. Defaults to `50`.
+            guidance_scale: float or None. Classifier-free guidance; the paper
+                uses 2. None, or 1, for none.
+            sampler: `"euler"`, `"heun"` (twice the calls), `"stochastic"`, or
+                a `samplers.Sampler`, whose own settings then hold.
+            grid: see `samplers.noise_levels`; None for the sampler's usual.
+            seed: int. The start noise, the same on every backend.
+            batch_size: int. Images made at once.
+            return_trajectory: bool. Also return the states between.
+            decoder: function from a batch of latents to images, or None.
+            verbose: 1 for a progress bar.
+
+        Returns:
+            Float32 array `(N, H, W, C)` in `value_range`; with
+            `return_trajectory` also a list with a dict for each call of the
+            denoiser: `level`, `block`, `noisy` and `denoised` `(N, H, W, C)`.
+        """
+        sampler = make_sampler(sampler, num_steps, guidance_scale, grid, seed)
+        labels = self._check_generate(labels, sampler, batch_size)
+        if not self.built:
+            self.build()
+        visits = sampler.plan(self.partition)
+        trajectory = None
+        if return_trajectory:
+            visits = [v for visit in visits for v in visit.split()]
+            trajectory = Trajectory()
+        stages = {}
+
+        def stage(index):
+            if index not in stages:
+                stages[index] = generation.Stage(self.blocks[index], sampler)
+            return stages[index]
+
+        batches = generation.generate(
+            stage,
+            visits,
+            sampler,
+            self._starts(labels, sampler, batch_size),
+            progress_bar(labels, batch_size, visits, verbose),
+            trajectory,
+        )
+        images = [self._finish(batch, decoder) for batch in batches]
+        images = np.concatenate(images)
+        if return_trajectory:
+            return images, trajectory.steps(len(visits))
+        return images
+
+    @classmethod
+    def generate_from_blocks(
+        cls,
+        paths,
+        labels,
+        num_steps=50,
+        guidance_scale=None,
+        sampler="heun",
+        grid=None,
+        seed=0,
+        batch_size=128,
+        decoder=None,
+        verbose=0,
+    ):
+        """`generate` from saved blocks, one of them in memory at a time.
+
+        Args:
+            paths: one file per block, in the order of the blocks.
+
+        Other arguments and the result are those of `generate`: the same
+        images, bit for bit. The states of all images are kept between blocks.
+        """
+        sampler = make_sampler(sampler, num_steps, guidance_scale, grid, seed)
+        network = read_block(paths[0]).network()
+        labels = network._check_generate(labels, sampler, batch_size)
+
+        def load(index):
+            block = read_block(paths[index])
+            if block.index != index or (
+                block.network().partition.describe()
+                != network.partition.describe()
+            ):
+                raise ValueError(
+                    "One file per block is needed, in order, of one partition. "
+                    f"Received: {paths[index]!r} with block {block.index} at "
+                    f"place {index}. Sort the files, or save them again."
+                )
+            return block
+
+        if len(paths) != network.num_blocks:
+            raise ValueError(
+                f"One file per block is needed, {network.num_blocks}. "
+                f"Received: {len(paths)} files. Add or drop files."
+            )
+        visits = sampler.plan(network.partition)
+        batches = generation.stream(
+            load,
+            visits,
+            sampler,
+            network._starts(labels, sampler, batch_size),
+            progress_bar(labels, batch_size, visits, verbose),
+        )
+        return np.concatenate([network._finish(b, decoder) for b in batches])
+
+    def evaluate(self, x=None, y=None, *args, feature_extractor=None, **kwargs):
+        """`keras.Model.evaluate`: denoising losses, on fixed noise.
+
+        Args:
+            x, y: images and labels, or a dataset.
+            feature_extractor: `keras.Model` from images in `value_range` to
+                features `(N, F)`, or None. If given, as many images as `x`
+                has are generated with `generate_kwargs`, and the Frechet
+                distance of their features to those of `x` is added; the
+                result is then a dict.
+            generate_kwargs: dict, keywords of `generate`.
+        """
+        options = kwargs.pop("generate_kwargs", {})
+        if feature_extractor is None:
+            return super().evaluate(x, y, *args, **kwargs)
+        kwargs["return_dict"] = True
+        results = super().evaluate(x, y, *args, **kwargs)
+        images = self.generate(np.asarray(y), **options)
+        features = [
+            feature_extractor.predict(batch, batch_size=256, verbose=0)
+            for batch in (np.asarray(x, "float32"), images)
+        ]
+        results["frechet_distance"] = frechet_distance(*features)
+        return results
+
+    def _check_generate(self, labels, sampler, batch_size):
+        labels = np.asarray(labels)
+        self.check_data(labels)
+        scale = sampler.guidance_scale
+        if scale is not None and not self.class_dropout > 0:
+            raise ValueError(
+                "Guidance needs a null class, learned with `class_dropout`. "
+                f"Received: guidance_scale={scale} with class_dropout=0. "
+                "Leave guidance out, or train with `class_dropout=0.1`."
+            )
+        if not len(labels) or not batch_size >= 1:
+            raise ValueError(
+                "At least one image is made, in batches of at least 1. "
+                f"Received: {len(labels)} labels, batch_size={batch_size}. "
+                "Pass a label for each image."
+            )
+        return labels.astype("int32")
+
+    def _starts(self, labels, sampler, batch_size):
+        shape = (self.image_size, self.image_size, self.channels)
+        begin = generation.normal_start(self.noise, shape, sampler.seed)
+        return generation.batches(begin, labels, min(batch_size, len(labels)))
+
+    def _finish(self, clean, decoder):
+        if decoder is not None:
+            return np.asarray(decoder(clean))
+        return self.make_target().restore(clean)
+
+
+def make_sampler(sampler, num_steps, guidance_scale, grid, seed):
+    """`samplers.Sampler` for the keywords of `generate`."""
+    if not isinstance(sampler, str):
+        return samplers.get(sampler)
+    if guidance_scale == 1:
+        guidance_scale = None
+    grid = grid or GRIDS.get(sampler, "equal_mass")
+    options = {"guidance_scale": guidance_scale, "seed": seed}
+    return samplers.get(
+        sampler, num_steps=num_steps, grid=grid, start="noise", **options
+    )
+
+
+def progress_bar(labels, batch_size, visits, verbose):
+    """Function that moves a bar by a number of calls of the denoiser."""
+    if not verbose:
+        return lambda calls: None
+    batches = -(-len(labels) // batch_size)
+    calls = sum(len(visit.calls["level"]) for visit in visits)
+    return keras.utils.Progbar(batches * calls, unit_name="call").add
+
+
+class Trajectory:
+    """Collects the states of all batches, call by call."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, visit, noisy, denoised):
+        self.batches.append((visit, noisy, denoised))
+
+    def steps(self, num_calls):
+        """List of one dict per call."""
+        steps = []
+        for i, (visit, _, _) in enumerate(self.batches[:num_calls]):
+            _, noisy, denoised = zip(*self.batches[i::num_calls], strict=True)
+            step = {k: v[0] for k, v in visit.calls.items()}
+            step |= {"block": visit.block, "noisy": np.concatenate(noisy)}
+            steps.append({**step, "denoised": np.concatenate(denoised)})
+        return steps

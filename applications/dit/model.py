@@ -1,0 +1,208 @@
+"""Diffusion transformer for image generation, trained block by block."""
+
+# B batch, T tokens, D hidden_dim, P patch_size, C channels
+
+import keras
+from keras import ops
+
+from keras_dblocks import DiffusionBlocks
+from keras_dblocks.layers import (
+    ContinuousSignal,
+    MovingAverage,
+    TransformerLayer,
+)
+from keras_dblocks.layers.label_embedding import check_labels
+
+from .generate import GeneratesImages
+from .layers import ClassAndNoiseEmbedding, DiTReadout, DiTStem
+from .presets import PRESETS
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class DiT(GeneratesImages, DiffusionBlocks):
+    """Class-conditional image generator: denoises images, given their class.
+
+    The architecture is facebookresearch/DiT's; with `num_blocks=1` it is the
+    ordinary DiT under EDM's preconditioning. `fit(images, labels)` takes
+    images `(N, H, W, C)` in `value_range`; `generate(labels)` makes them.
+
+    Args:
+        image_size: int. Side of the square images (or latents) in pixels.
+        num_classes: int.
+        channels: int. Defaults to `3`.
+        patch_size: int. Defaults to `2`.
+        num_layers, num_blocks, hidden_dim, num_heads: int.
+        intermediate_dim: int or None. Width of the perceptrons; None for
+            four times `hidden_dim`.
+        dropout: float. Defaults to `0.0`, as in DiT.
+        class_dropout: float. Share of labels replaced by the null class, for
+            guidance; 0 for no null class. Defaults to `0.1`.
+        value_range: pair of floats, or None. Range of the images, mapped to
+            [-1, 1]; None for latents with standard deviation 0.5, which are
+            taken as they are. Defaults to `(-1, 1)`.
+        ema_momentum: float or None. Of the moving average of the weights that
+            `generate` uses, counted in each block's own steps. Defaults to
+            `0.9999`, warmed up.
+        kwargs: keywords of `DiffusionBlocks`.
+
+    Raises:
+        ValueError: when patches do not tile the image, or heads the width.
+
+    Example:
+
+    ```python
+    dit = DiT(image_size=8, num_classes=10, channels=1, hidden_dim=64)
+    dit.compile("adamw")
+    dit.fit(images, labels, epochs=10)
+    dit.generate([0, 1, 2], num_steps=10, guidance_scale=2.0)
+    ```
+
+    References:
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 4.2
+     - [DiT](https://arxiv.org/abs/2212.09748)
+     - [EDM](https://arxiv.org/abs/2206.00364)
+    """
+
+    presets = PRESETS
+    # The noise of a start is what makes images differ; nothing to hand over.
+    default_on_policy = 0.0
+
+    def __init__(
+        self,
+        image_size=32,
+        num_classes=10,
+        channels=3,
+        patch_size=2,
+        hidden_dim=384,
+        num_heads=6,
+        intermediate_dim=None,
+        dropout=0.0,
+        class_dropout=0.1,
+        value_range=(-1.0, 1.0),
+        ema_momentum=0.9999,
+        **kwargs,
+    ):
+        check_sizes(image_size, patch_size, hidden_dim, num_heads)
+        check_share("class_dropout", class_dropout)
+        check_share("ema_momentum", ema_momentum or 0.0)
+        if value_range is not None and not value_range[0] < value_range[1]:
+            raise ValueError(
+                "`value_range` must be a pair that ascends, or None. "
+                f"Received: value_range={value_range}. Use (-1, 1) or (0, 255)."
+            )
+        super().__init__(**kwargs)
+        self.image_size = image_size
+        self.num_classes = num_classes
+        self.channels = channels
+        self.patch_size = patch_size
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
+        self.dropout = dropout
+        self.class_dropout = class_dropout
+        self.value_range = value_range
+        self.ema_momentum = ema_momentum
+
+    def condition_spec(self):
+        return keras.KerasTensor((None,), dtype="int32")
+
+    def make_target(self):
+        shape = (self.image_size, self.image_size, self.channels)
+        return ContinuousSignal(shape, self.value_range, name="images")
+
+    def make_noise_embedding(self):
+        return ClassAndNoiseEmbedding(
+            self.num_classes,
+            self.hidden_dim,
+            self.class_dropout,
+            self.seed,
+            name="noise_embedding",
+        )
+
+    def make_stem(self):
+        return DiTStem(self.patch_size, self.hidden_dim, name="stem")
+
+    def make_layer(self, index):
+        return TransformerLayer(
+            self.num_heads,
+            self.intermediate_dim or 4 * self.hidden_dim,
+            self.dropout,
+            epsilon=1e-6,
+            activation="gelu_tanh",
+            modulation="before",
+            affine=False,
+            open_gates=not self.reference,
+            name=f"layer_{index}",
+        )
+
+    def make_readout(self):
+        return DiTReadout(self.patch_size, self.channels, name="readout")
+
+    def make_sampler(self):
+        return self.make_image_sampler()
+
+    def make_average(self):
+        if self.ema_momentum is None:
+            return None
+        return MovingAverage(self.ema_momentum, name="average")
+
+    def default_loss_weighting(self):
+        return "edm"
+
+    def split(self, x, y):
+        return x, y
+
+    def is_condition(self, x):
+        return len(x.shape) < 4  # labels, not images
+
+    def null_condition(self, condition):
+        return ops.full_like(condition, self.num_classes)
+
+    def check_targets(self, x, y):
+        if y is None:
+            raise ValueError(
+                "Training needs the class of each image. Received: y=None. "
+                "Pass labels, `fit(images, labels)`; zeros if there is one."
+            )
+
+    def check_data(self, x, y=None):
+        labels = x if y is None else y
+        classes = self.num_classes + (y is None and self.class_dropout > 0)
+        check_labels(ops.convert_to_numpy(labels), classes)
+        super().check_data(x, y)
+
+    @classmethod
+    def end_to_end(cls, **kwargs):
+        """The ordinary DiT: the same class with one block."""
+        return cls(**{**kwargs, "num_blocks": 1, "layers_per_block": None})
+
+
+def check_sizes(image_size, patch_size, hidden_dim, num_heads):
+    """Refuses sizes a diffusion transformer cannot have."""
+    sizes = {"patch_size": patch_size, "num_heads": num_heads}
+    for name, value in sizes.items():
+        if value < 1:
+            raise ValueError(
+                f"`{name}` must be at least 1. Received: {name}={value}. Use 2."
+            )
+    if image_size % patch_size:
+        raise ValueError(
+            "`patch_size` must divide `image_size`. Received: "
+            f"patch_size={patch_size} for images of {image_size}. "
+            "Resize the images or change the patches."
+        )
+    if hidden_dim % num_heads or hidden_dim % 4:
+        raise ValueError(
+            "`num_heads` and 4 (positions) must divide `hidden_dim`. Received: "
+            f"num_heads={num_heads} for hidden_dim={hidden_dim}. "
+            "Change either."
+        )
+
+
+def check_share(name, value):
+    """Refuses what is no share below 1."""
+    if not 0 <= value < 1:
+        raise ValueError(
+            f"`{name}` must be at least 0 and below 1. "
+            f"Received: {name}={value}. Leave it out for the default."
+        )

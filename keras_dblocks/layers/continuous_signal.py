@@ -1,0 +1,83 @@
+"""The clean signal of generation: the data itself."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dblocks.models.checks import check_array
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class ContinuousSignal(keras.layers.Layer):
+    """Images, latents or other arrays, noised as they are.
+
+    Args:
+        signal_shape: tuple. Shape of one example.
+        value_range: pair of floats, or None. The data's range, mapped to
+            [-1, 1]; None takes the data as it is. Defaults to `(-1, 1)`.
+
+    Call arguments:
+        x: tensor `(B, *signal_shape)` in the data's range.
+
+    Returns:
+        float32 tensor of the same shape.
+    """
+
+    def __init__(self, signal_shape, value_range=(-1.0, 1.0), **kwargs):
+        # No autocast: the clean signal stays float32 under every policy.
+        super().__init__(autocast=False, **kwargs)
+        self.signal_shape = tuple(signal_shape)
+        self.value_range = value_range
+
+    def build(self, x_shape=None):
+        """Nothing to build."""
+
+    def fix(self, seed):
+        """Nothing to fix: the data is common to all blocks."""
+
+    def call(self, x):
+        x = ops.cast(x, "float32")
+        if self.value_range is None:
+            return x
+        low, high = self.value_range
+        return (x - low) * (2.0 / (high - low)) - 1.0
+
+    def restore(self, clean):
+        """Numpy `clean` back in the data's range, clipped to it."""
+        if self.value_range is None:
+            return clean
+        low, high = self.value_range
+        share = (np.clip(clean, -1.0, 1.0) + 1.0) / 2.0
+        return (low + share * (high - low)).astype("float32")
+
+    def bridge(self, prediction):
+        """The prediction is the estimate of the clean signal."""
+        return prediction
+
+    def loss(self, x, prediction):
+        """Mean squared error of each example, `(B,)`."""
+        error = ops.square(ops.subtract(prediction, self.call(x)))
+        return ops.mean(error, axis=tuple(range(1, len(error.shape))))
+
+    def check(self, x):
+        """Refuses data of another shape, outside the range, or not finite."""
+        check_array(x, keras.KerasTensor((None, *self.signal_shape)), "Data")
+        if self.value_range is None or not len(x):
+            return
+        low, high = self.value_range
+        if x.min() < low or x.max() > high:
+            raise ValueError(
+                f"Data must lie in `value_range`, {low} to {high}. Received: "
+                f"{x.min()} to {x.max()}. Rescale it, or pass "
+                "`value_range=(0, 255)` or what it is."
+            )
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, dtype="float32")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "signal_shape": self.signal_shape,
+            "value_range": self.value_range,
+        }

@@ -1,0 +1,66 @@
+"""Moving averages of weights, counted in their own steps."""
+
+import keras
+from keras import ops
+
+
+class MovingAverage(keras.layers.Layer):
+    """Averages of variables over the training steps they took part in.
+
+    The momentum is warmed up, `min(momentum, (1 + t) / (10 + t))` at update
+    `t`, so that a short run has an average worth using.
+
+    Args:
+        momentum: float. Weight of the past, below 1.
+
+    References:
+     - [DiT](https://arxiv.org/abs/2212.09748), Section 4 (0.9999)
+    """
+
+    def __init__(self, momentum, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.momentum = momentum
+
+    def follow(self, variables):
+        """Makes the averages of `variables`, which stay others' weights."""
+        variables = list(variables)
+        self._followed = lambda: variables  # Keras would track a list
+        self.updates = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="int32",
+            trainable=False,
+            name="updates",
+        )
+        self.averages = [
+            self.add_weight(
+                shape=variable.shape,
+                initializer="zeros",
+                dtype=variable.dtype,
+                trainable=False,
+                name=f"average_{i}",
+            )
+            for i, variable in enumerate(variables)
+        ]
+        self.built = True
+
+    def update(self):
+        """Takes the present values in; called in each training step."""
+        t = ops.cast(self.updates, "float32")
+        rate = 1.0 - ops.minimum(self.momentum, (1.0 + t) / (10.0 + t))
+        rate = ops.where(t == 0, 1.0, rate)  # the first values as they are
+        for variable, average in zip(
+            self._followed(), self.averages, strict=True
+        ):
+            value = ops.stop_gradient(ops.convert_to_tensor(variable))
+            past = ops.convert_to_tensor(average)
+            average.assign(past + ops.cast(rate, value.dtype) * (value - past))
+        self.updates.assign(self.updates + 1)
+
+    def values(self):
+        """List of `(variable, average)`; its own value if never updated."""
+        begun = ops.convert_to_tensor(self.updates) > 0
+        return [
+            (v, ops.where(begun, ops.convert_to_tensor(a), v.value))
+            for v, a in zip(self._followed(), self.averages, strict=True)
+        ]

@@ -1,0 +1,126 @@
+"""Samples in batches, one compiled call per visit to a block."""
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+
+class Stage(keras.Model):
+    """A visit to a block, compiled by `predict_on_batch`.
+
+    Args:
+        block: `Block`; its moving averages are used where it has them.
+        sampler: `samplers.Sampler`.
+    """
+
+    def __init__(self, block, sampler):
+        super().__init__(name="stage")
+        self.block = block
+        self.sampler = sampler
+        self.built = True
+
+    def call(self, inputs):
+        carry, calls, condition = inputs
+        with self.block.averaged():
+            return self.sampler.run(self.block, calls, carry, condition)
+
+    def advance(self, carry, calls, condition):
+        """State and prediction after the calls, as numpy arrays."""
+        calls = {k: np.array(v, "float32") for k, v in calls.items()}
+        return self.predict_on_batch((carry, calls, condition))
+
+
+def batches(begin, condition, batch_size):
+    """Batches of start and condition; the last is filled up.
+
+    Args:
+        begin: function of a number of examples to their start, numpy.
+        condition: numpy array(s) `(N, ...)`.
+        batch_size: int.
+
+    Yields:
+        `(noisy, condition, count)`, each of `batch_size` examples, the first
+        `count` of which were asked for.
+    """
+    total = len(tree.flatten(condition)[0])
+    for first in range(0, total, batch_size):
+        count = min(batch_size, total - first)
+        # One shape, so that each block is compiled once.
+        rows = np.minimum(np.arange(first, first + batch_size), total - 1)
+        noisy = begin(count)
+        filling = np.zeros((batch_size - count, *noisy.shape[1:]), "float32")
+        yield (
+            np.concatenate([noisy, filling]),
+            tree.map_structure(lambda a, rows=rows: a[rows], condition),
+            count,
+        )
+
+
+def normal_start(noise, shape, seed):
+    """`begin` of `batches`: Gaussian noise, the same on every backend."""
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    scale = np.float32(noise.start_scale)
+
+    def begin(count):
+        draw = generator.standard_normal((count, *shape), dtype="float32")
+        return scale * draw
+
+    return begin
+
+
+def generate(stages, visits, sampler, starts, progress, keep=None):
+    """Runs all visits batch by batch.
+
+    Args:
+        stages: function of a block's index to its `Stage`.
+        visits: list of `Visit`.
+        sampler: `samplers.Sampler`.
+        starts: see `batches`.
+        progress: function called after each visit with its number of calls.
+        keep: function called with `(visit, noisy, prediction)` after each
+            visit, or None; `noisy` is what the visit began with.
+
+    Yields:
+        Prediction `(count, ...)` of each batch, numpy.
+    """
+    for number, (noisy, condition, count) in enumerate(starts):
+        carry = _numpy(sampler.carry(noisy, sampler.seed + number))
+        for visit in visits:
+            before = carry[0]
+            carry, prediction = stages(visit.block).advance(
+                carry, visit.calls, condition
+            )
+            if keep is not None:
+                keep(visit, before[:count], prediction[:count])
+            progress(len(visit.calls["level"]))
+        yield prediction[:count]
+
+
+def stream(load, visits, sampler, starts, progress):
+    """`generate` that holds one block at a time, for all batches.
+
+    Args:
+        load: function of a block's index to the `Block`.
+        visits, sampler, starts, progress: as in `generate`.
+
+    Returns:
+        List of predictions, one per batch.
+    """
+    states = [
+        (_numpy(sampler.carry(noisy, sampler.seed + i)), condition, count)
+        for i, (noisy, condition, count) in enumerate(starts)
+    ]
+    for visit in visits:
+        stage = Stage(load(visit.block), sampler)
+        predictions = []
+        for i, (carry, condition, count) in enumerate(states):
+            carry, prediction = stage.advance(carry, visit.calls, condition)
+            states[i] = (carry, condition, count)
+            predictions.append(prediction[:count])
+            progress(len(visit.calls["level"]))
+        del stage  # before the next block is loaded
+    return predictions
+
+
+def _numpy(carry):
+    return tree.map_structure(ops.convert_to_numpy, carry)
