@@ -6,6 +6,8 @@ the paper writes them, so block `i` owns the interval `num_blocks - 1 - i`.
 
 import numpy as np
 
+from keras_dblocks.models.checks import check_integer, check_share, is_integer
+
 KINDS = ("equal_probability", "log_uniform", "linear")
 # Levels that equal a boundary up to float32 rounding belong to the interval
 # below it; the reference compares float32 with float64 and skips a block.
@@ -90,18 +92,36 @@ class Partition:
             int, or int array of the same shape.
         """
         level = np.asarray(level, dtype="float64")
+        low, high = self.boundaries[[0, -1]] * (1 - TOLERANCE, 1 + TOLERANCE)
+        outside = level[~((low <= level) & (level <= high))]  # NaN too
+        if outside.size:
+            raise ValueError(
+                f"Levels must lie in {self.noise.minimum} to "
+                f"{self.noise.maximum}. Received: {outside[0]}. Clip them."
+            )
         inner = self.boundaries[1:-1] * (1.0 + TOLERANCE)
         block = self.num_blocks - 1 - np.searchsorted(inner, level, "left")
         return int(block) if block.ndim == 0 else block
 
+    def index_of(self, block):
+        """Number of a block that may be counted from the end, as in a list."""
+        count = self.num_blocks
+        if not is_integer(block) or not -count <= block < count:
+            raise ValueError(
+                f"Blocks are numbered 0 to {count - 1}. "
+                f"Received: {block!r}. Count from 0, the highest noise."
+            )
+        return range(count)[block]
+
     def layers_of(self, block):
         """Range of layer indices of a block."""
+        block = self.index_of(block)
         first = sum(self.layers_per_block[:block])
         return range(first, first + self.layers_per_block[block])
 
     def noise_range(self, block, overlap=True):
         """`(low, high)` of a block, widened as in training by default."""
-        k = self.num_blocks - 1 - block
+        k = self.num_blocks - 1 - self.index_of(block)
         low, high = float(self.boundaries[k]), float(self.boundaries[k + 1])
         if overlap and self.num_blocks > 1:
             return self.noise.widen(low, high, self.overlap)
@@ -121,24 +141,15 @@ class Partition:
 
 
 def _check_numbers(num_layers, num_blocks, overlap, kind):
-    for name, value in (("num_layers", num_layers), ("num_blocks", num_blocks)):
-        if not isinstance(value, (int, np.integer)) or value < 1:
-            raise ValueError(
-                f"`{name}` must be an integer of at least 1. "
-                f"Received: {name}={value!r}. Pass the number of "
-                f"{name.removeprefix('num_')} of the network."
-            )
+    check_integer("num_layers", num_layers)
+    check_integer("num_blocks", num_blocks)
     if num_blocks > num_layers:
         raise ValueError(
             "A block holds at least one layer, so `num_blocks` must not "
             f"exceed `num_layers`. Received: num_blocks={num_blocks} for "
             f"{num_layers} layers. Use one of {divisors(num_layers)}."
         )
-    if not 0 <= overlap <= 1:
-        raise ValueError(
-            "`overlap` must lie in [0, 1]. "
-            f"Received: overlap={overlap}. The paper uses 0.05 to 0.1."
-        )
+    check_share("overlap", overlap, "The paper uses 0.05 to 0.1.")
     if kind not in KINDS:
         raise ValueError(
             f"`partition` must be one of {KINDS}. "
@@ -157,10 +168,8 @@ def _layers_per_block(num_layers, num_blocks, layers_per_block):
             )
         return [num_layers // num_blocks] * num_blocks
     layers = layers_per_block
-    integers = isinstance(layers, (list, tuple)) and all(
-        isinstance(n, (int, np.integer)) for n in layers
-    )
-    if not integers or (
+    whole = isinstance(layers, (list, tuple)) and all(map(is_integer, layers))
+    if not whole or (
         len(layers) != num_blocks
         or sum(layers) != num_layers
         or min(layers) < 1

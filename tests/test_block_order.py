@@ -95,6 +95,9 @@ def test_round_robin_and_one_block():
         ([0, 0, 0], "one finite number", r"\[0, 0, 0\]"),
         ([1, float("nan"), 1], "finite", r"\[1, nan, 1\]"),
         ([1, float("inf"), 1], "finite", r"\[1, inf, 1\]"),
+        (["a", 1, 1], "finite number", r"\['a', 1, 1\]"),
+        ([None, 1, 1], "finite number", r"\[None, 1, 1\]"),
+        ([[1], [1, 2], [1]], "finite number", r"\[\[1\], \[1, 2\], \[1\]\]"),
     ],
 )
 def test_refusals(order, wanted, came):

@@ -165,6 +165,8 @@ def test_start():
         ({"p_std": 0.0}, "p_std=0.0"),
         ({"p_std": -1.2}, "p_std=-1.2"),
         ({"p_std": float("nan")}, "p_std=nan"),
+        ({"p_mean": float("nan")}, "p_mean=nan"),
+        ({"p_mean": float("inf")}, "p_mean=inf"),
     ],
 )
 def test_refusals(wrong, came):

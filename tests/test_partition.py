@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 from scipy import stats
+from small_vit import refused
 from toys import log_sigma, noise_of
 
 from keras_dblocks.applications.vit import ViT
@@ -149,6 +150,31 @@ def test_a_boundary_belongs_to_the_range_below(blocks, kind):
     np.testing.assert_array_equal(both, [[0], [blocks - 1]])
 
 
+def test_a_block_outside_is_refused():
+    partition = equal_partition(3)
+    for ask in (
+        partition.layers_of,
+        partition.noise_range,
+        partition.probability_range,
+    ):
+        assert [ask(i) for i in (-3, -2, -1)] == [ask(i) for i in range(3)]
+        for block in (3, -4, 1.0, "0", None):
+            refused(lambda ask=ask, block=block: ask(block), "0 to 2")
+
+
+@pytest.mark.parametrize("kind", ["equal_probability", "log_uniform", "linear"])
+def test_a_level_outside_is_refused(kind):
+    partition = equal_partition(3, kind=kind)
+    for level in (0.002 * (1 - 1e-6), 80 * (1 + 1e-6)):
+        assert partition.block_of(np.float32(level)) in (0, 2)
+    for level in (0.002 * (1 - 1e-4), 80 * (1 + 1e-4), -1.0, np.nan, np.inf):
+        for levels in (level, [1.0, level]):
+            refused(
+                lambda levels=levels: partition.block_of(levels),
+                f"0.002 to 80.0. Received: {level}",
+            )
+
+
 def test_layers():
     partition = equal_partition(3)
     assert partition.layers_per_block == [4, 4, 4]
@@ -197,10 +223,12 @@ def test_description_says_what_files_must_share():
         ({"num_blocks": 13}, "exceed", "num_blocks=13 for 12", "Use one of"),
         ({"num_blocks": 0}, "at least 1", "num_blocks=0", "Pass"),
         ({"num_blocks": 3.0}, "integer", "num_blocks=3.0", "Pass"),
+        ({"num_blocks": True}, "integer", "num_blocks=True", "Pass"),
         ({"num_layers": -2}, "at least 1", "num_layers=-2", "Pass"),
         ({"overlap": -0.1}, "overlap", "overlap=-0.1", "0.05"),
         ({"overlap": 1.5}, "overlap", "overlap=1.5", "0.05"),
         ({"overlap": float("nan")}, "overlap", "overlap=nan", "0.05"),
+        ({"overlap": None}, "overlap", "overlap=None", "0.05"),
         ({"kind": "log"}, "partition", "'log'", "equal_probability"),
         ({"layers_per_block": [6, 6]}, "per block", r"\[6, 6\]", "Change"),
         ({"layers_per_block": [4, 4, 5]}, "sum to", r"\[4, 4, 5\]", "Change"),
@@ -215,7 +243,9 @@ def test_refusals(wrong, wanted, came, cure):
         Partition(LogNormalNoise(), **arguments)
 
 
-@pytest.mark.parametrize("layers", [4, [4.9, 4.2, 4.0], ["four", 4, 4]])
+@pytest.mark.parametrize(
+    "layers", [4, [4.9, 4.2, 4.0], ["four", 4, 4], [True, 5, 6]]
+)
 def test_refusals_of_layers_that_are_no_list_of_integers(layers):
     match = r"`layers_per_block`.*Received: .*\. Change"
     with pytest.raises(ValueError, match=match):

@@ -1,8 +1,33 @@
 """Refusals of data, before training starts."""
 
+import numbers
+
 import keras
 import numpy as np
 from keras import ops
+
+
+def is_integer(value):
+    """True for a whole number of Python or numpy, False for a bool."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def check_integer(name, value, least=1):
+    """Raises a ValueError unless `value` is an integer of at least `least`."""
+    if not is_integer(value) or value < least:
+        raise ValueError(
+            f"`{name}` must be an integer of at least {least}. "
+            f"Received: {name}={value!r}. Pass a whole number."
+        )
+
+
+def check_share(name, value, advice):
+    """Raises a ValueError unless `value` is a number in [0, 1]."""
+    if not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+        raise ValueError(
+            f"`{name}` must be a number in [0, 1]. "
+            f"Received: {name}={value!r}. {advice}"
+        )
 
 
 def check_array(array, spec, name="Input"):
@@ -13,7 +38,7 @@ def check_array(array, spec, name="Input"):
         spec: `keras.KerasTensor`, batch size None.
         name: str, how the message calls the array.
     """
-    shape, wanted = tuple(array.shape), tuple(spec.shape)
+    shape, wanted = tuple(np.shape(array)), tuple(spec.shape)
     fits = len(shape) == len(wanted) and all(
         w is None or s == w for s, w in zip(shape[1:], wanted[1:], strict=True)
     )
@@ -24,6 +49,11 @@ def check_array(array, spec, name="Input"):
             "the model for this shape."
         )
     array = ops.convert_to_numpy(array)
+    if array.dtype.kind in "cOSU":
+        raise ValueError(
+            f"{name} must hold real numbers. "
+            f'Received: dtype {array.dtype}. Use `astype("float32")`.'
+        )
     if np.issubdtype(array.dtype, np.floating) and array.size:
         # A sum is one pass without a mask; only a bad one is looked into.
         with np.errstate(invalid="ignore", over="ignore"):
@@ -40,16 +70,16 @@ def check_array(array, spec, name="Input"):
 
 def check_rows(x, y=None, sample_weight=None):
     """Raises a ValueError unless all have one length and weights are finite."""
-    lengths = [len(a) for a in (x, y, sample_weight) if a is not None]
+    arrays = keras.tree.flatten((x, y, sample_weight))
+    lengths = [len(a) for a in arrays if a is not None]
     if len(set(lengths)) != 1 or lengths[0] == 0:
         raise ValueError(
             "Arrays must have one length, above 0. "
             f"Received: lengths {lengths}. Cut them to the same examples."
         )
     if sample_weight is not None:
-        spec = keras.KerasTensor((None,))
-        if len(sample_weight.shape) == 2 and sample_weight.shape[1] == 1:
-            spec = keras.KerasTensor((None, 1))
+        column = np.shape(sample_weight)[1:] == (1,)
+        spec = keras.KerasTensor((None, 1) if column else (None,))
         check_array(sample_weight, spec, "`sample_weight`")
 
 

@@ -1,6 +1,10 @@
 """Which block is trained at which step: a pure function of (seed, step)."""
 
+import numbers
+
 import numpy as np
+
+from keras_dblocks.models.checks import is_integer
 
 
 class BlockOrder:
@@ -33,21 +37,18 @@ class BlockOrder:
         if order == "uniform":
             order = [1.0] * num_blocks
         if isinstance(order, (list, tuple)):
-            weights = np.asarray(order, dtype="float64")
-            if weights.shape != (num_blocks,) or not (
-                np.isfinite(weights).all()
-                and (weights >= 0).all()
-                and weights.sum() > 0
-            ):
+            fit = len(order) == num_blocks and all(
+                isinstance(w, numbers.Real) and 0 <= w < np.inf for w in order
+            )
+            if not fit or not sum(order):
                 raise ValueError(
                     "`block_order` weights must be one finite number of at "
                     f"least 0 per block. Received: {self.order} for "
                     f"{num_blocks} blocks. Pass {num_blocks} numbers."
                 )
+            weights = np.asarray(order, dtype="float64")
             self.cumulative = np.cumsum(weights / weights.sum())
-        elif isinstance(order, (int, np.integer)) and not isinstance(
-            order, bool
-        ):
+        elif is_integer(order):
             if not 0 <= order < num_blocks:
                 raise ValueError(
                     f"`block_order` must name one of blocks 0 to "
