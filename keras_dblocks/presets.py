@@ -23,9 +23,9 @@ def load(cls, preset, **kwargs):
         ValueError: for a name that is neither.
     """
     known = getattr(cls, "presets", {})
-    if preset in known:
+    if preset in list(known):
         return cls(**{**known[preset]["config"], **kwargs})
-    path = os.path.join(preset, CONFIG_FILE)
+    path = os.path.join(str(preset), CONFIG_FILE)
     if not os.path.exists(path):
         raise ValueError(
             "`preset` must be a known name or a folder with a "

@@ -22,6 +22,14 @@ CONSTRUCTOR = {
     "no whole number": ({"num_layers": 2.0}, "num_layers=2.0"),
     "uneven sum": ({"layers_per_block": [1, 2]}, r"\[1, 2\] for 2 blocks"),
     "uneven count": ({"layers_per_block": [1, 1, 0]}, r"\[1, 1, 0\]"),
+    "blocks bool": ({"num_blocks": True}, "num_blocks=True"),
+    "layers bool": ({"num_layers": True}, "num_layers=True"),
+    "no width": ({"hidden_dim": 0}, "hidden_dim=0"),
+    "seed below": ({"seed": -1}, "seed=-1"),
+    "no seed": ({"seed": None}, "seed=None"),
+    "seed fraction": ({"seed": 0.5}, "seed=0.5"),
+    "no overlap": ({"overlap": None}, "overlap=None"),
+    "overlap name": ({"overlap": "0.1"}, "overlap='0.1'"),
     "overlap below": ({"overlap": -0.1}, "overlap=-0.1"),
     "overlap above": ({"overlap": 1.5}, "overlap=1.5"),
     "sharing": ({"sharing": "none"}, "sharing='none'"),
@@ -59,11 +67,26 @@ def test_preset_refuses(tmp_path):
     message = refused(lambda: ViT.from_preset("vit_mnist"), "'vit_mnist'")
     assert "save_to_preset" in message
     refused(lambda: ViT.from_preset(str(tmp_path)), "config.json")  # empty
+    for preset in (None, ["vit_digits"]):
+        refused(lambda preset=preset: ViT.from_preset(preset), "known name")
 
 
-@pytest.mark.parametrize("index", [2, -3, 100])
+@pytest.mark.parametrize("index", [2, -3, 100, 1.5, "0", None, True])
 def test_block_index_refused(index):
-    refused(lambda: make().block(index), f"0 to 1. Received: {index}")
+    match = f"0 to 1. Received: {index!r}"
+    refused(lambda: make().block(index), match)
+    noisy = np.zeros((2, 12), "float32")
+    if index is not None:  # which routes by the level
+        refused(lambda: make().denoise(noisy, 1.0, X[:2], block=index), match)
+
+
+@pytest.mark.parametrize("level", [np.nan, 0.0, 0.0019, 80.1, np.inf])
+def test_denoise_refuses_levels_of_no_block(level):
+    noisy, levels = np.zeros((2, 12), "float32"), np.float32([1.0, level])
+    refused(
+        lambda: make().denoise(noisy, levels, X[:2]),
+        "0.002 to 80.0. Received: ",
+    )
 
 
 # compile().
@@ -111,6 +134,10 @@ DATA = {
     "label bool": ((X, Y > 1), "bool"),
     "one-hot": ((X, np.eye(4, dtype="int32")[Y]), r"\(20, 4\).*argmax"),
     "label column": ((X, Y[:, None]), r"\(20, 1\).*squeeze"),
+    "complex": ((X.astype("complex64"), Y), "complex64"),
+    "objects": ((X.astype(object), Y), "object"),
+    "tuple": (((X,), Y), "a tuple with 1"),
+    "two images": (([X, X], Y), "a list with 2"),
     "nan": ((WITH_NAN, Y), r"example 13 \(of 20\)"),
     "infinity": ((WITH_INFINITY, Y), r"example 7 \(of 20\)"),
     "fewer labels": ((X, Y[:12]), "20.*12"),
@@ -168,10 +195,23 @@ def test_validation_split_leaves_both_sides(trainable, share):
     refused(act, f"{share} of 20", trainable)
 
 
-@pytest.mark.parametrize("name", ["channels", "one-hot", "nan"])
+@pytest.mark.parametrize("name", DATA)
 def test_evaluate_refuses(trainable, name):
-    (x, y), match = DATA[name]
-    refused(lambda: trainable.evaluate(x, y, verbose=0), match)
+    (x, y, *weight), match = DATA[name]
+    refused(lambda: trainable.evaluate(x, y, 4, 0, *weight), match)
+
+
+@pytest.mark.parametrize("name", ["channels", "complex", "tuple", "nan"])
+def test_predict_refuses(trainable, name):
+    (x, _), match = DATA[name]
+    refused(lambda: trainable.predict(x, verbose=0), match)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate"])
+def test_a_model_that_is_not_compiled_is_refused(method):
+    for model in (make(), make().block(0)):
+        act = getattr(model, method)
+        refused(lambda act=act: act(X, Y), "compile")
 
 
 class Stream(keras.utils.PyDataset):

@@ -66,6 +66,13 @@ def test_from_preset_takes_keywords():
         ViT.from_preset("vit_mnist")
 
 
+def test_a_width_below_the_noise_embedding_divisor():
+    sizes = dict(image_size=4, num_classes=2, num_layers=2, num_blocks=2)
+    model = ViT(hidden_dim=4, num_heads=2, **sizes)  # 4 // 6 is 0
+    model.build()
+    assert model.block(1).noise_embedding.output_dim == 1
+
+
 def test_presets_have_the_sizes_of_the_paper():
     cifar = PRESETS["vit_cifar100"]["config"]
     tiny = PRESETS["vit_tiny_imagenet"]["config"]

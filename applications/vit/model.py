@@ -11,6 +11,7 @@ from keras_dblocks.layers import (
     PatchEmbedding,
     TransformerLayer,
 )
+from keras_dblocks.models.checks import check_integer
 
 from .presets import PRESETS
 
@@ -88,7 +89,8 @@ class ViT(DiffusionBlocks):
 
     def make_noise_embedding(self):
         # The published code divides by 6; METHOD 5.
-        return NoiseEmbedding(self.hidden_dim // 6, name="noise_embedding")
+        width = max(1, self.hidden_dim // 6)
+        return NoiseEmbedding(width, name="noise_embedding")
 
     def make_stem(self):
         return ViTStem(
@@ -123,12 +125,10 @@ class ViT(DiffusionBlocks):
 
 def check_sizes(image_size, patch_size, hidden_dim, num_heads):
     """Refuses sizes a vision transformer cannot have."""
-    sizes = {"patch_size": patch_size, "num_heads": num_heads}
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(
-                f"`{name}` must be at least 1. Received: {name}={value}. Use 4."
-            )
+    check_integer("image_size", image_size)
+    check_integer("patch_size", patch_size)
+    check_integer("hidden_dim", hidden_dim)
+    check_integer("num_heads", num_heads)
     if image_size % patch_size:
         raise ValueError(
             "`patch_size` must divide `image_size`. Received: "

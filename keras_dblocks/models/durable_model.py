@@ -77,21 +77,16 @@ class DurableModel(keras.Model):
         if not self.built:
             self.build()
         kwargs.setdefault("validation_batch_size", batch_size)
+        self._check_arrays(x, y, sample_weight)
         if is_array(x):
-            self.check_data(x, y)
-            self.check_targets(x, y)
-            check_rows(x, y, sample_weight)
             arrays = (x, y, sample_weight)
             if validation_split and validation_data is None:
                 arrays, validation_data = _split(arrays, validation_split)
             x = ArrayBatches(self, *arrays, batch_size or 32, shuffle)
             y = sample_weight = batch_size = None
             shuffle = False
-        held_out = validation_data
-        if isinstance(held_out, (tuple, list)) and is_array(held_out[0]):
-            self.check_data(*held_out[:2])
-            self.check_targets(*(*held_out, None)[:2])
-            check_rows(*held_out)
+        if isinstance(validation_data, (tuple, list)):
+            self._check_arrays(*validation_data)
         return super().fit(
             x=x,
             y=y,
@@ -108,15 +103,27 @@ class DurableModel(keras.Model):
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """`keras.Model.evaluate`; arrays are checked first."""
-        if is_array(x):
-            self.check_data(x, y)
+        # After the batch size and `verbose`.
+        sample_weight = kwargs.get("sample_weight", *args[2:3])
+        self._check_arrays(x, y, sample_weight)
         return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
         """`keras.Model.predict`; arrays are checked first."""
-        if is_array(x):
+        if is_array(x) or keras.tree.is_nested(x):
             self.check_data(x)
         return super().predict(x, *args, **kwargs)
+
+    def _check_arrays(self, x, y=None, sample_weight=None):
+        if not self.compiled:
+            raise ValueError(
+                "`fit` and `evaluate` need a compiled model. Received: "
+                f'{self.name}, which is not. Call `compile("adamw")`.'
+            )
+        if is_array(x) or keras.tree.is_nested(x):
+            self.check_targets(x, y)
+            self.check_data(x, y)
+            check_rows(x, y, sample_weight)
 
     def save(self, filepath, overwrite=True, **kwargs):
         """`keras.Model.save`, written beside and renamed."""

@@ -34,17 +34,11 @@ class ArrayBatches(keras.utils.PyDataset):
                 "`sample_weight` needs targets. Received: y=None. Pass `y`."
             )
         self.arrays = [keras.ops.convert_to_numpy(a) for a in arrays]
-        lengths = [len(a) for a in self.arrays]
-        if len(set(lengths)) != 1 or lengths[0] == 0:
-            raise ValueError(
-                "Arrays must have one length, above 0. "
-                f"Received: lengths {lengths}. Cut them to the same examples."
-            )
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.first_epoch = True
         self.offset = 0
-        self.order = np.arange(lengths[0])
+        self.order = np.arange(len(self.arrays[0]))
 
     @property
     def num_batches(self):
