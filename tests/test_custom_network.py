@@ -145,6 +145,46 @@ def test_its_blocks_train_apart(tmp_path):
     assert (np.argmax(prediction, -1) == arms).mean() > 0.6  # chance: 0.33
 
 
+class Scaled(keras.layers.Layer):
+    """A target with nothing but what every Keras layer has, and its maths."""
+
+    signal_shape = (2,)
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(shape=input_shape[1:], initializer="ones")
+
+    def call(self, y):
+        return y * self.scale
+
+    def loss(self, y, prediction):
+        return keras.losses.mean_squared_error(y, prediction)
+
+    def bridge(self, prediction):
+        return self(prediction)
+
+
+class Regression(example.ResidualMLP):
+    """Vectors `(N, 2)` instead of labels."""
+
+    def make_target(self):
+        return Scaled()
+
+    def make_head(self):
+        return keras.layers.Dense(2)
+
+
+def test_a_plain_layer_is_a_target():
+    keras.utils.set_random_seed(0)
+    model = Regression(2, 2, num_layers=2, num_blocks=2, width=2)
+    model.compile(keras.optimizers.AdamW(0.01))
+    x, _ = example.spirals(1000, seed=0)
+    y = x[:, ::-1] + 1.0
+    losses = model.fit(x, y, batch_size=50, epochs=4, verbose=0).history["loss"]
+    assert losses[-1] < 0.5 * losses[0]
+    assert model.block(0).target.scale.shape == (2,)
+    assert model.predict(x, verbose=0).shape == (1000, 2)
+
+
 def test_its_data_is_checked():
     model = compiled()
     x, y = example.spirals(20, seed=0)
