@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import zipfile
 
 import keras
 import numpy as np
@@ -162,6 +163,33 @@ def test_files_that_are_no_block_are_refused(model, tmp_path):
     ):
         path = tmp_path / name
         refused(lambda path=path: model.load_block(path), match, model)
+
+
+EDITS = {
+    "cut short": lambda text: text[:-9],
+    "no network": lambda text: '{"class_name": "Block"}',
+    "other index": lambda text: text.replace('"index": 1', '"index": 7'),
+    "other blocks": lambda text: text.replace('_blocks": 3', '_blocks": 2'),
+    "unknown word": lambda text: text.replace('"num_heads"', '"heads"'),
+    "unknown class": lambda text: text.replace("ViT", "ViX"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_edited_archives_are_refused(model, apart, tmp_path, name):
+    path = tmp_path / "edited.keras"
+    with (
+        zipfile.ZipFile(apart[0][1]) as whole,
+        zipfile.ZipFile(path, "w") as edited,
+    ):
+        for entry in whole.namelist():
+            content = whole.read(entry)
+            if entry == "config.json":
+                text = content.decode()
+                content = EDITS[name](text).encode()
+                assert content.decode() != text
+            edited.writestr(entry, content)
+    refused(lambda: model.load_block(path), "edited.keras.*be read", model)
 
 
 # A model from its blocks.

@@ -18,11 +18,11 @@ def read_block(path):
             missing = not os.path.exists(path)
             raise OSError("no such file" if missing else "no whole archive")
         block = keras.saving.load_model(path, compile=False)
-    except (OSError, KeyError, zipfile.BadZipFile, EOFError) as error:
+    except Exception as error:  # of Keras, zipfile, h5py or json
         raise ValueError(
             "A saved block is a whole `.keras` archive. "
             f"Received: {path!r}, which cannot be read ({error}). "
-            "Save the block again with `block.save`."
+            "Import its class, or save the block again with `block.save`."
         ) from error
     if not isinstance(block, Block):
         raise ValueError(
