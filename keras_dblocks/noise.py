@@ -126,9 +126,14 @@ class LogNormalNoise:
         """
         if seed is None:
             return ops.zeros(shape, dtype="float32")
-        # The reference's scale; at sigma 80 the same as sigma_max.
-        scale = math.sqrt(1.0 + self.sigma_max**2)
-        return scale * keras.random.normal(shape, dtype="float32", seed=seed)
+        eps = keras.random.normal(shape, dtype="float32", seed=seed)
+        return self.start_scale * eps
+
+    @property
+    def start_scale(self):
+        """Standard deviation of a start from noise."""
+        # The reference's; at sigma 80 the same as sigma_max.
+        return math.sqrt(1.0 + self.sigma_max**2)
 
 
 def _normal_quantile(mass):

@@ -1,5 +1,6 @@
 """One block: an ordinary Keras model that denoises its own noise range."""
 
+import contextlib
 import inspect
 
 import keras
@@ -52,6 +53,9 @@ class Block(DurableModel):
         self.residual_layers = parts["residual_layers"]
         self.readout = parts["readout"]
         self.head = parts["head"]
+        # Of what is shared, and of what is this block's own; or None.
+        self.shared_average = parts.get("average")
+        self.average = network.make_average()
 
     def build(self, input_shape=None):
         network = self.network()
@@ -63,12 +67,41 @@ class Block(DurableModel):
             condition = network.condition_spec()
             prediction = self.denoise(noisy, level, condition)
         self.prediction_shape = tuple(prediction.shape[1:])
+        self._build_averages()
         for generator in self._seed_generators_of_layers():
             # Keras 3.15 on torch drops out with torch's global generator
             # unless a seed was given; a resumed run could not repeat it.
             if generator._initial_seed is None:
                 generator._initial_seed = int(generator.state[0])
         self._track_progress()
+
+    def _build_averages(self):
+        if self.average is None:
+            return
+        shared = self.shared_average
+        common = [] if shared is None else self.network().shared_of(self)
+        if common and not shared.built:
+            shared.follow(common)
+        common = {id(v) for v in common}
+        own = [v for v in self.trainable_variables if id(v) not in common]
+        self.average.follow(own)
+
+    def _averages(self):
+        return [a for a in (self.shared_average, self.average) if a is not None]
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """Inside, weights read as their moving averages, if they have any."""
+        averages = dict(
+            (id(v), value) for a in self._averages() for v, value in a.values()
+        )
+        if not averages:
+            yield
+            return
+        # All of them: inside, an outer scope is not asked.
+        mapping = [(v, averages.get(id(v), v.value)) for v in self.variables]
+        with keras.StatelessScope(state_mapping=mapping):
+            yield
 
     def denoise(self, noisy, level, condition=None, training=False):
         """What the loss sees: logits, or the denoised signal.
@@ -110,6 +143,9 @@ class Block(DurableModel):
                 that a validation loss does not move by chance.
         """
         network = self.network()
+        if training:
+            for average in self._averages():
+                average.update()
         clean_input, condition = network.split(x, y)
         clean = self.target(clean_input)  # (B, ...)
         count = 0 if handed is None else ops.shape(handed)[0]
@@ -151,9 +187,9 @@ class Block(DurableModel):
 
     def call(self, x, training=False):
         # In training the denoising loss runs the block, not the forward pass.
-        if training:
-            return None
         network = self.network()
+        if training or not network.is_condition(x):
+            return None
         condition = network.condition_of(x)
         batch = network.batch_size_of(condition)
         noisy = ops.zeros((batch, *self.target.signal_shape))

@@ -6,12 +6,11 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_dblocks import presets
+from keras_dblocks import presets, samplers
 from keras_dblocks.models import assembly, table
 from keras_dblocks.models.checks import check_array, check_integer
 from keras_dblocks.models.parts import Parts
 from keras_dblocks.partition import Partition
-from keras_dblocks.samplers import EulerSampler
 from keras_dblocks.training.trainer import BlockTrainer
 
 WEIGHTINGS = ("none", "edm", "batch_mean")
@@ -38,7 +37,7 @@ class DiffusionBlocks(Parts, BlockTrainer):
         partition: `"equal_probability"`, `"log_uniform"` or `"linear"`.
         loss_weighting: `"none"`, `"edm"` or `"batch_mean"` (METHOD 1).
             Defaults to what suits the clean signal.
-        sampler: `EulerSampler`, its config, or None for the default.
+        sampler: as in `samplers.get`, or None for the default.
         reference: bool. The paper's settings wherever ours differ.
         seed: int. Noise, block order and fixed tables follow from it.
         dtype: dtype policy; `"mixed_bfloat16"` works.
@@ -153,6 +152,8 @@ class DiffusionBlocks(Parts, BlockTrainer):
     # What it computes.
 
     def call(self, x, training=False):
+        if not self.is_condition(x):
+            return None
         return self.sampler(self, self.condition_of(x))
 
     def denoise(self, noisy, level, condition=None, block=None):
@@ -197,14 +198,14 @@ class DiffusionBlocks(Parts, BlockTrainer):
         Args:
             x: array(s) as given to `predict`.
             batch_size: int.
-            sampler: `EulerSampler` or None for the model's own.
+            sampler: as in `samplers.get`, or None for the model's own.
 
         Returns:
             numpy array `(num_steps, N, ...)`.
         """
         if not self.built:
             self.build()
-        chain = _Chain(self, sampler or self.sampler)
+        chain = _Chain(self, samplers.get(sampler or self.sampler))
         steps = chain.predict(x, batch_size=batch_size, verbose=0)
         return np.moveaxis(steps, 1, 0)
 
@@ -218,7 +219,7 @@ class DiffusionBlocks(Parts, BlockTrainer):
             return ops.mean(loss)
         weight = self.preconditioning.weight(level)
         if weighting == "edm":
-            return ops.mean(weight * loss)
+            return ops.mean(ops.multiply(weight, loss))
         # What the reference's broadcast amounts to (METHOD 0.2).
         return ops.mean(weight) * ops.mean(loss)
 
@@ -232,13 +233,12 @@ class DiffusionBlocks(Parts, BlockTrainer):
 
     @property
     def sampler(self):
-        """`EulerSampler` of `predict`; set it to change how blocks run."""
+        """`samplers.Sampler` of `predict`; set it to change how blocks run."""
         return self._sampler
 
     @sampler.setter
     def sampler(self, sampler):
-        if isinstance(sampler, dict):
-            sampler = EulerSampler(**sampler)
+        sampler = samplers.get(sampler)
         sampler.plan(self.partition)  # raises now, not in predict
         self._sampler = sampler
         self.predict_function = self.test_function = None
@@ -255,20 +255,21 @@ class DiffusionBlocks(Parts, BlockTrainer):
     def check_data(self, x, y=None):
         if not self.blocks:
             self._make_blocks()
+        clean, condition = (None, x) if y is None else self.split(x, y)
         spec = self.condition_spec()
-        arrays, specs = tree.flatten(x), tree.flatten(spec)
-        alike = tree.is_nested(x) == tree.is_nested(spec)
+        arrays, specs = tree.flatten(condition), tree.flatten(spec)
+        alike = tree.is_nested(condition) == tree.is_nested(spec)
         if not alike or len(arrays) != len(specs):
             raise ValueError(
                 "The input must be nested like `condition_spec()`. Received: "
-                f"a {type(x).__name__} with {len(arrays)} arrays for "
+                f"a {type(condition).__name__} with {len(arrays)} arrays for "
                 f"{len(specs)}. Pass one array as it is, `fit(x, y)`."
             )
         for array, wanted in zip(arrays, specs, strict=True):
             check_array(array, wanted)
         check = getattr(self._shared_parts["target"], "check", None)
-        if y is not None and check:
-            check(ops.convert_to_numpy(y))
+        if clean is not None and check:
+            check(ops.convert_to_numpy(clean))
 
     # Saving and showing.
 

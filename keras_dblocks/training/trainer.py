@@ -8,7 +8,7 @@ from keras import ops, tree
 from keras_dblocks.models.block import refuse_loss
 from keras_dblocks.models.checks import check_share
 from keras_dblocks.models.durable_model import DurableModel
-from keras_dblocks.samplers.euler import hand_over
+from keras_dblocks.samplers import hand_over
 from keras_dblocks.training.array_batches import is_array
 from keras_dblocks.training.block_optimizers import BlockOptimizers, clone
 from keras_dblocks.training.block_order import BlockOrder
