@@ -63,15 +63,8 @@ class GeneratesImages:
         if return_trajectory:
             visits = [v for visit in visits for v in visit.split()]
             trajectory = Trajectory()
-        stages = {}
-
-        def stage(index):
-            if index not in stages:
-                stages[index] = generation.Stage(self.blocks[index], sampler)
-            return stages[index]
-
         batches = generation.generate(
-            stage,
+            self._stages,
             visits,
             sampler,
             self._starts(labels, sampler, batch_size),

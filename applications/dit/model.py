@@ -12,6 +12,7 @@ from keras_dblocks.layers import (
     TransformerLayer,
 )
 from keras_dblocks.layers.label_embedding import check_labels
+from keras_dblocks.samplers import generation
 
 from .generate import GeneratesImages
 from .layers import ClassAndNoiseEmbedding, DiTReadout, DiTStem
@@ -102,6 +103,7 @@ class DiT(GeneratesImages, DiffusionBlocks):
         self.class_dropout = class_dropout
         self.value_range = value_range
         self.ema_momentum = ema_momentum
+        self._stages = generation.Stages(lambda: self.blocks)
 
     def condition_spec(self):
         return keras.KerasTensor((None,), dtype="int32")

@@ -30,6 +30,25 @@ class Stage(keras.Model):
         return self.predict_on_batch((carry, calls, condition))
 
 
+class Stages:
+    """The stages of a model, made once, so that each is compiled once.
+
+    Args:
+        blocks: function of no arguments to the list of blocks.
+    """
+
+    def __init__(self, blocks):
+        self.blocks = blocks
+        self.made = {}
+
+    def __call__(self, index, sampler):
+        """`Stage` of a block; grid and seed of the sampler do not matter."""
+        key = (index, sampler.name, sampler.guidance_scale)
+        if key not in self.made:
+            self.made[key] = Stage(self.blocks()[index], sampler)
+        return self.made[key]
+
+
 def batches(begin, condition, batch_size):
     """Batches of start and condition; the last is filled up.
 
@@ -72,7 +91,7 @@ def generate(stages, visits, sampler, starts, progress, keep=None):
     """Runs all visits batch by batch.
 
     Args:
-        stages: function of a block's index to its `Stage`.
+        stages: function of a block's index and the sampler to a `Stage`.
         visits: list of `Visit`.
         sampler: `samplers.Sampler`.
         starts: see `batches`.
@@ -87,9 +106,8 @@ def generate(stages, visits, sampler, starts, progress, keep=None):
         carry = _numpy(sampler.carry(noisy, sampler.seed + number))
         for visit in visits:
             before = carry[0]
-            carry, prediction = stages(visit.block).advance(
-                carry, visit.calls, condition
-            )
+            stage = stages(visit.block, sampler)
+            carry, prediction = stage.advance(carry, visit.calls, condition)
             if keep is not None:
                 keep(visit, before[:count], prediction[:count])
             progress(len(visit.calls["level"]))
