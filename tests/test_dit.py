@@ -314,7 +314,7 @@ CONSTRUCTOR = {
     "patches": ({"patch_size": 3}, "patch_size=3 for images of 8"),
     "heads": ({"num_heads": 5}, "num_heads=5 for hidden_dim=12"),
     "positions": ({"hidden_dim": 14}, "hidden_dim=14"),
-    "dropout": ({"class_dropout": 1.0}, "class_dropout=1.0"),
+    "dropout": ({"class_dropout": -0.1}, "class_dropout=-0.1"),
     "momentum": ({"ema_momentum": 1.5}, "ema_momentum=1.5"),
     "range": ({"value_range": (1, 1)}, r"value_range=\(1, 1\)"),
 }

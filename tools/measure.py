@@ -2,13 +2,17 @@
 
     KERAS_BACKEND=jax python tools/measure.py --blocks 2 3 4
     KERAS_BACKEND=torch python tools/measure.py --blocks 2 3 4
+    KERAS_BACKEND=jax python tools/measure.py --application dit --sampling
 
 JAX: temporaries by XLA's own accounting of the compiled step; nothing is run
 for it. torch: bytes of distinct storages saved for the backward pass. All:
 step time, the median over `--steps` steps of twin and blocks in turn.
+`--sampling`: time to make images with as many steps, and on JAX the time to
+compile the sampler of 50 steps and of one step per block.
 """
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -16,7 +20,7 @@ import time
 import keras
 import numpy as np
 
-from keras_dblocks.applications.vit import ViT
+from keras_dblocks.applications import DiT, ViT
 
 BACKEND = keras.backend.backend()
 
@@ -25,8 +29,9 @@ def make_data(args):
     """One batch of random images and labels."""
     rng = np.random.default_rng(0)
     shape = (args.batch_size, 32, 32, 3)
-    images = rng.normal(size=shape).astype("float32")
-    return images, rng.integers(0, 100, args.batch_size).astype("int32")
+    images = rng.uniform(-1.0, 1.0, size=shape).astype("float32")
+    labels = rng.integers(0, args.model.num_classes, args.batch_size)
+    return images, labels.astype("int32")
 
 
 def jax_state(model):
@@ -130,9 +135,18 @@ def seconds(step):
     return time.perf_counter() - begin
 
 
-def make_twin(sizes):
-    """The compiled end-to-end twin."""
-    twin = ViT.end_to_end(**sizes)
+def make_blocks(args, blocks, **options):
+    """A compiled model of so many blocks."""
+    model = args.model(num_blocks=blocks, **args.sizes)
+    model.compile("adamw", **options)
+    return model
+
+
+def make_twin(args):
+    """The compiled end-to-end twin; of a DiT, the same with one block."""
+    if args.application == "dit":
+        return make_blocks(args, 1)
+    twin = ViT.end_to_end(**args.sizes)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     twin.compile("adamw", loss)
     twin.optimizer.build(twin.trainable_variables)
@@ -142,6 +156,8 @@ def make_twin(sizes):
 def main():
     """Prints one JSON line a figure."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--application", choices=["vit", "dit"], default="vit")
+    parser.add_argument("--sampling", action="store_true", help="alone")
     parser.add_argument("--blocks", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--num-layers", type=int, default=12)
@@ -153,36 +169,46 @@ def main():
     parser.add_argument("--time-only", action="store_true")
     args = parser.parse_args()
     sizes = {"num_layers": args.num_layers, "hidden_dim": args.hidden_dim}
+    sizes |= {"num_heads": 4, "patch_size": 4, "num_classes": 100}
+    args.sizes = sizes
+    args.model = {"vit": ViT, "dit": DiT}[args.application]
     data = make_data(args)
     if args.fit:
-        fit_overhead(args, sizes)
+        fit_overhead(args)
+        return
+    if args.sampling:
+        if BACKEND == "jax":
+            compile_time(args)
+        sampling(args)
         return
     for on_policy in args.on_policy:
         if not args.time_only and BACKEND in ("jax", "torch"):
-            memory(args, sizes, data, on_policy)
+            memory(args, data, on_policy)
         if not args.memory_only:
-            times(args, sizes, data, on_policy)
+            times(args, data, on_policy)
 
 
-def memory(args, sizes, data, on_policy):
+def memory(args, data, on_policy):
     """Ratios of temporaries (JAX) or saved bytes (torch)."""
-    twin = make_twin(sizes)
+    twin = make_twin(args)
+    in_blocks = args.application == "dit"
     x, y = data
     if BACKEND == "jax":
-        whole = jax_temporaries(twin, data)
+        whole = jax_temporaries(twin, data, 0 if in_blocks else None)
     else:
         import torch
 
         images, labels = torch.as_tensor(x), torch.as_tensor(y)
-        whole = torch_saved(
-            lambda: twin.compute_loss(
-                images, labels, twin(images, training=True)
-            ),
-            [v.value for v in twin.trainable_variables],
-        )
+
+        def loss():
+            if in_blocks:
+                return twin.training_loss(0, images, labels, None, None)
+            prediction = twin(images, training=True)
+            return twin.compute_loss(images, labels, prediction)
+
+        whole = torch_saved(loss, [v.value for v in twin.trainable_variables])
     for blocks in args.blocks:
-        model = ViT(num_blocks=blocks, **sizes)
-        model.compile("adamw", on_policy=on_policy)
+        model = make_blocks(args, blocks, on_policy=on_policy)
         each = []
         for i in range(blocks):
             if BACKEND == "jax":
@@ -208,12 +234,13 @@ def memory(args, sizes, data, on_policy):
         )
 
 
-def times(args, sizes, data, on_policy):
+def times(args, data, on_policy):
     """Ratios of step times, twin and blocks in turn."""
-    twin_step = stepper(make_twin(sizes), data)
+    twin_step = stepper(make_twin(args), data)
     for blocks in args.blocks:
-        model = ViT(num_blocks=blocks, **sizes)
-        model.compile("adamw", on_policy=on_policy, block_order="round_robin")
+        model = make_blocks(
+            args, blocks, on_policy=on_policy, block_order="round_robin"
+        )
         block_step = stepper(model, data)
         for _ in range(2 * blocks):
             block_step()
@@ -233,13 +260,14 @@ def times(args, sizes, data, on_policy):
         )
 
 
-def fit_overhead(args, sizes):
+def fit_overhead(args):
     """`fit` over a set against a loop over the same compiled steps."""
     x, y = make_data(args)
     epoch = args.steps * args.blocks[0]
     x, y = np.concatenate([x] * epoch), np.concatenate([y] * epoch)
-    model = ViT(num_blocks=args.blocks[0], **sizes)
-    model.compile("adamw", on_policy=0.0, block_order="round_robin")
+    model = make_blocks(
+        args, args.blocks[0], on_policy=0.0, block_order="round_robin"
+    )
     model.fit(x, y, args.batch_size, verbose=0)  # compiles
     fit, bare = [], []
     for _ in range(3):
@@ -256,6 +284,52 @@ def fit_overhead(args, sizes):
         bare_s=round(bare, 3),
         ratio=round(fit / bare, 3),
     )
+
+
+def sampling(args):
+    """Ratios of the time to make as many images with as many steps."""
+    labels = np.zeros(args.batch_size, "int32")
+    options = {"sampler": "euler", "batch_size": args.batch_size}
+    models = {b: make_blocks(args, b) for b in (1, *args.blocks)}
+    for model in models.values():  # compiles, all shapes
+        model.generate(labels, num_steps=50, **options)
+    taken = {blocks: [] for blocks in models}
+    for _ in range(args.steps):
+        for blocks, model in models.items():
+            make = functools.partial(
+                model.generate, labels, num_steps=50, **options
+            )
+            taken[blocks].append(seconds(make))
+    whole = statistics.median(taken[1])
+    for blocks in args.blocks:
+        each = statistics.median(taken[blocks])
+        report(
+            "sampling_50_steps",
+            blocks=blocks,
+            one_block_s=round(whole, 3),
+            blocks_s=round(each, 3),
+            times_B=round(each / whole * blocks, 3),
+        )
+
+
+def compile_time(args):
+    """Seconds to make images for the first time, less the second time."""
+    labels = np.zeros(2, "int32")
+    for blocks in args.blocks:
+        taken = {}
+        for steps in (blocks, 50):
+            model = make_blocks(args, blocks)
+            make = functools.partial(
+                model.generate, labels, num_steps=steps, sampler="euler"
+            )
+            taken[steps] = seconds(make) - seconds(make)
+        report(
+            "sampler_compile",
+            blocks=blocks,
+            one_step_per_block_s=round(taken[blocks], 2),
+            steps_50_s=round(taken[50], 2),
+            ratio=round(taken[50] / taken[blocks], 3),
+        )
 
 
 def bare_loop(model, data, steps):

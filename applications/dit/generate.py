@@ -8,24 +8,21 @@ from keras_dblocks.metrics import frechet_distance
 from keras_dblocks.models.assembly import read_block
 from keras_dblocks.samplers import generation
 
-GRIDS = {"euler": "equal_mass", "heun": "karras", "stochastic": "karras"}
-
 
 class GeneratesImages:
     """`generate` and `evaluate` of a `DiffusionBlocks` on images."""
 
     def make_image_sampler(self):
-        """Sampler of `predict`: Euler from noise."""
-        return samplers.EulerSampler(
-            max(50, self.num_blocks), "equal_mass", "noise"
-        )
+        """Sampler of `predict`: that of `generate`."""
+        steps = max(50, self.num_blocks)
+        return self._sampler_of("euler", steps, None, None, self.seed)
 
     def generate(
         self,
         labels,
         num_steps=50,
         guidance_scale=None,
-        sampler="heun",
+        sampler="euler",
         grid=None,
         seed=0,
         batch_size=128,
@@ -40,9 +37,11 @@ class GeneratesImages:
             num_steps: int. Steps of the grid. Defaults to `50`.
             guidance_scale: float or None. Classifier-free guidance; the paper
                 uses 2. None, or 1, for none.
-            sampler: `"euler"`, `"heun"` (twice the calls), `"stochastic"`, or
-                a `samplers.Sampler`, whose own settings then hold.
-            grid: see `samplers.noise_levels`; None for the sampler's usual.
+            sampler: `"euler"`, `"heun"` or `"stochastic"` (twice the calls),
+                or a `samplers.Sampler`, whose own settings then hold.
+            grid: see `samplers.noise_levels`. None for EDM's, which measured
+                best (README.md), or the upper edges when it leaps over a
+                block; with `reference=True` for equal mass.
             seed: int. The start noise, the same on every backend.
             batch_size: int. Images made at once.
             return_trajectory: bool. Also return the states between.
@@ -54,7 +53,9 @@ class GeneratesImages:
             `return_trajectory` also a list with a dict for each call of the
             denoiser: `level`, `block`, `noisy` and `denoised` `(N, H, W, C)`.
         """
-        sampler = make_sampler(sampler, num_steps, guidance_scale, grid, seed)
+        sampler = self._sampler_of(
+            sampler, num_steps, guidance_scale, grid, seed
+        )
         labels = self._check_generate(labels, sampler, batch_size)
         if not self.built:
             self.build()
@@ -84,7 +85,7 @@ class GeneratesImages:
         labels,
         num_steps=50,
         guidance_scale=None,
-        sampler="heun",
+        sampler="euler",
         grid=None,
         seed=0,
         batch_size=128,
@@ -99,8 +100,10 @@ class GeneratesImages:
         Other arguments and the result are those of `generate`: the same
         images, bit for bit. The states of all images are kept between blocks.
         """
-        sampler = make_sampler(sampler, num_steps, guidance_scale, grid, seed)
         network = read_block(paths[0]).network()
+        sampler = network._sampler_of(
+            sampler, num_steps, guidance_scale, grid, seed
+        )
         labels = network._check_generate(labels, sampler, batch_size)
 
         def load(index):
@@ -156,6 +159,20 @@ class GeneratesImages:
         results["frechet_distance"] = frechet_distance(*features)
         return results
 
+    def _sampler_of(self, sampler, num_steps, guidance_scale, grid, seed):
+        if not isinstance(sampler, str):
+            return samplers.get(sampler)
+        options = {"num_steps": num_steps, "start": "noise", "seed": seed}
+        if guidance_scale != 1:
+            options["guidance_scale"] = guidance_scale
+        if grid is None:
+            grid = "equal_mass" if self.reference else "karras"
+            levels = samplers.noise_levels(self.partition, num_steps, grid)
+            visited = {*self.partition.block_of(levels).tolist()}
+            if len(visited) < self.num_blocks <= num_steps:
+                grid = "upper_edges"  # few steps, which leap over a block
+        return samplers.get(sampler, grid=grid, **options)
+
     def _check_generate(self, labels, sampler, batch_size):
         labels = np.asarray(labels)
         self.check_data(labels)
@@ -183,19 +200,6 @@ class GeneratesImages:
         if decoder is not None:
             return np.asarray(decoder(clean))
         return self.make_target().restore(clean)
-
-
-def make_sampler(sampler, num_steps, guidance_scale, grid, seed):
-    """`samplers.Sampler` for the keywords of `generate`."""
-    if not isinstance(sampler, str):
-        return samplers.get(sampler)
-    if guidance_scale == 1:
-        guidance_scale = None
-    grid = grid or GRIDS.get(sampler, "equal_mass")
-    options = {"guidance_scale": guidance_scale, "seed": seed}
-    return samplers.get(
-        sampler, num_steps=num_steps, grid=grid, start="noise", **options
-    )
 
 
 def progress_bar(labels, batch_size, visits, verbose):

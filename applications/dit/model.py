@@ -6,12 +6,14 @@ import keras
 from keras import ops
 
 from keras_dblocks import DiffusionBlocks
+from keras_dblocks.applications.images.sizes import check_sizes
 from keras_dblocks.layers import (
     ContinuousSignal,
     MovingAverage,
     TransformerLayer,
 )
 from keras_dblocks.layers.label_embedding import check_labels
+from keras_dblocks.models.checks import check_share
 from keras_dblocks.samplers import generation
 
 from .generate import GeneratesImages
@@ -84,8 +86,13 @@ class DiT(GeneratesImages, DiffusionBlocks):
         **kwargs,
     ):
         check_sizes(image_size, patch_size, hidden_dim, num_heads)
-        check_share("class_dropout", class_dropout)
-        check_share("ema_momentum", ema_momentum or 0.0)
+        if hidden_dim % 4:
+            raise ValueError(
+                "`hidden_dim` must be divisible by 4, for the positions. "
+                f"Received: hidden_dim={hidden_dim}. Change it."
+            )
+        check_share("class_dropout", class_dropout, "DiT uses 0.1.")
+        check_share("ema_momentum", ema_momentum or 0.0, "DiT uses 0.9999.")
         if value_range is not None and not value_range[0] < value_range[1]:
             raise ValueError(
                 "`value_range` must be a pair that ascends, or None. "
@@ -177,34 +184,3 @@ class DiT(GeneratesImages, DiffusionBlocks):
     def end_to_end(cls, **kwargs):
         """The ordinary DiT: the same class with one block."""
         return cls(**{**kwargs, "num_blocks": 1, "layers_per_block": None})
-
-
-def check_sizes(image_size, patch_size, hidden_dim, num_heads):
-    """Refuses sizes a diffusion transformer cannot have."""
-    sizes = {"patch_size": patch_size, "num_heads": num_heads}
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(
-                f"`{name}` must be at least 1. Received: {name}={value}. Use 2."
-            )
-    if image_size % patch_size:
-        raise ValueError(
-            "`patch_size` must divide `image_size`. Received: "
-            f"patch_size={patch_size} for images of {image_size}. "
-            "Resize the images or change the patches."
-        )
-    if hidden_dim % num_heads or hidden_dim % 4:
-        raise ValueError(
-            "`num_heads` and 4 (positions) must divide `hidden_dim`. Received: "
-            f"num_heads={num_heads} for hidden_dim={hidden_dim}. "
-            "Change either."
-        )
-
-
-def check_share(name, value):
-    """Refuses what is no share below 1."""
-    if not 0 <= value < 1:
-        raise ValueError(
-            f"`{name}` must be at least 0 and below 1. "
-            f"Received: {name}={value}. Leave it out for the default."
-        )

@@ -4,17 +4,19 @@ import argparse
 from pathlib import Path
 
 DESCRIPTION = """\
-Trains {name} block by block, or its end-to-end twin; prints the test accuracy
-and saves the model, with a file per block.
+Trains {name} block by block, or its end-to-end twin; prints how good it is and
+saves the model, with a file per block.
 
   train  one preset, in a folder of its own (what is done if neither is named)
+{more}"""
+
+DEMO = """\
   demo   blocks, with our and with the paper's settings, and both twins,
          compared in a table and a picture
 """
 
 EXAMPLES = """\
 examples:
-  %(prog)s demo
   %(prog)s --preset {first} --epochs 5
   %(prog)s --preset {first} --data my_images.npz --end-to-end
   %(prog)s --preset {last} --reference --output runs/paper
@@ -45,13 +47,14 @@ go on with the run in the output folder, from its last whole epoch; start it
 if there is none"""
 
 
-def make_parser(name, prog, presets):
+def make_parser(name, prog, presets, more=None):
     """`argparse.ArgumentParser` for the presets of a model.
 
     Args:
         name: string, the model's.
         prog: string, how the program is called.
         presets: dict of presets by name.
+        more: description of another program's command in place of the demo.
     """
     first, last = next(iter(presets)), next(reversed(presets))
     lines = [
@@ -59,17 +62,20 @@ def make_parser(name, prog, presets):
         f"epochs of batches of {preset['training']['batch_size']}"
         for name, preset in presets.items()
     ]
-    words = {"name": name, "first": first, "last": last}
+    words = {"name": name, "first": first, "last": last, "more": more or DEMO}
+    examples = EXAMPLES
+    if not more:
+        examples = EXAMPLES.replace(":\n", ":\n  %(prog)s demo\n", 1)
+    commands = ["train"] if more else ["train", "demo"]
     parser = argparse.ArgumentParser(
         prog=prog,
-        usage="%(prog)s [train | demo] [options]",
+        usage=f"%(prog)s [{' | '.join(commands)}] [options]",
         description=DESCRIPTION.format(**words),
-        epilog=EXAMPLES.format(**words) + "\n".join(lines),
+        epilog=examples.format(**words) + "\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(row="blocks")
     add = parser.add_argument
-    commands = ["train", "demo"]
     add("command", nargs="?", choices=commands, default="train", help="above")
     text = "sizes and recipe, see below (default: %(default)s)"
     add("--preset", choices=presets, default=first, metavar="NAME", help=text)

@@ -12,13 +12,14 @@ from .run import ROWS, Run
 from .train import claim, train
 
 
-def main(model_class, argv=None):
+def main(model_class, argv=None, run_class=Run, more=None):
     """Runs the program.
 
     Args:
-        model_class: subclass of `DiffusionBlocks` that classifies images and
-            has `presets`.
+        model_class: subclass of `DiffusionBlocks` for images, with `presets`.
         argv: list of strings, or None for the command line's.
+        run_class: subclass of `Run`; only `Run` itself has a demo.
+        more: string, a further command and what it does, for `--help`.
 
     Returns:
         Exit status: 0, or 2 for settings that do not fit and data that
@@ -26,13 +27,17 @@ def main(model_class, argv=None):
     """
     package = model_class.__module__.rpartition(".")[0]
     presets = model_class.presets
-    parser = make_parser(model_class.__name__, f"python -m {package}", presets)
+    parser = make_parser(
+        model_class.__name__, f"python -m {package}", presets, more
+    )
     args = parser.parse_args(argv)
     is_demo = args.command == "demo"
     name = f"{args.preset}-{args.row.replace('_', '-')}-seed{args.seed}"
     folder = args.output or Path("runs", args.preset if is_demo else name)
     try:
-        runs = _make_runs(model_class, args, ROWS if is_demo else [args.row])
+        runs = _make_runs(
+            run_class, model_class, args, ROWS if is_demo else [args.row]
+        )
         if not is_demo:
             claim(folder, runs[args.row].settings(), args.resume)
     except (DataUnavailable, ValueError) as error:
@@ -45,7 +50,7 @@ def main(model_class, argv=None):
     return 0
 
 
-def _make_runs(model_class, args, rows):
+def _make_runs(run_class, model_class, args, rows):
     preset = model_class.presets[args.preset]
     recipe = dict(preset["training"])
     if args.reference:
@@ -69,7 +74,8 @@ def _make_runs(model_class, args, rows):
     }
     share = "auto" if args.on_policy is None else args.on_policy
     return {
-        row: Run(model_class, config, recipe, data, row, share) for row in rows
+        row: run_class(model_class, config, recipe, data, row, share)
+        for row in rows
     }
 
 

@@ -35,6 +35,8 @@ class Run:
         ValueError: when the sizes, the recipe and the data do not fit.
     """
 
+    metrics = ("accuracy",)
+
     def __init__(
         self, model_class, config, recipe, data, row="blocks", on_policy="auto"
     ):
@@ -43,6 +45,7 @@ class Run:
         random.seed(config["seed"])
         if row == "paper":
             config, on_policy = {**config, "reference": True}, "auto"
+        data = self.prepare(data)
         self.config = config
         self.recipe = recipe
         self.data = data
@@ -73,10 +76,15 @@ class Run:
         else:
             self.model = self._compile_twin(model_class)
 
+    def prepare(self, data):
+        """`ImageData` in the values the model takes."""
+        return data
+
     def _compile_blocks(self, model):
         # Each block follows the schedule in its own steps.
         optimizer = self._optimizer(self.num_steps // model.num_blocks)
-        model.compile(optimizer, metrics=["accuracy"], on_policy=self.on_policy)
+        metrics = list(self.metrics)
+        model.compile(optimizer, metrics=metrics, on_policy=self.on_policy)
         return model
 
     def _compile_twin(self, model_class):
@@ -85,7 +93,7 @@ class Run:
         model.compile(
             self._optimizer(self.num_steps),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-            metrics=["accuracy"],
+            metrics=list(self.metrics),
         )
         return model
 
@@ -144,6 +152,18 @@ class Run:
         else:
             steps = [self.model.predict(x, batch_size=128, verbose=0)]
         return [100 * float(np.mean(s.argmax(-1) == y)) for s in steps]
+
+    def callbacks(self, folder):
+        """What else watches the training."""
+        return []
+
+    def results(self, folder):
+        """Lines to print after training."""
+        lines = []
+        for i, accuracy in enumerate(self.accuracies()):
+            place = f" after block {i}" if self.in_blocks else ""
+            lines.append(f"test accuracy{place}: {accuracy:.2f} %")
+        return lines
 
     def save(self, folder):
         """Writes `model.keras` and a file per block; returns the paths."""

@@ -6,7 +6,7 @@ import keras
 
 
 def train(run, folder):
-    """Trains, prints test accuracies and saves.
+    """Trains, saves and prints what came out.
 
     Args:
         run: `Run`.
@@ -16,15 +16,15 @@ def train(run, folder):
     backup = keras.callbacks.BackupAndRestore(
         folder / "backup", double_checkpoint=True, delete_checkpoint=False
     )
+    log = EpochLog(run, folder / "history.csv")
     run.fit(
-        callbacks=[EpochLog(run, folder / "history.csv"), backup],
+        callbacks=[log, *run.callbacks(folder), backup],
         validation_data=(run.data.x_test, run.data.y_test),
         validation_freq=max(1, run.epochs // 20),
     )
-    for i, accuracy in enumerate(run.accuracies()):
-        place = f" after block {i}" if run.in_blocks else ""
-        print(f"test accuracy{place}: {accuracy:.2f} %")
     print("saved", *run.save(folder))
+    for line in run.results(folder):
+        print(line)
 
 
 class EpochLog(keras.callbacks.CSVLogger):
@@ -37,9 +37,9 @@ class EpochLog(keras.callbacks.CSVLogger):
     def __init__(self, run, path):
         super().__init__(path, append=True)
         losses = ["loss"]
-        if run.in_blocks:
-            losses += [m.name for m in run.model.block_losses]
-        self.columns = [*losses, "val_accuracy", *(f"val_{n}" for n in losses)]
+        losses += [m.name for m in getattr(run.model, "block_losses", [])]
+        named = [f"val_{name}" for name in (*run.metrics, *losses)]
+        self.columns = [*losses, *named]
 
     def on_train_begin(self, logs=None):
         super().on_train_begin(logs)

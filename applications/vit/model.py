@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_dblocks import DiffusionBlocks
+from keras_dblocks.applications.images.sizes import check_sizes
 from keras_dblocks.layers import (
     LabelEmbedding,
     ModulatedDense,
@@ -11,7 +12,6 @@ from keras_dblocks.layers import (
     PatchEmbedding,
     TransformerLayer,
 )
-from keras_dblocks.models.checks import check_integer
 
 from .presets import PRESETS
 
@@ -121,26 +121,6 @@ class ViT(DiffusionBlocks):
         from .twin import vit_twin
 
         return vit_twin(**kwargs)
-
-
-def check_sizes(image_size, patch_size, hidden_dim, num_heads):
-    """Refuses sizes a vision transformer cannot have."""
-    check_integer("image_size", image_size)
-    check_integer("patch_size", patch_size)
-    check_integer("hidden_dim", hidden_dim)
-    check_integer("num_heads", num_heads)
-    if image_size % patch_size:
-        raise ValueError(
-            "`patch_size` must divide `image_size`. Received: "
-            f"patch_size={patch_size} for images of {image_size}. "
-            "Resize the images or change the patches."
-        )
-    if hidden_dim % num_heads:
-        raise ValueError(
-            "`num_heads` must divide `hidden_dim`. Received: "
-            f"num_heads={num_heads} for hidden_dim={hidden_dim}. "
-            "Change either."
-        )
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")

@@ -2,9 +2,10 @@
 
 import keras
 
+from keras_dblocks.applications.images.sizes import check_sizes
 from keras_dblocks.layers import TransformerLayer
 
-from .model import FirstToken, ViTStem, check_sizes
+from .model import FirstToken, ViTStem
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")

@@ -1,0 +1,1 @@
+"""What image systems share: pictures of samples, features, latents."""

@@ -1,0 +1,209 @@
+"""Trains and scores DiT's rows of the results table.
+
+Every row sees the same images in as many layer evaluations: one block takes K
+steps through all layers; B blocks, and the model only as deep as one of them,
+take B * K steps through 1 / B of them. `train` writes a model per row and seed
+to a folder; `score` generates from them and prints one JSON line each:
+
+    export KERAS_BACKEND=torch
+    python tools/compare_dit.py train runs/compare --data fashion_mnist.npz \
+        --rows one matched ours uniform --seeds 0 1
+    python tools/compare_dit.py score runs/compare --data fashion_mnist.npz
+"""
+
+import argparse
+import json
+import random
+import subprocess
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_dblocks.applications import DiT
+from keras_dblocks.applications.data import load_images
+from keras_dblocks.applications.dit.features import (
+    features,
+    train_feature_network,
+)
+from keras_dblocks.metrics import (
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+)
+
+
+def load(args):
+    """Images in [-1, 1] and labels, of training and test."""
+    data = load_images(args.data)
+    scale = [2 * (x * data.std + data.mean) - 1 for x in data_x(data)]
+    x_train, x_test = (x.clip(-1, 1).astype("float32") for x in scale)
+    return x_train, data.y_train, x_test, data.y_test
+
+
+def data_x(data):
+    """Both sets of images."""
+    return data.x_train, data.x_test
+
+
+def make(row, args, sizes, seed):
+    """Model of a row, and how many times K steps it takes."""
+    blocks = args.num_blocks
+    common = {**sizes, "seed": seed, **args.options}
+    if row == "one":
+        return DiT.end_to_end(**common), 1
+    if row == "matched":
+        layers = {"num_layers": args.num_layers // blocks}
+        return DiT.end_to_end(**{**common, **layers}), blocks
+    options = {
+        "ours": {},
+        "paper": {"reference": True},
+        "uniform": {"partition": "log_uniform"},
+    }[row]
+    return DiT(num_blocks=blocks, **{**common, **options}), blocks
+
+
+def train(args):
+    """Trains the rows that were asked for."""
+    x, y, _, _ = load(args)
+    sizes = {
+        "image_size": x.shape[1],
+        "channels": x.shape[-1],
+        "num_classes": int(y.max()) + 1,
+        "patch_size": args.patch_size,
+        "hidden_dim": args.hidden_dim,
+        "num_heads": args.num_heads,
+        "num_layers": args.num_layers,
+    }
+    for row in args.rows:
+        for seed in args.seeds:
+            random.seed(seed)  # initializers
+            model, longer = make(row, args, sizes, seed)
+            steps = args.steps * longer
+            each = steps // model.num_blocks
+            schedule = keras.optimizers.schedules.CosineDecay(
+                0.0,
+                each - each // 20,
+                alpha=0.05,
+                warmup_target=args.learning_rate,
+                warmup_steps=each // 20,
+            )
+            model.compile(
+                keras.optimizers.AdamW(
+                    schedule, weight_decay=0.0, global_clipnorm=1.0
+                )
+            )
+            begin = time.time()
+            rows = repeat(len(x), steps * args.batch_size, seed)
+            model.fit(
+                x[rows],
+                y[rows],
+                batch_size=args.batch_size,
+                shuffle=False,
+                verbose=0,
+            )
+            args.folder.mkdir(parents=True, exist_ok=True)
+            path = args.folder / f"{row}-{seed}.keras"
+            model.save(path)
+            print(
+                json.dumps(
+                    {
+                        "row": row,
+                        "seed": seed,
+                        "steps": steps,
+                        "seconds": round(time.time() - begin),
+                        "backend": keras.backend.backend(),
+                        "commit": commit(),
+                    }
+                ),
+                flush=True,
+            )
+
+
+def repeat(count, wanted, seed):
+    """Indices of whole epochs, each shuffled, cut to `wanted`."""
+    rng = np.random.default_rng(seed)
+    epochs = -(-wanted // count)
+    rows = [rng.permutation(count) for _ in range(epochs)]
+    return np.concatenate(rows)[:wanted]
+
+
+def commit():
+    """Short hash of the checkout."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    return subprocess.run(
+        command, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def score(args):
+    """Frechet distance and company of every model in the folder."""
+    x, y, x_test, y_test = load(args)
+    extractor = train_feature_network(x, y, args.folder / "features.keras")
+    real = features(extractor, x_test)
+    rng = np.random.default_rng(0)
+    labels = rng.choice(y_test, args.images)
+    for path in sorted(args.folder.glob(args.models)):
+        if path.name == "features.keras":
+            continue
+        model = keras.saving.load_model(path, compile=False)
+        for seed in args.seeds[:1]:
+            begin = time.time()
+            images = model.generate(
+                labels,
+                num_steps=args.num_steps,
+                guidance_scale=args.guidance,
+                sampler=args.sampler,
+                grid=args.grid,
+                seed=seed + 1000,
+                batch_size=250,
+            )
+            fake = features(extractor, images)
+            precision, recall = precision_recall(real[: len(fake)], fake)
+            result = {
+                "model": path.stem,
+                "sampler": args.sampler,
+                "grid": args.grid,
+                "num_steps": args.num_steps,
+                "guidance": args.guidance,
+                "frechet": round(frechet_distance(real, fake), 3),
+                "kernel": round(kernel_distance(real, fake), 5),
+                "precision": round(precision, 3),
+                "recall": round(recall, 3),
+                "seconds": round(time.time() - begin),
+                "commit": commit(),
+            }
+            print(json.dumps(result), flush=True)
+
+
+def main():
+    """Runs what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("command", choices=["train", "score"])
+    add("folder", type=Path)
+    add("--data", default="digits")
+    add("--steps", type=int, default=1000, help="K")
+    add("--batch-size", type=int, default=128)
+    add("--num-layers", type=int, default=6)
+    add("--num-blocks", type=int, default=3)
+    add("--hidden-dim", type=int, default=64)
+    add("--num-heads", type=int, default=4)
+    add("--patch-size", type=int, default=4)
+    add("--learning-rate", type=float, default=1e-3)
+    add("--options", type=json.loads, default={})
+    add("--seeds", type=int, nargs="+", default=[0, 1])
+    add("--rows", nargs="+", default=["one", "matched", "ours", "uniform"])
+    add("--models", default="*.keras")
+    add("--images", type=int, default=2000)
+    add("--num-steps", type=int, default=50)
+    add("--guidance", type=float, default=None)
+    add("--sampler", default="euler")
+    add("--grid", default=None)
+    args = parser.parse_args()
+    (train if args.command == "train" else score)(args)
+
+
+if __name__ == "__main__":
+    main()
