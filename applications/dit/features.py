@@ -1,8 +1,6 @@
 """Networks whose features the metrics compare images by."""
 
-import functools
 import os
-import uuid
 from pathlib import Path
 
 import keras
@@ -15,30 +13,21 @@ from keras_dblocks.models.checks import check_array, check_rows
 
 
 def feature_network(image_shape, num_classes, seed=0):
-    """A small convolutional classifier; its layer "features" has 64.
-
-    Args:
-        image_shape: tuple `(H, W, C)`, sides of 8 to some 64 pixels.
-        num_classes: int.
-        seed: int, of the initial weights.
-
-    Returns:
-        `keras.Model`, images `(N, H, W, C)` to logits `(N, num_classes)`.
-    """
+    """A small classifier `(N, *image_shape)` to logits; "features" has 64."""
     # float32: a figure must not depend on the precision of what it measures.
     options = {
-        "kernel_initializer": keras.initializers.HeNormal(seed),
+        "kernel_initializer": keras.initializers.GlorotUniform(seed),
         "dtype": "float32",
     }
-    convolve = functools.partial(
-        keras.layers.Conv2D, padding="same", activation="relu", **options
-    )
+    convolution = {"padding": "same", "activation": "relu", **options}
     images = keras.Input(image_shape, dtype="float32")
-    x = convolve(16, 3)(images)
+    x = keras.layers.Conv2D(16, 3, **convolution)(images)
     while max(x.shape[1:3]) > 4:
-        x = convolve(min(64, 2 * x.shape[-1]), 3, strides=2)(x)
+        filters = min(64, 2 * x.shape[-1])
+        x = keras.layers.Conv2D(filters, 3, strides=2, **convolution)(x)
     x = keras.layers.Flatten(dtype="float32")(x)
-    x = keras.layers.Dense(64, "relu", name="features", **options)(x)
+    # Bounded, so that distances do not grow with the length of the training.
+    x = keras.layers.Dense(64, "tanh", name="features", **options)(x)
     logits = keras.layers.Dense(num_classes, **options)(x)
     return keras.Model(images, logits, name="feature_network")
 
@@ -48,42 +37,31 @@ def train_feature_network(
 ):
     """Trains a `feature_network` once and keeps it.
 
-    Figures over its features compare models of one file at `path`, and no
-    others: keep that file with the figures.
+    Figures compare over the features of one file alone: keep it with them.
 
     Args:
         images: float array `(N, H, W, C)` in [-1, 1].
         labels: integer array `(N,)`.
-        path: a `.keras` file. It is read if it is there, whatever the other
-            arguments say, and written when training ends.
-        num_steps: int. Training steps, rounded to whole epochs.
-        batch_size: int.
+        path: a `.keras` file, written at the end. One that is there is loaded
+            instead, whatever it was trained on and for how long.
+        num_steps, batch_size: ints. Steps are rounded to whole epochs.
         seed: int, of the weights and of the order of the images.
         verbose: as in `keras.Model.fit`.
 
     Returns:
         `keras.Model`, images to features `(N, 64)`.
-
-    Raises:
-        ValueError: if images or labels cannot be learnt from, or the file
-            holds something else.
     """
-    path = Path(path)
-    if path.suffix != ".keras":
+    path, images, labels = Path(path), np.asarray(images), np.asarray(labels)
+    check_images(images, (None,) * 4, most=1.001)
+    fits = labels.shape == (len(images),) and labels.min() >= 0
+    if path.suffix != ".keras" or not fits:
         raise ValueError(
-            "A feature network is kept in a .keras file. "
-            f"Received: {path}. Use {path.with_suffix('.keras')}."
+            "A feature network needs class numbers (N,) and a .keras file. "
+            f"Received: labels of shape {labels.shape}, {images.shape} images "
+            f"and {path}. Use labels from 0 and {path.with_suffix('.keras')}."
         )
-    images, labels = np.asarray(images), np.asarray(labels)
     if path.exists():
         return _load(path, images.shape[1:])
-    _check_images(images, (None,) * 4)
-    check_rows(images, labels)
-    if labels.shape != (len(images),) or labels.min() < 0:
-        raise ValueError(
-            "Labels must be class numbers (N,) from 0. Received: shape "
-            f"{labels.shape}, smallest {labels.min()}. Renumber the classes."
-        )
     network = feature_network(images.shape[1:], int(labels.max()) + 1, seed)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     network.compile("adam", loss, metrics=["accuracy"])
@@ -96,7 +74,7 @@ def train_feature_network(
         shuffle=False,  # Keras's own order is not ours to seed
         verbose=verbose,
     )
-    beside = path.with_name(f".{uuid.uuid4().hex}.keras")
+    beside = path.with_name(f".{os.getpid()}.{path.name}")
     try:
         network.save(beside)
         os.replace(beside, path)
@@ -106,19 +84,15 @@ def train_feature_network(
 
 
 def inception_features(weights="imagenet", image_shape=(None, None, 3)):
-    """InceptionV3's 2,048 pooled features of images of any size.
+    """InceptionV3 from images in [-1, 1], C of 1 or 3, to `(N, 2048)`.
 
-    This is not the network of published FIDs. That is TensorFlow's Inception
-    of 2015, with other weights, another resizing and a few other layers;
-    figures over Keras's Inception compare with figures over it alone.
+    This is not the network of published FIDs (TensorFlow's of 2015, of other
+    weights and another resizing): compare its figures with its own alone.
 
     Args:
-        weights: "imagenet" (85 MB, downloaded by Keras), a file of weights
-            without the top, or None for random ones.
-        image_shape: tuple `(H, W, C)`, C of 1 or 3.
-
-    Returns:
-        `keras.Model`, images in [-1, 1] to features `(N, 2048)`.
+        weights: "imagenet" (Keras downloads 85 MB), a file of weights without
+            the top, or None for random ones.
+        image_shape: tuple `(H, W, C)`.
 
     Raises:
         DataUnavailable: if the weights are not here and not to be had.
@@ -127,42 +101,32 @@ def inception_features(weights="imagenet", image_shape=(None, None, 3)):
     if image_shape[-1] == 1:
         x = keras.layers.Concatenate(dtype="float32")([x, x, x])
     x = keras.layers.Resizing(299, 299, antialias=True, dtype="float32")(x)
+    options = {"include_top": False, "pooling": "avg", "weights": weights}
     try:
-        inception = keras.applications.InceptionV3(
-            include_top=False, weights=weights, pooling="avg"
-        )
+        inception = keras.applications.InceptionV3(**options)
     except Exception as error:  # Keras raises no narrower class
-        if weights != "imagenet":
-            raise
         raise unavailable(
-            "InceptionV3 needs its weights once.",
+            "InceptionV3 needs its ImageNet weights.",
             error,
-            "Download them where there is a network and pass the file as "
-            "`weights`, or use `train_feature_network`.",
+            "Pass a file of them as `weights`, or use `train_feature_network`.",
         ) from error
-    # It was trained on [-1, 1]: nothing to preprocess.
+    # It was trained on [-1, 1]: there is nothing to preprocess.
     return keras.Model(images, inception(x), name="inception_features")
 
 
 def features(extractor, images, batch_size=256):
-    """Features of images in [-1, 1], a numpy array `(N, D)`.
-
-    Args:
-        extractor: `keras.Model`, images `(N, H, W, C)` to features.
-        images: float array `(N, H, W, C)`.
-        batch_size: int. Images in memory on the device at a time.
-    """
+    """Features of images `(N, H, W, C)` in [-1, 1], a numpy array `(N, D)`."""
     images = np.asarray(images)
-    _check_images(images, extractor.input_shape)
+    check_images(images, extractor.input_shape)
     return extractor.predict(images, batch_size=batch_size, verbose=0)
 
 
-def _check_images(images, shape):
+def check_images(images, shape, most=np.inf):
+    """Refuses what is no image; samples may leave [-1, 1], data may not."""
     check_array(images, keras.KerasTensor(shape), "Images")
     check_rows(images)
-    # Samples may overshoot a little; pixels of 0 to 255 do not stop at 2.
     low, high = images.min(), images.max()
-    if images.dtype.kind != "f" or low < -2 or high > 2:
+    if images.dtype.kind != "f" or max(-low, high) > most:
         raise ValueError(
             "Images must be floats in [-1, 1]. "
             f"Received: {images.dtype} from {low} to {high}. "
@@ -173,11 +137,10 @@ def _check_images(images, shape):
 def _load(path, image_shape):
     try:
         extractor = _extractor(keras.saving.load_model(path, compile=False))
-        fits = extractor.input_shape[1:] == image_shape
-        came = f"one for images {extractor.input_shape[1:]}"
+        came = extractor.input_shape[1:]
     except Exception as error:  # a zip, a config or weights that are broken
-        fits, came = False, error
-    if not fits:
+        came = error
+    if came != image_shape:
         raise ValueError(
             f"{path} must hold a feature network for images {image_shape}. "
             f"Received: {came}. Use another path, or delete it to train anew."
@@ -186,5 +149,4 @@ def _load(path, image_shape):
 
 
 def _extractor(network):
-    output = network.get_layer("features").output
-    return keras.Model(network.inputs, output, name="features")
+    return keras.Model(network.inputs, network.get_layer("features").output)
