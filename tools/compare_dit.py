@@ -23,7 +23,7 @@ import numpy as np
 
 from keras_dblocks.applications import DiT
 from keras_dblocks.applications.data import load_images
-from keras_dblocks.applications.dit.features import (
+from keras_dblocks.applications.images.features import (
     features,
     train_feature_network,
 )

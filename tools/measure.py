@@ -30,7 +30,7 @@ def make_data(args):
     rng = np.random.default_rng(0)
     shape = (args.batch_size, 32, 32, 3)
     images = rng.uniform(-1.0, 1.0, size=shape).astype("float32")
-    labels = rng.integers(0, args.model.num_classes, args.batch_size)
+    labels = rng.integers(0, args.sizes["num_classes"], args.batch_size)
     return images, labels.astype("int32")
 
 

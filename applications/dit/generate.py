@@ -1,6 +1,5 @@
 """Images from labels: in batches, from a model or from its saved blocks."""
 
-import keras
 import numpy as np
 
 from keras_dblocks import samplers
@@ -11,11 +10,6 @@ from keras_dblocks.samplers import generation
 
 class GeneratesImages:
     """`generate` and `evaluate` of a `DiffusionBlocks` on images."""
-
-    def make_image_sampler(self):
-        """Sampler of `predict`: that of `generate`."""
-        steps = max(50, self.num_blocks)
-        return self._sampler_of("euler", steps, None, None, self.seed)
 
     def generate(
         self,
@@ -53,7 +47,7 @@ class GeneratesImages:
             `return_trajectory` also a list with a dict for each call of the
             denoiser: `level`, `block`, `noisy` and `denoised` `(N, H, W, C)`.
         """
-        sampler = self._sampler_of(
+        sampler = self.sampler_of(
             sampler, num_steps, guidance_scale, grid, seed
         )
         labels = self._check_generate(labels, sampler, batch_size)
@@ -63,13 +57,13 @@ class GeneratesImages:
         trajectory = None
         if return_trajectory:
             visits = [v for visit in visits for v in visit.split()]
-            trajectory = Trajectory()
+            trajectory = generation.Trajectory()
         batches = generation.generate(
             self._stages,
             visits,
             sampler,
             self._starts(labels, sampler, batch_size),
-            progress_bar(labels, batch_size, visits, verbose),
+            generation.progress_bar(len(labels), batch_size, visits, verbose),
             trajectory,
         )
         images = [self._finish(batch, decoder) for batch in batches]
@@ -101,7 +95,7 @@ class GeneratesImages:
         images, bit for bit. The states of all images are kept between blocks.
         """
         network = read_block(paths[0]).network()
-        sampler = network._sampler_of(
+        sampler = network.sampler_of(
             sampler, num_steps, guidance_scale, grid, seed
         )
         labels = network._check_generate(labels, sampler, batch_size)
@@ -130,7 +124,7 @@ class GeneratesImages:
             visits,
             sampler,
             network._starts(labels, sampler, batch_size),
-            progress_bar(labels, batch_size, visits, verbose),
+            generation.progress_bar(len(labels), batch_size, visits, verbose),
         )
         return np.concatenate([network._finish(b, decoder) for b in batches])
 
@@ -159,7 +153,10 @@ class GeneratesImages:
         results["frechet_distance"] = frechet_distance(*features)
         return results
 
-    def _sampler_of(self, sampler, num_steps, guidance_scale, grid, seed):
+    def sampler_of(
+        self, sampler, num_steps, guidance_scale=None, grid=None, seed=0
+    ):
+        """`samplers.Sampler` for the keywords of `generate`."""
         if not isinstance(sampler, str):
             return samplers.get(sampler)
         options = {"num_steps": num_steps, "start": "noise", "seed": seed}
@@ -200,32 +197,3 @@ class GeneratesImages:
         if decoder is not None:
             return np.asarray(decoder(clean))
         return self.make_target().restore(clean)
-
-
-def progress_bar(labels, batch_size, visits, verbose):
-    """Function that moves a bar by a number of calls of the denoiser."""
-    if not verbose:
-        return lambda calls: None
-    batches = -(-len(labels) // batch_size)
-    calls = sum(len(visit.calls["level"]) for visit in visits)
-    return keras.utils.Progbar(batches * calls, unit_name="call").add
-
-
-class Trajectory:
-    """Collects the states of all batches, call by call."""
-
-    def __init__(self):
-        self.batches = []
-
-    def __call__(self, visit, noisy, denoised):
-        self.batches.append((visit, noisy, denoised))
-
-    def steps(self, num_calls):
-        """List of one dict per call."""
-        steps = []
-        for i, (visit, _, _) in enumerate(self.batches[:num_calls]):
-            _, noisy, denoised = zip(*self.batches[i::num_calls], strict=True)
-            step = {k: v[0] for k, v in visit.calls.items()}
-            step |= {"block": visit.block, "noisy": np.concatenate(noisy)}
-            steps.append({**step, "denoised": np.concatenate(denoised)})
-        return steps

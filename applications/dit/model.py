@@ -148,7 +148,8 @@ class DiT(GeneratesImages, DiffusionBlocks):
         return DiTReadout(self.patch_size, self.channels, name="readout")
 
     def make_sampler(self):
-        return self.make_image_sampler()
+        steps = max(50, self.num_blocks)
+        return self.sampler_of("euler", steps, seed=self.seed)
 
     def make_average(self):
         if self.ema_momentum is None:

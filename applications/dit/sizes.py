@@ -1,5 +1,7 @@
 """DiT in the published sizes, in the manner of `keras.applications`."""
 
+from keras_dblocks.applications.images.sizes import check_square
+
 from .model import DiT
 
 
@@ -9,17 +11,12 @@ def _sized(name, hidden_dim, num_layers, num_heads, num_blocks=3):
     def build(
         input_shape=(32, 32, 4), classes=1000, num_blocks=default, **kwargs
     ):
-        height, width, channels = input_shape
-        if height != width:
-            raise ValueError(
-                "`input_shape` must be that of square images. "
-                f"Received: input_shape={input_shape}. Crop or resize them."
-            )
+        side, channels = check_square(input_shape)
         # Four channels are latents, which have no range.
         options = {"patch_size": 2, "name": name.lower()}
         options["value_range"] = None if channels == 4 else (-1.0, 1.0)
         return DiT(
-            image_size=height,
+            image_size=side,
             num_classes=classes,
             channels=channels,
             hidden_dim=hidden_dim,

@@ -21,3 +21,14 @@ def check_sizes(image_size, patch_size, hidden_dim, num_heads):
             f"num_heads={num_heads} for hidden_dim={hidden_dim}. "
             "Change either."
         )
+
+
+def check_square(input_shape):
+    """Side and channels of square images; others are refused."""
+    height, width, channels = input_shape
+    if height != width:
+        raise ValueError(
+            "`input_shape` must be that of square images. "
+            f"Received: input_shape={input_shape}. Crop or resize them."
+        )
+    return height, channels

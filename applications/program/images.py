@@ -25,6 +25,7 @@ GENERATE = """\
   generate  images of given classes from a saved model; see `generate --help`
 """
 NUM_IMAGES = 2000  # generated for the Frechet distance
+FEATURE_STEPS = 1500  # of the network whose features it compares
 
 
 class GenerationRun(Run):
@@ -59,7 +60,7 @@ class GenerationRun(Run):
         save_trajectory(folder / "trajectory.png", trajectory)
         path = folder.parent / f"features-{Path(data.name).stem}.keras"
         extractor = train_feature_network(
-            data.x_train, data.y_train, path, verbose=0
+            data.x_train, data.y_train, path, FEATURE_STEPS, verbose=0
         )
         labels = np.resize(data.y_test, NUM_IMAGES)
         images = self.model.generate(labels, verbose=1)

@@ -1,18 +1,15 @@
 """ViT in the published sizes, in the manner of `keras.applications`."""
 
+from keras_dblocks.applications.images.sizes import check_square
+
 from .model import ViT
 
 
 def _sized(name, hidden_dim, num_layers, num_heads):
     def build(input_shape=(224, 224, 3), classes=1000, num_blocks=3, **kwargs):
-        height, width, channels = input_shape
-        if height != width:
-            raise ValueError(
-                "`input_shape` must be that of square images. "
-                f"Received: input_shape={input_shape}. Crop or resize them."
-            )
+        side, channels = check_square(input_shape)
         return ViT(
-            image_size=height,
+            image_size=side,
             num_classes=classes,
             channels=channels,
             hidden_dim=hidden_dim,

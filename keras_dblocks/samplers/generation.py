@@ -140,5 +140,34 @@ def stream(load, visits, sampler, starts, progress):
     return predictions
 
 
+def progress_bar(total, batch_size, visits, verbose):
+    """Function that moves a bar by a number of calls of the denoiser."""
+    if not verbose:
+        return lambda calls: None
+    batches = -(-total // batch_size)
+    calls = sum(len(visit.calls["level"]) for visit in visits)
+    return keras.utils.Progbar(batches * calls, unit_name="call").add
+
+
+class Trajectory:
+    """Collects the states of all batches, call by call."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, visit, noisy, denoised):
+        self.batches.append((visit, noisy, denoised))
+
+    def steps(self, num_calls):
+        """List of one dict per call."""
+        steps = []
+        for i, (visit, _, _) in enumerate(self.batches[:num_calls]):
+            _, noisy, denoised = zip(*self.batches[i::num_calls], strict=True)
+            step = {k: v[0] for k, v in visit.calls.items()}
+            step |= {"block": visit.block, "noisy": np.concatenate(noisy)}
+            steps.append({**step, "denoised": np.concatenate(denoised)})
+        return steps
+
+
 def _numpy(carry):
     return tree.map_structure(ops.convert_to_numpy, carry)

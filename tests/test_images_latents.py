@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from keras_dblocks.applications.data import DataUnavailable
-from keras_dblocks.applications.dit import latents
-from keras_dblocks.applications.dit.latents import (
+from keras_dblocks.applications.images import latents
+from keras_dblocks.applications.images.latents import (
     decode,
     decoder,
     encode,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_dblocks.applications.data import DataUnavailable, load_images
-from keras_dblocks.applications.dit.features import (
+from keras_dblocks.applications.images.features import (
     feature_network,
     features,
     inception_features,
