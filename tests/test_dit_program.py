@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from keras_dblocks.applications import DiT
+from keras_dblocks.applications.images import latents
 from keras_dblocks.applications.images.pictures import (
     grid_of,
     save_grid,
@@ -150,3 +151,27 @@ def test_help(command):
     assert done.returncode == 0, done.stderr
     for word in ("generate", "default", "--seed"):
         assert word in done.stdout
+
+
+def test_latents_from_images_to_training(tmp_path, monkeypatch, capsys):
+    class Halved:
+        """A VAE of one layer: 2x2 pixels to 4 channels, and back."""
+
+        def encode(self, images):
+            return keras.layers.Reshape((4, 4, 4))(images)
+
+    monkeypatch.setattr(latents, "load_vae", lambda name: Halved())
+    path = tmp_path / "latents.npy"
+    assert latents.main(["--data", "digits", "--out", str(path)]) == 0
+    config = {**TINY["config"], "value_range": None, "patch_size": 2}
+    monkeypatch.setitem(DiT.presets, "tiny", {**TINY, "config": config})
+    folder = tmp_path / "run"
+    assert run(folder, "--data", str(path)) == 0
+    assert "first channels" in capsys.readouterr().out
+    model = keras.saving.load_model(folder / "model.keras")
+    assert (model.image_size, model.channels) == (4, 4)
+    # About unit noise of the data's scale, not clipped to [-1, 1].
+    made = model.generate(np.arange(10), num_steps=4)
+    assert made.shape == (10, 4, 4, 4)
+    assert run(tmp_path / "none", "--data", str(tmp_path / "no.npy")) == 2
+    assert "--help" in capsys.readouterr().err

@@ -70,7 +70,7 @@ PRESETS = {
         },
         "training": {
             **_PAPER,
-            "data": "imagenet_latents.npz",
+            "data": "imagenet_latents.npy",
             "learning_rate": 5e-5,
         },
         "expected": "not measured here; the paper: FID 10.63, its DiT 12.09",

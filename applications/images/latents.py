@@ -1,15 +1,28 @@
-"""Latents of images by a keras-hub VAE, for diffusion at `sigma_data`."""
+"""Latents of images by a keras-hub VAE, for diffusion at `sigma_data`.
 
+    python -m keras_dblocks.applications.images.latents \\
+        --data imagenet_256.npz --vae vae.keras --out imagenet_latents.npy
+"""
+
+import argparse
 import os
+import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 
+from keras_dblocks.applications.data import (
+    DataUnavailable,
+    ImageData,
+    load_images,
+)
 from keras_dblocks.applications.data.sources import unavailable
 from keras_dblocks.models.checks import check_array
 
 from .features import check_images
+
+MODULE = "keras_dblocks.applications.images.latents"
 
 # N images, H height, W width, C channels; h, w, c those of the latents.
 # A VAE is any object whose `encode` and `decode` apply Keras layers.
@@ -89,6 +102,64 @@ def load_latents(path):
     return np.load(path, mmap_mode="r"), shift, scale
 
 
+def load_latent_data(path):
+    """`ImageData` of latents and of labels in `.labels.npy` beside them.
+
+    Every hundredth is held out as test data.
+    """
+    path = Path(path)
+    try:
+        latents, _, _ = load_latents(path)
+        labels = np.load(path.with_suffix(".labels.npy"))
+    except OSError as error:
+        raise unavailable(
+            f"`{path}` needs its constants and labels beside it.",
+            error,
+            f"Run `python -m {MODULE} --help`.",
+        ) from error
+    test = np.arange(len(labels)) % 100 == 99
+    return ImageData(
+        latents[~test],
+        labels[~test].astype("int32"),
+        latents[test],
+        labels[test].astype("int32"),
+        num_classes=int(labels.max()) + 1,
+        name=path.stem,
+        mean=np.zeros(latents.shape[-1], "float32"),
+        std=np.ones(latents.shape[-1], "float32"),
+    )
+
+
+def main(argv=None):
+    """Writes the latents and labels of a set of images.
+
+    Returns:
+        Exit status: 0, or 2 for what cannot be had or does not fit.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {MODULE}", description=__doc__.splitlines()[0]
+    )
+    add = parser.add_argument
+    text = "images, as the train program takes them"
+    add("--data", metavar="NAME", required=True, help=text)
+    text = "preset of keras-hub or a saved VAE (default: %(default)s)"
+    add("--vae", default="stable_diffusion_3_medium", help=text)
+    add("--out", type=Path, required=True, help="a .npy file")
+    add("--batch-size", type=int, default=32)
+    args = parser.parse_args(argv)
+    try:
+        data = load_images(args.data)
+        images = 2.0 * (data.x_train * data.std + data.mean) - 1.0
+        images = images.clip(-1.0, 1.0).astype("float32")
+        encode(load_vae(args.vae), images, args.out, args.batch_size)
+        np.save(args.out.with_suffix(".labels.npy"), data.y_train)
+    except (DataUnavailable, ValueError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    print(f"{len(images)} latents in {args.out}")
+    return 0
+
+
 def decoder(vae, shift, scale, batch_size=32):
     """Compiled function from latents to images, for `generate(decoder=...)`.
 
@@ -129,3 +200,7 @@ def _standardise(latents, sigma_data):
     latents -= shift.astype("float32")
     latents *= scale.astype("float32")
     return shift, scale
+
+
+if __name__ == "__main__":
+    sys.exit(main())

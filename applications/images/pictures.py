@@ -24,15 +24,20 @@ def grid_of(images, columns):
     return filled.transpose(0, 2, 1, 3, 4).reshape(size)
 
 
+def shown(images):
+    """The first one or three channels."""
+    return images[..., : 3 if images.shape[-1] >= 3 else 1]
+
+
 def save_grid(path, images, columns=10, zoom=4):
     """Writes a PNG of the images, `columns` in a row, each pixel `zoom` wide.
 
     Args:
         path: of the `.png`, written beside and renamed.
-        images: array `(N, H, W, C)`, C 1 or 3.
+        images: array `(N, H, W, C)`; of latents three channels are shown.
         columns, zoom: ints.
     """
-    picture = grid_of(np.clip(images, -1.0, 1.0), columns)
+    picture = grid_of(np.clip(shown(images), -1.0, 1.0), columns)
     picture = picture.repeat(zoom, 0).repeat(zoom, 1)
     path = Path(path)
     beside = path.with_name(f".{os.getpid()}.{path.name}")
@@ -70,10 +75,10 @@ def save_trajectory(path, trajectory, example=0, columns=10):
         for axis, image in zip(
             column, (noisy / scale, step["denoised"][example]), strict=True
         ):
-            shown = np.clip((image + 1.0) / 2.0, 0.0, 1.0)
-            single = shown.shape[-1] == 1
+            picture = np.clip((shown(image) + 1.0) / 2.0, 0.0, 1.0)
+            single = picture.shape[-1] == 1
             axis.imshow(
-                shown[..., 0] if single else shown,
+                picture[..., 0] if single else picture,
                 cmap="gray" if single else None,
                 vmin=0.0,
                 vmax=1.0,

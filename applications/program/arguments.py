@@ -28,8 +28,9 @@ presets:
 """
 
 DATA = """\
-digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, or an .npz file with
-x_train, y_train, x_test, y_test; the model follows its sizes and classes"""
+digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, an .npz file with
+x_train, y_train, x_test, y_test, or an .npy file of latents (see
+keras_dblocks.applications.images.latents); the model follows its sizes"""
 EPOCHS = """\
 epochs of the end-to-end twin; blocks and the layer-matched twin run
 num_blocks times as many through 1 / num_blocks of the layers: as many layer

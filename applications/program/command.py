@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from keras_dblocks.applications.data import DataUnavailable, load_images
+from keras_dblocks.applications.images.latents import load_latent_data
 
 from .arguments import make_parser
 from .demo import demo
@@ -57,7 +58,8 @@ def _make_runs(run_class, model_class, args, rows):
         recipe.update(preset.get("reference_training", {}))
     chosen = ("data", "epochs", "batch_size", "learning_rate")
     recipe.update(_given(args, chosen))
-    data = load_images(recipe["data"])
+    latents = str(recipe["data"]).endswith(".npy")
+    data = (load_latent_data if latents else load_images)(recipe["data"])
     data = dataclasses.replace(
         data,
         x_train=data.x_train[: args.train_images],

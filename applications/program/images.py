@@ -33,7 +33,9 @@ class GenerationRun(Run):
 
     metrics = ()
 
-    def prepare(self, data):
+    def prepare(self, data, config):
+        if config.get("value_range", 0) is None:
+            return data  # latents
         mean, std = data.mean, data.std
         x = [(2 * (x * std + mean) - 1) for x in (data.x_train, data.x_test)]
         x = [a.clip(-1.0, 1.0).astype("float32") for a in x]
@@ -58,6 +60,11 @@ class GenerationRun(Run):
         save_grid(folder / "grid.png", images)
         _, trajectory = self.model.generate([0], return_trajectory=True)
         save_trajectory(folder / "trajectory.png", trajectory)
+        pictures = (
+            f"pictures: {folder / 'grid.png'} {folder / 'trajectory.png'}"
+        )
+        if self.config.get("value_range", 0) is None:
+            return [pictures + ", of the latents' first channels"]
         path = folder.parent / f"features-{Path(data.name).stem}.keras"
         extractor = train_feature_network(
             data.x_train, data.y_train, path, FEATURE_STEPS, verbose=0
@@ -68,7 +75,7 @@ class GenerationRun(Run):
             features(extractor, data.x_test), features(extractor, images)
         )
         return [
-            f"pictures: {folder / 'grid.png'} {folder / 'trajectory.png'}",
+            pictures,
             f"Frechet distance of {NUM_IMAGES} images to the test images, over "
             f"the features of {path}: {distance:.3f}",
         ]

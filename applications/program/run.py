@@ -45,7 +45,7 @@ class Run:
         random.seed(config["seed"])
         if row == "paper":
             config, on_policy = {**config, "reference": True}, "auto"
-        data = self.prepare(data)
+        data = self.prepare(data, config)
         self.config = config
         self.recipe = recipe
         self.data = data
@@ -76,7 +76,7 @@ class Run:
         else:
             self.model = self._compile_twin(model_class)
 
-    def prepare(self, data):
+    def prepare(self, data, config):
         """`ImageData` in the values the model takes."""
         return data
 
