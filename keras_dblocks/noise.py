@@ -60,6 +60,8 @@ class LogNormalNoise:
         self._mass_low = self._normal_cdf(sigma_min)
         self._mass = self._normal_cdf(sigma_max) - self._mass_low
 
+    dtype = "float32"  # of what it noises
+
     @property
     def minimum(self):
         """Smallest noise level."""
@@ -134,6 +136,130 @@ class LogNormalNoise:
         """Standard deviation of a start from noise."""
         # The reference's; at sigma 80 the same as sigma_max.
         return math.sqrt(1.0 + self.sigma_max**2)
+
+
+class MaskingNoise:
+    """Tokens that are replaced by a mask, each with probability `level`.
+
+    The level is the mask ratio, drawn uniformly: the form of masked diffusion
+    that needs no schedule. Ranges of equal probability are then equal
+    decrements of `alpha = 1 - level` for every schedule.
+
+    Args:
+        mask_token: int. The token that stands for a mask.
+        epsilon: float. Levels lie in `[epsilon, 1 - epsilon]`, as in MD4.
+            Defaults to `1e-4`.
+
+    Example:
+
+    ```python
+    MaskingNoise(mask_token=27).quantile([0.0, 0.5, 1.0])  # 1e-4, 0.5, 0.9999
+    ```
+
+    References:
+     - [MD4](https://arxiv.org/abs/2406.04329), Sections 2 and 3
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Appendix D
+    """
+
+    dtype = "int32"  # of what it noises
+
+    def __init__(self, mask_token, epsilon=1e-4):
+        self.mask_token = mask_token
+        self.minimum = float(epsilon)
+        self.maximum = 1.0 - float(epsilon)
+
+    def cdf(self, level):
+        """Probability of a level at or below `level` (float64 numpy)."""
+        level = np.clip(np.asarray(level, float), self.minimum, self.maximum)
+        return (level - self.minimum) / (self.maximum - self.minimum)
+
+    def quantile(self, probability):
+        """Level below which a share `probability` lies, numpy or tensor."""
+        width = self.maximum - self.minimum
+        if not ops.is_tensor(probability):
+            probability = np.asarray(probability, float)
+        return self.minimum + probability * width
+
+    quantile_tensor = quantile
+
+    def widen(self, low, high, overlap):
+        """Range grown by `overlap` of its width on each side (METHOD 6.3)."""
+        grown = overlap * (high - low)
+        return max(low - grown, self.minimum), min(high + grown, self.maximum)
+
+    def corrupt(self, clean, level, seed):
+        """Masks each token with probability `level`.
+
+        Args:
+            clean: int tensor `(B, T)`.
+            level: tensor `(B,)`, mask ratios.
+            seed: `keras.random.SeedGenerator` or int.
+
+        Returns:
+            int32 tensor `(B, T)`.
+        """
+        clean = ops.cast(clean, "int32")
+        draw = keras.random.uniform(
+            ops.shape(clean), dtype="float32", seed=seed
+        )
+        masked = draw < expand(level, clean)
+        return ops.where(masked, self.mask_token, clean)
+
+    def start(self, shape, seed=None):
+        """Where sampling starts: masks alone."""
+        return ops.full(shape, self.mask_token, dtype="int32")
+
+
+class MaskingSchedule:
+    """Share of tokens that are not masked, `alpha`, over the time in [0, 1].
+
+    Args:
+        name: `"linear"` (`1 - t`), `"poly2"`, `"poly3"`, ... (`1 - t^p`) or
+            `"cosine"` (`1 - cos(pi (1 - t) / 2)`).
+        epsilon: float. `alpha` lies in `[epsilon, 1 - epsilon]`.
+
+    References:
+     - [MD4](https://arxiv.org/abs/2406.04329), Table 1
+    """
+
+    def __init__(self, name="linear", epsilon=1e-4):
+        power = name.removeprefix("poly")
+        if name != "cosine" and name != "linear" and not power.isdigit():
+            raise ValueError(
+                '`schedule` must be "linear", "cosine" or "poly" and a power. '
+                f'Received: schedule={name!r}. Use the default, "linear".'
+            )
+        self.name = name
+        self.power = int(power) if power.isdigit() else 1
+        self.epsilon = epsilon
+
+    def alpha(self, t):
+        """Share that is not masked at time `t`, float64 numpy."""
+        t = np.asarray(t, float)
+        if self.name == "cosine":
+            share = 1.0 - np.cos(np.pi / 2 * (1.0 - t))
+        else:
+            share = 1.0 - t**self.power
+        return (1.0 - 2 * self.epsilon) * share + self.epsilon
+
+    def derivative(self, t):
+        """Derivative of `alpha`, negative."""
+        t = np.asarray(t, float)
+        if self.name == "cosine":
+            slope = -np.pi / 2 * np.sin(np.pi / 2 * (1.0 - t))
+        else:
+            slope = -self.power * t ** (self.power - 1)
+        return (1.0 - 2 * self.epsilon) * slope
+
+    def time(self, alpha):
+        """Time at which `alpha` is reached."""
+        share = (np.asarray(alpha, float) - self.epsilon) / (
+            1.0 - 2 * self.epsilon
+        )
+        share = np.clip(share, 0.0, 1.0)
+        if self.name == "cosine":
+            return 1.0 - 2 / np.pi * np.arccos(1.0 - share)
+        return (1.0 - share) ** (1.0 / self.power)
 
 
 def _normal_quantile(mass):

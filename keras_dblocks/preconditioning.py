@@ -60,6 +60,17 @@ class EDMPreconditioning:
         return variance / (sigma * self.sigma_data) ** 2
 
 
+class NoPreconditioning:
+    """For masks: tokens go in and logits come out as they are.
+
+    `c_noise` is 1000 times the mask ratio, what MD4 embeds.
+    """
+
+    def __call__(self, level):
+        """Coefficients at the levels `(B,)`; None stands for no scaling."""
+        return Coefficients(None, None, None, 1000.0 * level)
+
+
 def _log(sigma):
     symbolic = isinstance(sigma, keras.KerasTensor)
     if symbolic or ops.is_tensor(sigma):

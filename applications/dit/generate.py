@@ -191,7 +191,8 @@ class GeneratesImages:
     def _starts(self, labels, sampler, batch_size):
         shape = (self.image_size, self.image_size, self.channels)
         begin = generation.normal_start(self.noise, shape, sampler.seed)
-        return generation.batches(begin, labels, min(batch_size, len(labels)))
+        total = len(labels)
+        return generation.batches(begin, labels, total, min(batch_size, total))
 
     def _finish(self, clean, decoder):
         if decoder is not None:

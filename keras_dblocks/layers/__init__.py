@@ -8,6 +8,7 @@ from keras_dblocks.layers.noise_embedding import NoiseEmbedding
 from keras_dblocks.layers.noise_modulation import NoiseModulation
 from keras_dblocks.layers.patch_embedding import PatchEmbedding
 from keras_dblocks.layers.self_attention import SelfAttention
+from keras_dblocks.layers.tokens import Tokens
 from keras_dblocks.layers.transformer_layer import TransformerLayer
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "NoiseModulation",
     "PatchEmbedding",
     "SelfAttention",
+    "Tokens",
     "TransformerLayer",
 ]

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_dblocks.layers.rotary import rotate
+
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class SelfAttention(keras.layers.Layer):
@@ -16,6 +18,7 @@ class SelfAttention(keras.layers.Layer):
     Args:
         num_heads: int. Must divide the width.
         dropout: float. On the attention weights.
+        rotary: bool. Rotary positions. Defaults to False.
 
     Call arguments:
         x: tensor `(B, T, D)`.
@@ -24,8 +27,9 @@ class SelfAttention(keras.layers.Layer):
         Tensor `(B, T, D)`, the heads side by side.
     """
 
-    def __init__(self, num_heads, dropout=0.0, **kwargs):
+    def __init__(self, num_heads, dropout=0.0, rotary=False, **kwargs):
         super().__init__(**kwargs)
+        self.rotary = rotary
         self.num_heads = num_heads
         self.dropout = dropout
 
@@ -46,6 +50,8 @@ class SelfAttention(keras.layers.Layer):
             ops.reshape(dense(x), heads)  # (B, T, H, D / H)
             for dense in (self.query_dense, self.key_dense, self.value_dense)
         )
+        if self.rotary:
+            query, key = rotate(query), rotate(key)
         if training and self.dropout:
             scores = ops.einsum("bqhd,bkhd->bhqk", query, key)
             weights = ops.softmax(scores / heads[-1] ** 0.5, axis=-1)
@@ -63,4 +69,5 @@ class SelfAttention(keras.layers.Layer):
             **super().get_config(),
             "num_heads": self.num_heads,
             "dropout": self.dropout,
+            "rotary": self.rotary,
         }

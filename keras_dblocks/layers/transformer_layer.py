@@ -27,6 +27,7 @@ class TransformerLayer(keras.layers.Layer):
             is the approximation that DiT uses.
         affine: bool. Learned scale and shift in the norms; DiT has none.
             Defaults to True.
+        rotary: bool. Rotary positions in the attention. Defaults to False.
         conditioned: bool. Defaults to True.
         modulation: `"after"` or `"before"`. Defaults to `"after"`.
         open_gates: bool. True starts the gates at 1, so that the layer starts
@@ -56,6 +57,7 @@ class TransformerLayer(keras.layers.Layer):
         modulation="after",
         open_gates=False,
         affine=True,
+        rotary=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -73,6 +75,7 @@ class TransformerLayer(keras.layers.Layer):
         self.modulation = modulation
         self.open_gates = open_gates
         self.affine = affine
+        self.rotary = rotary
 
     def build(self, x_shape, noise_shape=None):
         dim = x_shape[-1]
@@ -83,7 +86,11 @@ class TransformerLayer(keras.layers.Layer):
         self.attention_norm = norm_class(name="attention_norm", **norm)
         self.mlp_norm = norm_class(name="mlp_norm", **norm)
         self.attention = SelfAttention(
-            self.num_heads, self.dropout, name="attention", **kwargs
+            self.num_heads,
+            self.dropout,
+            self.rotary,
+            name="attention",
+            **kwargs,
         )
         self.attention_output = keras.layers.Dense(
             dim, name="attention_output", **kwargs
@@ -189,6 +196,7 @@ class TransformerLayer(keras.layers.Layer):
             "modulation": self.modulation,
             "open_gates": self.open_gates,
             "affine": self.affine,
+            "rotary": self.rotary,
         }
 
 

@@ -62,7 +62,9 @@ class Block(DurableModel):
         with network.dtype_scope():
             if not self.target.built:
                 self.target.build((None, *self.target.signal_shape))
-            noisy = keras.KerasTensor((None, *self.target.signal_shape))
+            noisy = keras.KerasTensor(
+                (None, *self.target.signal_shape), dtype=network.noise.dtype
+            )
             level = keras.KerasTensor((None,))
             condition = network.condition_spec()
             prediction = self.denoise(noisy, level, condition)
@@ -112,20 +114,24 @@ class Block(DurableModel):
             condition: tensor(s) `(B, ...)` the block also sees.
             training: bool.
         """
-        condition = keras.tree.map_structure(
-            lambda t, spec: ops.cast(t, spec.dtype),
-            condition,
-            self.network().condition_spec(),
-        )
+        spec = self.network().condition_spec()
+        if spec is not None:
+            condition = keras.tree.map_structure(
+                lambda t, spec: ops.cast(t, spec.dtype), condition, spec
+            )
         scale = self.network().preconditioning(level)  # each (B,), float32
         context = {"training": training, "condition": condition}
         context["noise"] = _call(self.noise_embedding, scale.c_noise, context)
-        state = _call(self.stem, expand(scale.c_in, noisy) * noisy, context)
+        scaled = noisy
+        if scale.c_in is not None:
+            scaled = expand(scale.c_in, noisy) * noisy
+        state = _call(self.stem, scaled, context)
         for layer in self.residual_layers:
             state = _call(layer, state, context)
-        output = ops.cast(_call(self.readout, state, context), "float32")
-        denoised = expand(scale.c_skip, noisy) * noisy
-        denoised = denoised + expand(scale.c_out, noisy) * output
+        denoised = ops.cast(_call(self.readout, state, context), "float32")
+        if scale.c_out is not None:
+            denoised = expand(scale.c_out, noisy) * denoised
+            denoised = expand(scale.c_skip, noisy) * noisy + denoised
         return ops.cast(_call(self.head, denoised, context), "float32")
 
     def denoising_loss(
@@ -161,7 +167,9 @@ class Block(DurableModel):
             level = ops.concatenate([edge, level], 0)
             noisy = ops.concatenate([handed, noisy], 0)
         prediction = self.denoise(noisy, level, condition, training)
-        loss = self.target.loss(clean_input, prediction)  # (B,)
+        loss = network.loss_of(
+            self.target, clean_input, prediction, noisy, level
+        )  # (B,)
         return network.weigh(loss, level, sample_weight)
 
     def _draw_levels(self, count, seed, training):
@@ -192,7 +200,7 @@ class Block(DurableModel):
             return None
         condition = network.condition_of(x)
         batch = network.batch_size_of(condition)
-        noisy = ops.zeros((batch, *self.target.signal_shape))
+        noisy = network.noise.start((batch, *self.target.signal_shape))
         level = ops.full((batch,), self.upper_level, dtype="float32")
         return self.denoise(noisy, level, condition)
 

@@ -176,8 +176,9 @@ class DiffusionBlocks(Parts, BlockTrainer):
             chosen = self.partition.block_of(host)
         else:
             chosen = np.full(batch, self.partition.index_of(block))
-        noisy_tensor = ops.convert_to_tensor(noisy, dtype="float32")
-        tensors = (noisy_tensor, host.astype("float32"), condition)
+        tensors = [ops.convert_to_tensor(noisy, dtype=self.noise.dtype)]
+        tensors += [host.astype("float32")]
+        tensors += [] if condition is None else [condition]
         tensors = tree.map_structure(ops.convert_to_tensor, tensors)
         rows, parts = [], []
         for index in np.unique(chosen):

@@ -14,7 +14,7 @@ class Parts:
     """Hooks of `DiffusionBlocks`, and which block holds which variables."""
 
     def condition_spec(self):
-        """`keras.KerasTensor` of the condition, batch size None."""
+        """`keras.KerasTensor` of the condition, or None if there is none."""
         raise NotImplementedError
 
     def make_target(self):
@@ -58,6 +58,10 @@ class Parts:
     def split(self, x, y):
         """`(clean, condition)` of a batch `(x, y)` as given to `fit`."""
         return y, self.condition_of(x)
+
+    def loss_of(self, target, clean_input, prediction, noisy, level):
+        """Loss of each example, `(B,)`, before `loss_weighting`."""
+        return target.loss(clean_input, prediction)
 
     def condition_of(self, x):
         """Condition from the input of `predict`."""

@@ -6,14 +6,17 @@ from keras_dblocks.samplers.hand_over import hand_over
 from keras_dblocks.samplers.heun import HeunSampler
 from keras_dblocks.samplers.sampler import Sampler, Visit
 from keras_dblocks.samplers.stochastic import StochasticSampler
+from keras_dblocks.samplers.unmasking import UnmaskingSampler
 
-SAMPLERS = {s.name: s for s in (EulerSampler, HeunSampler, StochasticSampler)}
+CLASSES = (EulerSampler, HeunSampler, StochasticSampler, UnmaskingSampler)
+SAMPLERS = {sampler.name: sampler for sampler in CLASSES}
 
 __all__ = [
     "EulerSampler",
     "HeunSampler",
     "Sampler",
     "StochasticSampler",
+    "UnmaskingSampler",
     "Visit",
     "get",
     "hand_over",
@@ -26,7 +29,7 @@ def get(identifier, **kwargs):
 
     Args:
         identifier: `Sampler` (returned as it is), `"euler"`, `"heun"`,
-            `"stochastic"`, or a dict of arguments, `"name"` among them.
+            `"stochastic"`, `"unmasking"`, or a dict of arguments with `"name"`.
         kwargs: arguments, for a name.
     """
     if isinstance(identifier, Sampler):
@@ -34,7 +37,7 @@ def get(identifier, **kwargs):
     if isinstance(identifier, dict):
         kwargs = {**identifier, **kwargs}
         identifier = kwargs.pop("name", "euler")
-    if identifier not in SAMPLERS:
+    if not isinstance(identifier, str) or identifier not in SAMPLERS:
         raise ValueError(
             f"A sampler is a `Sampler` or one of {[*SAMPLERS]}. "
             f'Received: {identifier!r}. Use "euler".'

@@ -20,14 +20,16 @@ class Stage(keras.Model):
         self.built = True
 
     def call(self, inputs):
-        carry, calls, condition = inputs
+        carry, calls, *condition = inputs
+        condition = condition[0] if condition else None
         with self.block.averaged():
             return self.sampler.run(self.block, calls, carry, condition)
 
     def advance(self, carry, calls, condition):
         """State and prediction after the calls, as numpy arrays."""
         calls = {k: np.array(v, "float32") for k, v in calls.items()}
-        return self.predict_on_batch((carry, calls, condition))
+        condition = () if condition is None else (condition,)
+        return self.predict_on_batch((carry, calls, *condition))
 
 
 class Stages:
@@ -49,30 +51,28 @@ class Stages:
         return self.made[key]
 
 
-def batches(begin, condition, batch_size):
+def batches(begin, condition, total, batch_size):
     """Batches of start and condition; the last is filled up.
 
     Args:
         begin: function of a number of examples to their start, numpy.
-        condition: numpy array(s) `(N, ...)`.
-        batch_size: int.
+        condition: numpy array(s) `(total, ...)`, or None.
+        total, batch_size: ints.
 
     Yields:
         `(noisy, condition, count)`, each of `batch_size` examples, the first
         `count` of which were asked for.
     """
-    total = len(tree.flatten(condition)[0])
     for first in range(0, total, batch_size):
         count = min(batch_size, total - first)
         # One shape, so that each block is compiled once.
         rows = np.minimum(np.arange(first, first + batch_size), total - 1)
         noisy = begin(count)
-        filling = np.zeros((batch_size - count, *noisy.shape[1:]), "float32")
-        yield (
-            np.concatenate([noisy, filling]),
-            tree.map_structure(lambda a, rows=rows: a[rows], condition),
-            count,
-        )
+        filling = np.zeros((batch_size - count, *noisy.shape[1:]), noisy.dtype)
+        part = condition
+        if condition is not None:
+            part = tree.map_structure(lambda a, rows=rows: a[rows], condition)
+        yield np.concatenate([noisy, filling]), part, count
 
 
 def normal_start(noise, shape, seed):

@@ -90,6 +90,10 @@ class Sampler:
         """
         raise NotImplementedError
 
+    def levels_of(self, partition, steps):
+        """Descending noise levels of `steps` steps."""
+        return noise_levels(partition, steps, self.grid, self.rho)
+
     def plan(self, partition):
         """The visits to blocks this sampler makes, a list of `Visit`.
 
@@ -98,7 +102,7 @@ class Sampler:
         steps = self.num_steps
         if steps is None:
             steps = partition.num_blocks
-        levels = noise_levels(partition, steps, self.grid, self.rho)
+        levels = self.levels_of(partition, steps)
         calls = self.schedule([*map(float, levels), 0.0])
         blocks = [int(b) for b in partition.block_of(calls["level"])]
         missing = sorted({*range(partition.num_blocks)} - {*blocks})
@@ -177,14 +181,21 @@ class Sampler:
 
         def body(i, state):
             call = {name: values[i] for name, values in calls.items()}
-            return self._call(block, state[0], call, condition)[:2]
+            carry, *result = self._call(block, state[0], call, condition)
+            return carry, self.outcome(carry, result[0])
 
         count = ops.shape(calls["level"])[0]  # TensorFlow may not know it yet
         if isinstance(count, int) and count == 1:
             return body(0, (carry,))
-        batch = ops.shape(carry[0])[0]
-        blank = ops.zeros((batch, *block.prediction_shape))
-        return ops.fori_loop(0, count, body, (carry, blank))
+        return ops.fori_loop(0, count, body, (carry, self.blank(block, carry)))
+
+    def outcome(self, carry, prediction):
+        """What `__call__` returns of a call; its last prediction."""
+        return prediction
+
+    def blank(self, block, carry):
+        """An `outcome` of no call, to begin a loop with."""
+        return ops.zeros((ops.shape(carry[0])[0], *block.prediction_shape))
 
     def _carry(self, model, condition, noisy):
         if not model.built:

@@ -1,0 +1,114 @@
+"""Text from masks: samples, continuations and infilling."""
+
+import numpy as np
+
+from keras_dblocks.samplers import UnmaskingSampler, generation
+
+
+class GeneratesTokens:
+    """`generate` of a masked `DiffusionBlocks` on tokens."""
+
+    def generate(
+        self,
+        num_samples=8,
+        num_steps=64,
+        temperature=1.0,
+        top_p=1.0,
+        prompt=None,
+        order="random",
+        grid="cosine",
+        seed=0,
+        batch_size=32,
+        return_trajectory=False,
+        verbose=0,
+    ):
+        """Sequences of tokens, or strings when a tokenizer is attached.
+
+        Args:
+            num_samples: int.
+            num_steps: int. Calls of the denoiser.
+            temperature, top_p, order, grid: see `samplers.UnmaskingSampler`.
+            prompt: int array `(T,)` or `(num_samples, T)`, T at most
+                `sequence_length`, or a string. What is not the mask token is
+                kept; masks, and what the prompt is short of, are filled in.
+            seed: int.
+            batch_size: int. Sequences made at once.
+            return_trajectory: bool. Also return the states between.
+            verbose: 1 for a progress bar.
+
+        Returns:
+            int32 array `(num_samples, sequence_length)`, or list of strings;
+            with `return_trajectory` also a list with a dict for each step:
+            `level`, `block`, `noisy` (before) and `denoised` (after).
+        """
+        sampler = UnmaskingSampler(
+            num_steps, grid, self.schedule, order, temperature, top_p, seed
+        )
+        starts = self._starts(prompt, num_samples)
+        if not self.built:
+            self.build()
+        visits = sampler.plan(self.partition)
+        trajectory = generation.Trajectory() if return_trajectory else None
+        if return_trajectory:
+            visits = [one for visit in visits for one in visit.split()]
+        batch_size = min(batch_size, num_samples)
+        rows = iter(
+            np.split(starts, range(batch_size, num_samples, batch_size))
+        )
+        batches = generation.generate(
+            self._stages,
+            visits,
+            sampler,
+            generation.batches(
+                lambda count: next(rows), None, num_samples, batch_size
+            ),
+            generation.progress_bar(num_samples, batch_size, visits, verbose),
+            trajectory,
+        )
+        tokens = np.concatenate(list(batches))
+        result = tokens
+        if self.tokenizer is not None:
+            result = [self.tokenizer.detokenize(row) for row in tokens]
+        if return_trajectory:
+            return result, trajectory.steps(len(visits))
+        return result
+
+    def _starts(self, prompt, num_samples):
+        """Masks, with the prompt in its place; `(num_samples, T)`."""
+        length, mask = self.sequence_length, self.vocabulary_size
+        if num_samples < 1:
+            raise ValueError(
+                "`num_samples` must be at least 1. "
+                f"Received: num_samples={num_samples}. Ask for one."
+            )
+        starts = np.full((num_samples, length), mask, "int32")
+        if prompt is None:
+            return starts
+        if isinstance(prompt, str):
+            prompt = self.tokens_of(prompt)
+        prompt = np.asarray(prompt)
+        whole = np.issubdtype(prompt.dtype, np.integer)
+        fits = prompt.ndim == 1 or prompt.shape[:-1] == (num_samples,)
+        if not whole or not fits or prompt.shape[-1] > length:
+            raise ValueError(
+                f"A prompt must be integers (T,) or ({num_samples}, T), T at "
+                f"most {length}. Received: {prompt.dtype} of shape "
+                f"{prompt.shape}. Cut it, or pass one for each sample."
+            )
+        if prompt.size and not 0 <= prompt.min() <= prompt.max() <= mask:
+            raise ValueError(
+                f"A prompt's tokens must lie in 0 to {mask}, the mask. "
+                f"Received: {prompt.min()} to {prompt.max()}. "
+                "Use the tokenizer the model was made for."
+            )
+        starts[:, : prompt.shape[-1]] = prompt
+        return starts
+
+    def tokens_of(self, text):
+        """Tokens of a string, `(T,)`; a ValueError without a tokenizer."""
+        if self.tokenizer is None:
+            raise ValueError(
+                "Text needs a tokenizer. Received: a string, tokenizer=None. "
+                "Pass tokens, or attach one: `model.tokenizer = ...`."
+            )
+        return np.asarray(self.tokenizer(text), "int32").reshape(-1)

@@ -1,0 +1,187 @@
+"""Masked diffusion language model, trained block by block."""
+
+import keras
+from keras import ops
+
+from keras_dblocks import DiffusionBlocks
+from keras_dblocks.layers import (
+    MovingAverage,
+    NoiseEmbedding,
+    Tokens,
+    TransformerLayer,
+)
+from keras_dblocks.models.checks import check_integer
+from keras_dblocks.noise import MaskingNoise, expand
+from keras_dblocks.preconditioning import NoPreconditioning
+from keras_dblocks.samplers import UnmaskingSampler, generation
+
+from .bound import EvaluatesBound
+from .generate import GeneratesTokens
+from .layers import MDMReadout, MDMStem
+from .presets import PRESETS
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class MDM(EvaluatesBound, GeneratesTokens, DiffusionBlocks):
+    """Language model that reveals masked tokens, given the others.
+
+    Block 0 owns the highest mask ratios. Each block's loss is its part of the
+    variational bound, so that they add up to it; with `num_blocks=1` it is
+    ordinary masked diffusion. `fit(tokens)` takes ints `(N, sequence_length)`.
+
+    Args:
+        vocabulary_size: int. The mask is token `vocabulary_size`.
+        sequence_length: int. Defaults to `256`.
+        num_layers, num_blocks, hidden_dim, num_heads: int.
+        intermediate_dim: int or None, for four times `hidden_dim`.
+        dropout: float. Defaults to `0.0`.
+        schedule: `"linear"`, `"poly2"`, `"cosine"`, ...: when a mask ratio is
+            reached in `generate`. Training does not depend on it.
+        tied: bool. The output's weights are the embedding's rows. Defaults to
+            False.
+        conditioning_dim: int. Width of the embedded mask ratio. Defaults to
+            `128`.
+        ema_momentum: float or None. Of the moving average of the weights that
+            `generate` uses. Defaults to `0.9999`, warmed up.
+        tokenizer: object of `keras_dblocks.applications.data`, or any
+            tokenizer of keras-hub; then `fit`, `evaluate` and `generate` take
+            and return strings too.
+        kwargs: keywords of `DiffusionBlocks`.
+
+    Example:
+
+    ```python
+    mdm = MDM(vocabulary_size=27, sequence_length=64, hidden_dim=96)
+    mdm.compile("adamw")
+    mdm.fit(tokens, epochs=1)
+    mdm.generate(num_samples=8, num_steps=64)
+    ```
+
+    References:
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 4.3
+     - [MD4](https://arxiv.org/abs/2406.04329)
+    """
+
+    presets = PRESETS
+    # Masks hide the answer at every ratio: there is no hint to unlearn.
+    default_on_policy = 0.0
+
+    def __init__(
+        self,
+        vocabulary_size=27,
+        sequence_length=256,
+        hidden_dim=768,
+        num_heads=12,
+        intermediate_dim=None,
+        dropout=0.0,
+        schedule="linear",
+        tied=False,
+        conditioning_dim=128,
+        ema_momentum=0.9999,
+        tokenizer=None,
+        **kwargs,
+    ):
+        check_integer("vocabulary_size", vocabulary_size, 2)
+        check_integer("sequence_length", sequence_length)
+        check_integer("num_heads", num_heads)
+        if hidden_dim % (2 * num_heads):
+            raise ValueError(
+                "`hidden_dim` must be a multiple of twice `num_heads`, for "
+                f"rotary positions. Received: num_heads={num_heads} for "
+                f"hidden_dim={hidden_dim}. Change either."
+            )
+        self.vocabulary_size = vocabulary_size
+        self.schedule = schedule
+        super().__init__(**kwargs)
+        self.sequence_length = sequence_length
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
+        self.dropout = dropout
+        self.tied = tied
+        self.conditioning_dim = conditioning_dim
+        self.ema_momentum = ema_momentum
+        self.tokenizer = tokenizer
+        self._stages = generation.Stages(lambda: self.blocks)
+
+    def condition_spec(self):
+        return None
+
+    def make_noise(self):
+        return MaskingNoise(self.vocabulary_size)
+
+    def make_preconditioning(self):
+        return NoPreconditioning()
+
+    def make_target(self):
+        return Tokens(self.vocabulary_size, self.sequence_length, name="tokens")
+
+    def make_noise_embedding(self):
+        return NoiseEmbedding(
+            self.conditioning_dim,
+            output_activation=None,
+            name="noise_embedding",
+        )
+
+    def make_stem(self):
+        stem = MDMStem(self.vocabulary_size, self.hidden_dim, name="stem")
+        self._embedding_of = lambda: stem.embedding
+        return stem
+
+    def make_layer(self, index):
+        return TransformerLayer(
+            self.num_heads,
+            self.intermediate_dim or 4 * self.hidden_dim,
+            self.dropout,
+            epsilon=1e-6,
+            activation="gelu_tanh",
+            modulation="before",
+            affine=False,
+            rotary=True,
+            open_gates=not self.reference,
+            name=f"layer_{index}",
+        )
+
+    def make_readout(self):
+        embedding = self._embedding_of() if self.tied else None
+        return MDMReadout(self.vocabulary_size, embedding, name="readout")
+
+    def make_sampler(self):
+        steps = max(64, self.num_blocks)
+        return UnmaskingSampler(steps, schedule=self.schedule, seed=self.seed)
+
+    def make_average(self):
+        if self.ema_momentum is None:
+            return None
+        return MovingAverage(self.ema_momentum, name="average")
+
+    def default_loss_weighting(self):
+        return "none"
+
+    def split(self, x, y):
+        return x, None
+
+    def is_condition(self, x):
+        return False
+
+    def loss_of(self, target, clean_input, prediction, noisy, level):
+        # The part of the bound of these masks, in nats per token (METHOD 6.3).
+        masked = ops.cast(noisy == self.vocabulary_size, "float32")
+        return target.loss(
+            clean_input, prediction, masked / expand(level, noisy)
+        )
+
+    def check_targets(self, x, y):
+        if y is not None:
+            raise ValueError(
+                "The tokens are data and target at once. Received: y. "
+                "Pass them alone, `fit(tokens)`."
+            )
+
+    def check_data(self, x, y=None):
+        self.make_target().check(ops.convert_to_numpy(x))
+
+    @classmethod
+    def end_to_end(cls, **kwargs):
+        """Ordinary masked diffusion: the same class with one block."""
+        return cls(**{**kwargs, "num_blocks": 1, "layers_per_block": None})

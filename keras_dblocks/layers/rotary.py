@@ -1,0 +1,29 @@
+"""Rotary positions: queries and keys turned by their place."""
+
+import numpy as np
+from keras import ops
+
+
+def rotate(x, theta=10000.0):
+    """Turns pairs of features `(j, j + d / 2)` by angles of the position.
+
+    Args:
+        x: tensor `(B, T, H, d)`, d even.
+        theta: float. Base of the wavelengths. Defaults to `10000`.
+
+    Returns:
+        Tensor of the same shape.
+
+    References:
+     - [RoFormer](https://arxiv.org/abs/2104.09864), Section 3.2
+    """
+    length, dim = x.shape[1], x.shape[-1]
+    rates = theta ** -(np.arange(0, dim, 2) / dim)  # (d / 2,)
+    angles = np.arange(length)[:, None, None] * rates  # (T, 1, d / 2)
+    angles = np.concatenate([angles, angles], -1)
+    cos, sin = (
+        ops.convert_to_tensor(f(angles).astype("float32"), dtype=x.dtype)
+        for f in (np.cos, np.sin)
+    )
+    first, second = ops.split(x, 2, axis=-1)
+    return x * cos + ops.concatenate([-second, first], -1) * sin

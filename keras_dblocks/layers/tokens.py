@@ -1,0 +1,86 @@
+"""The clean signal of masked diffusion: the tokens themselves."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class Tokens(keras.layers.Layer):
+    """Sequences of tokens, masked as they are.
+
+    Args:
+        vocabulary_size: int. Tokens are 0 to `vocabulary_size - 1`.
+        sequence_length: int.
+
+    Call arguments:
+        tokens: int tensor `(B, T)`.
+
+    Returns:
+        int32 tensor `(B, T)`.
+    """
+
+    def __init__(self, vocabulary_size, sequence_length, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.sequence_length = sequence_length
+
+    @property
+    def signal_shape(self):
+        """Shape of one clean signal, without the batch."""
+        return (self.sequence_length,)
+
+    def build(self, tokens_shape=None):
+        """Nothing to build."""
+
+    def fix(self, seed):
+        """Nothing to fix: tokens are common to all blocks."""
+
+    def call(self, tokens):
+        return ops.cast(tokens, "int32")
+
+    def bridge(self, logits):
+        """The sampler draws tokens from the logits."""
+        return logits
+
+    def loss(self, tokens, logits, weight):
+        """Mean over the sequence of weighted cross-entropies, `(B,)`, nats.
+
+        Args:
+            tokens: int tensor `(B, T)`.
+            logits: tensor `(B, T, vocabulary_size)`.
+            weight: tensor `(B, T)`.
+        """
+        entropy = keras.losses.sparse_categorical_crossentropy(
+            ops.cast(tokens, "int32"), logits, from_logits=True
+        )
+        return ops.mean(entropy * weight, axis=-1)
+
+    def check(self, tokens):
+        """Refuses what are no sequences of tokens."""
+        tokens = np.asarray(tokens)
+        whole = np.issubdtype(tokens.dtype, np.integer)
+        if not whole or tokens.shape[1:] != self.signal_shape:
+            raise ValueError(
+                f"Tokens must be integers (N, {self.sequence_length}). "
+                f"Received: {tokens.dtype} of shape {tokens.shape}. "
+                "Cut the text into chunks of that length."
+            )
+        if tokens.size and not (
+            0 <= tokens.min() and tokens.max() < self.vocabulary_size
+        ):
+            raise ValueError(
+                f"Tokens must lie in 0 to {self.vocabulary_size - 1}; the mask "
+                f"is no data. Received: {tokens.min()} to {tokens.max()}. "
+                "Use the tokenizer the model was made for."
+            )
+
+    def compute_output_spec(self, tokens):
+        return keras.KerasTensor(tokens.shape, dtype="int32")
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "sequence_length": self.sequence_length,
+        }
