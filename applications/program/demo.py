@@ -11,7 +11,8 @@ from rich.table import Table
 from .report import report
 from .run import ROWS
 
-CAPTION = "Equal layer evaluations; seconds of training and compilation."
+CAPTION = """Equal layer evaluations; seconds of training and compilation.
+Standard error of one accuracy, over {count} test images: {error:.1f}"""
 
 
 def demo(runs, folder):
@@ -23,14 +24,15 @@ def demo(runs, folder):
     """
     console = Console(highlight=False)
     losses, accuracies, seconds = {}, {}, {}
+    blocks = runs["blocks"]
     for row, run in runs.items():
         console.print(run.describe(), soft_wrap=True)
         begin = time.perf_counter()
         losses[row] = fit_with_bar(run, console)
         seconds[row] = time.perf_counter() - begin
         accuracies[row] = run.accuracies()
-    console.print(table(accuracies, seconds))
-    blocks = runs["blocks"]
+    count = len(blocks.data.y_test)
+    console.print(table(accuracies, seconds, count))
     paths = blocks.save(folder)
     compare_files(blocks, paths, console)
     picture = folder / "report.png"
@@ -79,9 +81,12 @@ class Losses(keras.callbacks.Callback):
             self.means.setdefault(name, []).append((self.step, value))
 
 
-def table(accuracies, seconds):
+def table(accuracies, seconds, count):
     """Test accuracies by row, with the seconds each took to train."""
-    result = Table("", "test accuracy", "seconds", caption=CAPTION)
+    share = np.clip(max(map(max, accuracies.values())) / 100, 0.01, 0.99)
+    error = 100 * (share * (1 - share) / count) ** 0.5
+    caption = CAPTION.format(count=count, error=error)
+    result = Table("", "test accuracy", "seconds", caption=caption)
     for column in result.columns[1:]:
         column.justify = "right"
     for row, values in accuracies.items():
