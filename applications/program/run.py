@@ -153,6 +153,10 @@ class Run:
             steps = [self.model.predict(x, batch_size=128, verbose=0)]
         return [100 * float(np.mean(s.argmax(-1) == y)) for s in steps]
 
+    def validation_data(self):
+        """What `fit` computes `val_loss` on."""
+        return self.data.x_test, self.data.y_test
+
     def callbacks(self, folder):
         """What else watches the training."""
         return []

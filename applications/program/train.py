@@ -19,7 +19,7 @@ def train(run, folder):
     log = EpochLog(run, folder / "history.csv")
     run.fit(
         callbacks=[log, *run.callbacks(folder), backup],
-        validation_data=(run.data.x_test, run.data.y_test),
+        validation_data=run.validation_data(),
         validation_freq=max(1, run.epochs // 20),
     )
     print("saved", *run.save(folder))

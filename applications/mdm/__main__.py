@@ -1,0 +1,9 @@
+"""`python -m keras_dblocks.applications.mdm`: see `--help`."""
+
+import sys
+
+from keras_dblocks.applications.mdm import MDM
+from keras_dblocks.applications.program.text import main
+
+if __name__ == "__main__":
+    sys.exit(main(MDM))
