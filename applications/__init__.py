@@ -1,6 +1,7 @@
 """The systems that show the method, one folder each."""
 
 from keras_dblocks.applications.dit import DiT, DiTB2, DiTL2, DiTS2, DiTXL2
+from keras_dblocks.applications.mdm import MDM
 from keras_dblocks.applications.vit import (
     ViT,
     ViTB16,
@@ -15,6 +16,7 @@ __all__ = [
     "DiTL2",
     "DiTS2",
     "DiTXL2",
+    "MDM",
     "ViT",
     "ViTB16",
     "ViTL16",
