@@ -149,6 +149,16 @@ def test_every_block_is_run():
             kernel.assign(kept)
 
 
+def test_predict_is_generate():
+    model = randomize(make(value_range=(0, 1)))
+    model.sampler = {"name": "euler", "num_steps": 3, "start": "noise"}
+    labels = np.array([0, 1, 2, 3, 1])
+    images = model.predict(labels, batch_size=2)
+    whole = model.generate(labels, num_steps=3, grid="upper_edges")
+    np.testing.assert_allclose(images, whole, atol=1e-5)
+    assert np.abs(images[1] - images[4]).max() > 1e-3  # of one class
+
+
 def test_averages_are_used_and_saved(tmp_path):
     model = make(ema_momentum=0.9)
     model.compile(keras.optimizers.AdamW(1e-2), block_order=[1, 0, 1])

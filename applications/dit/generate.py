@@ -72,6 +72,15 @@ class GeneratesImages:
             return images, trajectory.steps(len(visits))
         return images
 
+    def predict(self, x, batch_size=None, verbose=0, **kwargs):
+        """`generate` with the model's own `sampler`; `x` are labels."""
+        return self.generate(
+            x,
+            sampler=self.sampler,
+            batch_size=batch_size or 128,
+            verbose=verbose not in (0, "auto"),
+        )
+
     @classmethod
     def generate_from_blocks(
         cls,
