@@ -27,13 +27,15 @@ PRESETS = {
         "description": "scikit-learn's digits, 8x8; minutes on two cores",
         "config": {**_SMALL, "image_size": 8, "patch_size": 2},
         "training": {**_RECIPE, "data": "digits"},
-        "expected": "README.md",
+        "expected": "1,500 steps of 64, blocks 4,500: Frechet distance "
+        "0.99, one block 1.41 (one seed; README.md)",
     },
     "dit_fashion_mnist": {
         "description": "Fashion-MNIST, 28x28; hours on two cores",
         "config": {**_SMALL, "image_size": 28, "patch_size": 4},
         "training": {**_RECIPE, "data": "fashion_mnist", "batch_size": 128},
-        "expected": "README.md",
+        "expected": "1,000 steps of 128, blocks 3,000: Frechet distance 6.61, "
+        "one block 9.89, layer-matched 6.54 (means of 2 seeds; README.md)",
     },
     "dit_s2_cifar10": {
         "description": "CIFAR-10, the paper's sizes and recipe; a GPU",
