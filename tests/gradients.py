@@ -22,6 +22,8 @@ def gradients(loss_fn, variables):
         with tf.GradientTape() as tape:
             loss = loss_fn()
         grads = tape.gradient(loss, [v.value for v in variables])
+        # Those of an embedding are sparse.
+        grads = [g if g is None else tf.convert_to_tensor(g) for g in grads]
     else:
         for variable in variables:
             variable.value.grad = None  # torch adds to what is there

@@ -68,10 +68,15 @@ def network(block, x, t, labels):
 def test_whole_network_and_each_block(reference, model):
     whole = dit_of(reference, num_blocks=1)
     x, y = reference["x_nhwc"], reference["y"].astype("int32")
-    for t, key in (("t", "out_full"), ("t_ddpm", "out_full_t_ddpm")):
+    # At t = 737 an angle's rounding to float32 alone is 4e-5; EDM's levels
+    # are within 1.6.
+    for t, key, tolerance in (
+        ("t", "out_full", FORWARD),
+        ("t_ddpm", "out_full_t_ddpm", 5e-5),
+    ):
         ours = network(whole.blocks[0], x, reference[t], y)
         wanted = reference[f"{key}_nhwc"]
-        np.testing.assert_allclose(ours, wanted, atol=FORWARD)
+        np.testing.assert_allclose(ours, wanted, atol=tolerance)
     for i in blocks(reference):
         ours = network(model.blocks[i], x, reference["t"], y)
         wanted = reference[f"out_block{i}_nhwc"]

@@ -43,9 +43,12 @@ class Stages:
         self.blocks = blocks
         self.made = {}
 
-    def __call__(self, index, sampler):
+    def __call__(self, index, sampler, num_calls, batch_size):
         """`Stage` of a block; grid and seed of the sampler do not matter."""
-        key = (index, sampler.name, sampler.guidance_scale)
+        # One stage for each shape: TensorFlow would compile the second one
+        # for any shape, and then round differently.
+        sizes = (num_calls, batch_size)
+        key = (index, sampler.name, sampler.guidance_scale, *sizes)
         if key not in self.made:
             self.made[key] = Stage(self.blocks()[index], sampler)
         return self.made[key]
@@ -91,7 +94,7 @@ def generate(stages, visits, sampler, starts, progress, keep=None):
     """Runs all visits batch by batch.
 
     Args:
-        stages: function of a block's index and the sampler to a `Stage`.
+        stages: `Stages`.
         visits: list of `Visit`.
         sampler: `samplers.Sampler`.
         starts: see `batches`.
@@ -106,11 +109,12 @@ def generate(stages, visits, sampler, starts, progress, keep=None):
         carry = _numpy(sampler.carry(noisy, sampler.seed + number))
         for visit in visits:
             before = carry[0]
-            stage = stages(visit.block, sampler)
+            calls = len(visit.calls["level"])
+            stage = stages(visit.block, sampler, calls, len(noisy))
             carry, prediction = stage.advance(carry, visit.calls, condition)
             if keep is not None:
                 keep(visit, before[:count], prediction[:count])
-            progress(len(visit.calls["level"]))
+            progress(calls)
         yield prediction[:count]
 
 

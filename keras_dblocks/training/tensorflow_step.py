@@ -49,6 +49,8 @@ def _make_step(model, index):
             tape.watch([v.value for v in variables])
             loss = model.training_loss(index, x, y, sample_weight, handed)
         grads = tape.gradient(loss, [v.value for v in variables])
+        # An embedding's are sparse, which `global_clipnorm` cannot scale.
+        grads = [g if g is None else tf.convert_to_tensor(g) for g in grads]
         optimizer.apply(grads, variables)
         return model.track_loss(index, loss, x)
 
