@@ -6,6 +6,7 @@ A block is an interval of probability, so everything a partition needs is
 """
 
 import math
+import re
 from statistics import NormalDist
 
 import keras
@@ -223,14 +224,14 @@ class MaskingSchedule:
     """
 
     def __init__(self, name="linear", epsilon=1e-4):
-        power = name.removeprefix("poly")
-        if name != "cosine" and name != "linear" and not power.isdigit():
+        power = re.fullmatch(r"poly([1-9]\d*)", str(name))
+        if name not in ("linear", "cosine") and not power:
             raise ValueError(
                 '`schedule` must be "linear", "cosine" or "poly" and a power. '
                 f'Received: schedule={name!r}. Use the default, "linear".'
             )
         self.name = name
-        self.power = int(power) if power.isdigit() else 1
+        self.power = int(power[1]) if power else 1
         self.epsilon = epsilon
 
     def alpha(self, t):

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dblocks.models.checks import check_integer
+
 
 class BoundStage(keras.Model):
     """Cross-entropy of the masked tokens of each sequence, for one block."""
@@ -42,7 +44,7 @@ class EvaluatesBound:
         same on every backend. Moving averages are used where there are some.
 
         Args:
-            x: int array `(N, sequence_length)`, or a string.
+            x: int array `(N, sequence_length)`, or text as in `fit`.
             batch_size: int.
             verbose: ignored, for `keras.Model.evaluate`.
             return_dict: bool. Else a list in the dict's order.
@@ -50,21 +52,25 @@ class EvaluatesBound:
             seed: int.
 
         Returns:
-            Dict of `bits_per_token`; `standard_error` of it, over sequences;
+            Dict of `bits_per_token`; `standard_error` of it, from the spread
+            of the sequences (NaN for one sequence);
             `reconstruction_bits_per_token`, the part of it below the smallest
             ratio; and `block_0_bits_per_token`, ..., which add up with it to
             the whole.
         """
-        if kwargs.pop("_use_cached_eval_dataset", False):
+        if kwargs.get("_use_cached_eval_dataset"):
             # Validation inside `fit`: the training loss on fixed noise.
             return super().evaluate(
                 x, y, batch_size, verbose, return_dict=return_dict, **kwargs
             )
-        if isinstance(x, str):
-            tokens, length = self.tokens_of(x), self.sequence_length
-            whole = len(tokens) // length * length
-            x = tokens[:whole].reshape(-1, length)
-        tokens = np.asarray(x)
+        if kwargs:
+            raise ValueError(
+                "The bound takes tokens, `batch_size`, `num_draws` and `seed`. "
+                f"Received: {', '.join(kwargs)}. Leave it out."
+            )
+        check_integer("num_draws", num_draws)
+        self.check_targets(x, y)
+        tokens = np.asarray(self.sequences_of(x))
         self.check_data(tokens)
         if not len(tokens):
             raise ValueError(
@@ -74,9 +80,12 @@ class EvaluatesBound:
         parts = self._bound(tokens.astype("int32"), batch_size, num_draws, seed)
         rest = self.noise.minimum * np.log2(self.vocabulary_size)
         whole = sum(parts.values())
+        error = np.nan
+        if len(whole) > 1:
+            error = whole.std(ddof=1) / len(whole) ** 0.5
         result = {
             "bits_per_token": float(whole.mean() + rest),
-            "standard_error": float(whole.std() / max(1, len(whole)) ** 0.5),
+            "standard_error": float(error),
             "reconstruction_bits_per_token": float(rest),
             **{
                 f"block_{i}_bits_per_token": float(part.mean())
@@ -100,7 +109,7 @@ class EvaluatesBound:
             level = low + (high - low) * spread / len(repeated)
             masked = rng.random(repeated.shape) < level[:, None]
             noisy = np.where(masked, self.vocabulary_size, repeated)
-            nats = BoundStage(block).predict(
+            nats = self._bound_stage(block.index).predict(
                 (noisy.astype("int32"), repeated, level.astype("float32")),
                 batch_size=batch_size,
                 verbose=0,

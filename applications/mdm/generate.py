@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from keras_dblocks.models.checks import check_integer
 from keras_dblocks.samplers import UnmaskingSampler, generation
 
 
@@ -31,7 +32,8 @@ class GeneratesTokens:
             prompt: int array `(T,)` or `(num_samples, T)`, T at most
                 `sequence_length`, or a string. What is not the mask token is
                 kept; masks, and what the prompt is short of, are filled in.
-            seed: int.
+            seed: int. With it, `batch_size` and the backend the result
+                repeats; each batch has random numbers of its own.
             batch_size: int. Sequences made at once.
             return_trajectory: bool. Also return the states between.
             verbose: 1 for a progress bar.
@@ -41,10 +43,19 @@ class GeneratesTokens:
             with `return_trajectory` also a list with a dict for each step:
             `level`, `block`, `noisy` (before) and `denoised` (after).
         """
-        sampler = UnmaskingSampler(
-            num_steps, grid, self.schedule, order, temperature, top_p, seed
-        )
+        check_integer("batch_size", batch_size)
+        check_integer("num_samples", num_samples)
         starts = self._starts(prompt, num_samples)
+        sampler = UnmaskingSampler(
+            num_steps,
+            grid,
+            self.schedule,
+            order,
+            temperature,
+            top_p,
+            seed,
+            masked=float((starts == self.vocabulary_size).mean()),
+        )
         if not self.built:
             self.build()
         visits = sampler.plan(self.partition)
@@ -56,7 +67,7 @@ class GeneratesTokens:
             np.split(starts, range(batch_size, num_samples, batch_size))
         )
         batches = generation.generate(
-            self._stages,
+            self._stages(order, temperature, top_p),
             visits,
             sampler,
             generation.batches(
@@ -76,11 +87,6 @@ class GeneratesTokens:
     def _starts(self, prompt, num_samples):
         """Masks, with the prompt in its place; `(num_samples, T)`."""
         length, mask = self.sequence_length, self.vocabulary_size
-        if num_samples < 1:
-            raise ValueError(
-                "`num_samples` must be at least 1. "
-                f"Received: num_samples={num_samples}. Ask for one."
-            )
         starts = np.full((num_samples, length), mask, "int32")
         if prompt is None:
             return starts
@@ -104,11 +110,10 @@ class GeneratesTokens:
         starts[:, : prompt.shape[-1]] = prompt
         return starts
 
-    def tokens_of(self, text):
-        """Tokens of a string, `(T,)`; a ValueError without a tokenizer."""
-        if self.tokenizer is None:
-            raise ValueError(
-                "Text needs a tokenizer. Received: a string, tokenizer=None. "
-                "Pass tokens, or attach one: `model.tokenizer = ...`."
-            )
-        return np.asarray(self.tokenizer(text), "int32").reshape(-1)
+    def predict(self, *args, **kwargs):
+        """Refused: text is drawn, see `generate`; `denoise` gives logits."""
+        raise ValueError(
+            "Masked diffusion predicts logits at a mask ratio, and draws "
+            f"text. Received: a call of `predict` of {self.name}. "
+            "Use `denoise(tokens, ratio)`, or `generate(prompt=tokens)`."
+        )

@@ -33,7 +33,10 @@ class MDMStem(keras.layers.Layer):
         self.embedding.build(tokens_shape)
 
     def call(self, tokens):
-        return self.scale * self.embedding(tokens)
+        # Scaled before the look-up, so that on TensorFlow the gradient is
+        # dense: Keras 3.15 squares a sparse one, as Adam does, row by row.
+        rows = self.scale * ops.convert_to_tensor(self.embedding.embeddings)
+        return ops.take(rows, tokens, axis=0)
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")

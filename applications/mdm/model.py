@@ -1,5 +1,7 @@
 """Masked diffusion language model, trained block by block."""
 
+import functools
+
 import keras
 from keras import ops
 
@@ -10,19 +12,20 @@ from keras_dblocks.layers import (
     Tokens,
     TransformerLayer,
 )
-from keras_dblocks.models.checks import check_integer
+from keras_dblocks.models.checks import check_integer, check_share
 from keras_dblocks.noise import MaskingNoise, expand
 from keras_dblocks.preconditioning import NoPreconditioning
 from keras_dblocks.samplers import UnmaskingSampler, generation
 
-from .bound import EvaluatesBound
+from .bound import BoundStage, EvaluatesBound
 from .generate import GeneratesTokens
 from .layers import MDMReadout, MDMStem
 from .presets import PRESETS
+from .strings import TakesStrings
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class MDM(EvaluatesBound, GeneratesTokens, DiffusionBlocks):
+class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
     """Language model that reveals masked tokens, given the others.
 
     Block 0 owns the highest mask ratios. Each block's loss is its part of the
@@ -45,7 +48,8 @@ class MDM(EvaluatesBound, GeneratesTokens, DiffusionBlocks):
             `generate` uses. Defaults to `0.9999`, warmed up.
         tokenizer: object of `keras_dblocks.applications.data`, or any
             tokenizer of keras-hub; then `fit`, `evaluate` and `generate` take
-            and return strings too.
+            and return strings too. Saved if its class is registered with
+            Keras, else left out.
         kwargs: keywords of `DiffusionBlocks`.
 
     Example:
@@ -84,6 +88,10 @@ class MDM(EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         check_integer("vocabulary_size", vocabulary_size, 2)
         check_integer("sequence_length", sequence_length)
         check_integer("num_heads", num_heads)
+        check_integer("hidden_dim", hidden_dim)
+        check_integer("conditioning_dim", conditioning_dim)
+        check_share("dropout", dropout, "MD4 uses 0 to 0.05.")
+        check_share("ema_momentum", ema_momentum or 0.0, "MD4 uses 0.9999.")
         if hidden_dim % (2 * num_heads):
             raise ValueError(
                 "`hidden_dim` must be a multiple of twice `num_heads`, for "
@@ -102,7 +110,18 @@ class MDM(EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         self.conditioning_dim = conditioning_dim
         self.ema_momentum = ema_momentum
         self.tokenizer = tokenizer
-        self._stages = generation.Stages(lambda: self.blocks)
+        if self.loss_weighting not in (None, "none"):
+            raise ValueError(
+                "The bound has weights of its own, 1 / mask ratio. Received: "
+                f"loss_weighting={self.loss_weighting!r}. Leave it out."
+            )
+        # Each compiled once: for a block, and settings of the sampler.
+        self._stages = functools.cache(
+            lambda *settings: generation.Stages(lambda: self.blocks)
+        )
+        self._bound_stage = functools.cache(
+            lambda index: BoundStage(self.blocks[index])
+        )
 
     def condition_spec(self):
         return None
@@ -171,6 +190,15 @@ class MDM(EvaluatesBound, GeneratesTokens, DiffusionBlocks):
             clean_input, prediction, masked / expand(level, noisy)
         )
 
+    def compile(self, *args, on_policy="auto", **kwargs):
+        """`BlockTrainer.compile`; there is no hand-over to train on."""
+        if on_policy not in ("auto", 0):
+            raise ValueError(
+                "What earlier blocks reveal is another text than the one to "
+                f"be learned. Received: on_policy={on_policy}. Leave it out."
+            )
+        super().compile(*args, on_policy=0.0, **kwargs)
+
     def check_targets(self, x, y):
         if y is not None:
             raise ValueError(
@@ -179,6 +207,7 @@ class MDM(EvaluatesBound, GeneratesTokens, DiffusionBlocks):
             )
 
     def check_data(self, x, y=None):
+        self.check_targets(x, y)
         self.make_target().check(ops.convert_to_numpy(x))
 
     @classmethod

@@ -1,9 +1,12 @@
 """Masked diffusion's sampler: masks are revealed step by step."""
 
+import warnings
+
 import keras
 import numpy as np
 from keras import ops
 
+from keras_dblocks.models.checks import check_integer, check_share
 from keras_dblocks.noise import MaskingSchedule
 from keras_dblocks.samplers.sampler import Sampler
 
@@ -27,6 +30,9 @@ class UnmaskingSampler(Sampler):
         top_p: float. Tokens are drawn from the likeliest ones that have this
             share of the probability. Defaults to `1`, all.
         seed: int.
+        masked: float. Share of masks in the start; less than 1 with a prompt.
+            Mask ratios fall from there, so that a block sees as many masks as
+            in training. Defaults to `1`.
 
     References:
      - [MD4](https://arxiv.org/abs/2406.04329), Section 4 and Appendix
@@ -44,8 +50,11 @@ class UnmaskingSampler(Sampler):
         temperature=1.0,
         top_p=1.0,
         seed=0,
+        masked=1.0,
     ):
         super().__init__(num_steps, seed=seed)
+        check_integer("seed", seed, 0)
+        check_share("masked", masked, "Without a prompt it is 1.")
         for argument, value, allowed in (
             ("grid", grid, ("cosine", "uniform")),
             ("order", order, ORDERS),
@@ -65,6 +74,7 @@ class UnmaskingSampler(Sampler):
         self.order = order
         self.temperature = temperature
         self.top_p = top_p
+        self.masked = masked
         self.alphas = MaskingSchedule(schedule)
         self._generator = keras.random.SeedGenerator(0)
 
@@ -76,7 +86,22 @@ class UnmaskingSampler(Sampler):
         return 1.0 - share
 
     def levels_of(self, partition, steps):
-        return 1.0 - self.alphas.alpha(self.times(steps)[:-1])
+        check_integer("num_steps", steps)
+        level = 1.0 - self.alphas.alpha(self.times(steps)[:-1])
+        return np.maximum(self.masked * level, partition.noise.minimum)
+
+    def plan(self, partition):
+        with warnings.catch_warnings():  # has other grids' advice
+            warnings.filterwarnings("ignore", ".*never calls blocks")
+            visits = super().plan(partition)
+        missing = {*range(partition.num_blocks)} - {v.block for v in visits}
+        if missing and self.masked == 1:  # a prompt spares the first blocks
+            warnings.warn(
+                f"num_steps={self.num_steps} with grid={self.grid!r} never "
+                f"calls blocks {sorted(missing)}. Take more steps.",
+                stacklevel=2,
+            )
+        return visits
 
     def schedule(self, levels):
         times = self.times(len(levels) - 1)
@@ -87,7 +112,11 @@ class UnmaskingSampler(Sampler):
 
     def carry(self, noisy, seed=0):
         state = self._generator.state
-        seed = ops.convert_to_tensor(np.array([seed, 1]), dtype=state.dtype)
+        # Hashed: on torch Keras 3.15 adds seed and counter, so that a seed
+        # would draw what the next one draws a call later.
+        words = np.random.SeedSequence([self.seed, abs(seed - self.seed)])
+        seed = np.array([words.generate_state(1)[0] >> 1, 0])
+        seed = ops.convert_to_tensor(seed, dtype=state.dtype)
         return (ops.cast(noisy, "int32"), seed)
 
     def step(self, carry, denoised, call):
@@ -141,7 +170,7 @@ class UnmaskingSampler(Sampler):
 
     def get_config(self):
         names = ("num_steps", "grid", "order", "temperature", "top_p", "seed")
-        config = {name: getattr(self, name) for name in names}
+        config = {name: getattr(self, name) for name in (*names, "masked")}
         return {"name": self.name, "schedule": self.schedule_name, **config}
 
 

@@ -1,0 +1,74 @@
+"""Strings where tokens go: a tokenizer attached to a model."""
+
+import keras
+import numpy as np
+
+from keras_dblocks.applications.data.text_batches import chunks
+
+
+class TakesStrings:
+    """`fit` of a `DiffusionBlocks` on tokens `(N, T)`, or on strings.
+
+    `tokenizer` may be set at any time. It is saved with the model if its
+    class is registered with Keras; else it is left out, and a loaded model
+    wants it attached again.
+    """
+
+    def __setattr__(self, name, value):
+        if name == "tokenizer":
+            # keras-hub's are layers: saved with their vocabulary, but no
+            # sublayers, which Keras would refuse once the model is built.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """`keras.Model.fit` on tokens `(N, T)`, datasets of them, or text.
+
+        Strings, also those of `validation_data`, are joined and cut into
+        sequences of tokens. See `DurableModel.fit` for the rest.
+        """
+        validation = kwargs.get("validation_data")
+        if is_text(validation) or hasattr(validation, "shape"):
+            kwargs["validation_data"] = (self.sequences_of(validation),)
+        return super().fit(self.sequences_of(x), y, *args, **kwargs)
+
+    def tokens_of(self, text):
+        """Tokens of a string, `(T,)`; a ValueError without a tokenizer."""
+        if self.tokenizer is None:
+            raise ValueError(
+                "Text needs a tokenizer. Received: a string, tokenizer=None. "
+                "Pass tokens, or attach one: `model.tokenizer = ...`."
+            )
+        return np.asarray(self.tokenizer(text), "int32").reshape(-1)
+
+    def sequences_of(self, x):
+        """Strings joined, as tokens `(N, T)`; anything else as it is."""
+        if not is_text(x):
+            return x
+        texts = [x] if isinstance(x, str) else x
+        tokens = np.concatenate([self.tokens_of(text) for text in texts])
+        return chunks(tokens, self.sequence_length)
+
+    def get_config(self):
+        config = super().get_config()
+        kind = type(self.tokenizer)
+        name = keras.saving.get_registered_name(kind)
+        known = keras.saving.get_registered_object(name) is kind
+        serialize = keras.saving.serialize_keras_object
+        config["tokenizer"] = serialize(self.tokenizer) if known else None
+        return config
+
+    @classmethod
+    def from_config(cls, config):
+        tokenizer = config.get("tokenizer")
+        if isinstance(tokenizer, dict):
+            tokenizer = keras.saving.deserialize_keras_object(tokenizer)
+        return super().from_config({**config, "tokenizer": tokenizer})
+
+
+def is_text(x):
+    """True for a string and for a list of strings."""
+    if isinstance(x, (list, tuple)) and len(x):
+        return all(isinstance(text, str) for text in x)
+    return isinstance(x, str)
