@@ -203,7 +203,8 @@ def test_churn_keeps_the_distribution():
         related = np.corrcoef(start[:, 0], ours[0][:, 0])[0, 1]
         assert related > 0.99 if churn == 0 else abs(related) < 0.1
         deviations[churn] = ours[0].std()
-    np.testing.assert_allclose(deviations[30.0], deviations[0.0], rtol=0.04)
+    # 4,000 draws leave 1.1 % to chance in each, 80 steps 2 % of bias.
+    np.testing.assert_allclose(deviations[30.0], deviations[0.0], rtol=0.06)
     np.testing.assert_allclose(deviations[30.0], 0.5, rtol=0.06)
     levels = [
         level

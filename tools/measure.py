@@ -20,14 +20,17 @@ import time
 import keras
 import numpy as np
 
-from keras_dblocks.applications import DiT, ViT
+from keras_dblocks.applications import MDM, DiT, ViT
 
 BACKEND = keras.backend.backend()
 
 
 def make_data(args):
-    """One batch of random images and labels."""
+    """One batch of random images and labels, or of tokens alone."""
     rng = np.random.default_rng(0)
+    if args.application == "mdm":
+        tokens = rng.integers(0, 27, (args.batch_size, 256))
+        return (tokens.astype("int32"),)
     shape = (args.batch_size, 32, 32, 3)
     images = rng.uniform(-1.0, 1.0, size=shape).astype("float32")
     labels = rng.integers(0, args.sizes["num_classes"], args.batch_size)
@@ -143,8 +146,8 @@ def make_blocks(args, blocks, **options):
 
 
 def make_twin(args):
-    """The compiled end-to-end twin; of a DiT, the same with one block."""
-    if args.application == "dit":
+    """The compiled end-to-end twin; but for ViT, the same with one block."""
+    if args.application != "vit":
         return make_blocks(args, 1)
     twin = ViT.end_to_end(**args.sizes)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -156,7 +159,9 @@ def make_twin(args):
 def main():
     """Prints one JSON line a figure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--application", choices=["vit", "dit"], default="vit")
+    parser.add_argument(
+        "--application", choices=["vit", "dit", "mdm"], default="vit"
+    )
     parser.add_argument("--sampling", action="store_true", help="alone")
     parser.add_argument("--blocks", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--batch-size", type=int, default=128)
@@ -169,9 +174,13 @@ def main():
     parser.add_argument("--time-only", action="store_true")
     args = parser.parse_args()
     sizes = {"num_layers": args.num_layers, "hidden_dim": args.hidden_dim}
-    sizes |= {"num_heads": 4, "patch_size": 4, "num_classes": 100}
+    sizes |= {"num_heads": 4}
+    if args.application == "mdm":
+        sizes |= {"vocabulary_size": 27, "sequence_length": 256}
+    else:
+        sizes |= {"patch_size": 4, "num_classes": 100}
     args.sizes = sizes
-    args.model = {"vit": ViT, "dit": DiT}[args.application]
+    args.model = {"vit": ViT, "dit": DiT, "mdm": MDM}[args.application]
     data = make_data(args)
     if args.fit:
         fit_overhead(args)
@@ -191,14 +200,15 @@ def main():
 def memory(args, data, on_policy):
     """Ratios of temporaries (JAX) or saved bytes (torch)."""
     twin = make_twin(args)
-    in_blocks = args.application == "dit"
-    x, y = data
+    in_blocks = args.application != "vit"
+    x, y = (*data, None)[:2]
     if BACKEND == "jax":
         whole = jax_temporaries(twin, data, 0 if in_blocks else None)
     else:
         import torch
 
-        images, labels = torch.as_tensor(x), torch.as_tensor(y)
+        images = torch.as_tensor(x)
+        labels = None if y is None else torch.as_tensor(y)
 
         def loss():
             if in_blocks:
@@ -286,19 +296,30 @@ def fit_overhead(args):
     )
 
 
+def generator(args, model, count, steps):
+    """A function that makes `count` samples in `steps` steps."""
+    if args.application == "mdm":
+        options = {"num_samples": count}
+    else:
+        labels = np.zeros(count, "int32")
+        options = {"labels": labels, "sampler": "euler"}
+    return functools.partial(
+        model.generate, num_steps=steps, batch_size=count, **options
+    )
+
+
 def sampling(args):
-    """Ratios of the time to make as many images with as many steps."""
-    labels = np.zeros(args.batch_size, "int32")
-    options = {"sampler": "euler", "batch_size": args.batch_size}
+    """Ratios of the time to make as many samples with as many steps."""
     models = {b: make_blocks(args, b) for b in (1, *args.blocks)}
-    for model in models.values():  # compiles, all shapes
-        model.generate(labels, num_steps=50, **options)
+    makers = {
+        blocks: generator(args, model, args.batch_size, 50)
+        for blocks, model in models.items()
+    }
+    for make in makers.values():  # compiles
+        make()
     taken = {blocks: [] for blocks in models}
     for _ in range(args.steps):
-        for blocks, model in models.items():
-            make = functools.partial(
-                model.generate, labels, num_steps=50, **options
-            )
+        for blocks, make in makers.items():
             taken[blocks].append(seconds(make))
     whole = statistics.median(taken[1])
     for blocks in args.blocks:
@@ -314,14 +335,10 @@ def sampling(args):
 
 def compile_time(args):
     """Seconds to make images for the first time, less the second time."""
-    labels = np.zeros(2, "int32")
     for blocks in args.blocks:
         taken = {}
         for steps in (blocks, 50):
-            model = make_blocks(args, blocks)
-            make = functools.partial(
-                model.generate, labels, num_steps=steps, sampler="euler"
-            )
+            make = generator(args, make_blocks(args, blocks), 2, steps)
             taken[steps] = seconds(make) - seconds(make)
         report(
             "sampler_compile",

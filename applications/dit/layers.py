@@ -61,7 +61,11 @@ class ClassAndNoiseEmbedding(keras.layers.Layer):
             )
             null = ops.full_like(labels, self.num_classes)
             labels = ops.where(draw < self.class_dropout, null, labels)
-        return self.noise(c_noise) + self.classes(labels)
+        # Times 1 before the look-up, so that on TensorFlow the gradient is
+        # dense: Keras 3.15 squares a sparse one, as Adam does, row by row.
+        rows = 1.0 * ops.convert_to_tensor(self.classes.embeddings)
+        rows = ops.cast(rows, self.compute_dtype)
+        return self.noise(c_noise) + ops.take(rows, labels, axis=0)
 
     def compute_output_shape(self, c_noise_shape, condition_shape):
         return (c_noise_shape[0], self.hidden_dim)

@@ -124,7 +124,9 @@ def _check_same_network(model, other, path):
             f"Received: {path!r} with {its}. "
             "Build the model with the settings of the file."
         )
+    # What does not change the weights.
     settings = ("name", "seed", "sampler", "dtype", "overlap")
+    settings += ("schedule", "tokenizer")
     mine, its = (
         {k: v for k, v in m.get_config().items() if k not in settings}
         for m in (model, other)

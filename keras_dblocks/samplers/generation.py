@@ -106,7 +106,7 @@ def generate(stages, visits, sampler, starts, progress, keep=None):
         Prediction `(count, ...)` of each batch, numpy.
     """
     for number, (noisy, condition, count) in enumerate(starts):
-        carry = _numpy(sampler.carry(noisy, sampler.seed + number))
+        carry = _numpy(sampler.carry(noisy, number))
         for visit in visits:
             before = carry[0]
             calls = len(visit.calls["level"])
@@ -129,7 +129,7 @@ def stream(load, visits, sampler, starts, progress):
         List of predictions, one per batch.
     """
     states = [
-        (_numpy(sampler.carry(noisy, sampler.seed + i)), condition, count)
+        (_numpy(sampler.carry(noisy, i)), condition, count)
         for i, (noisy, condition, count) in enumerate(starts)
     ]
     for visit in visits:

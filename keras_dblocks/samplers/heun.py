@@ -29,7 +29,7 @@ class HeunSampler(Sampler):
                 rows.append({**row, "level": following, "corrects": 1.0})
         return as_lists(rows)
 
-    def carry(self, noisy, seed=0):
+    def carry(self, noisy, stream=0):
         # Noisy signal; where the step began; the slope there.
         return (noisy, ops.zeros_like(noisy), ops.zeros_like(noisy))
 

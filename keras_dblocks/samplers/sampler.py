@@ -4,6 +4,7 @@ import itertools
 import warnings
 from typing import NamedTuple
 
+import numpy as np
 from keras import ops
 
 from keras_dblocks.samplers.grid import noise_levels
@@ -76,8 +77,13 @@ class Sampler:
         """
         raise NotImplementedError
 
-    def carry(self, noisy, seed=0):
-        """State of the loop: a tuple that begins with the noisy signal."""
+    def carry(self, noisy, stream=0):
+        """State of the loop: a tuple that begins with the noisy signal.
+
+        Args:
+            noisy: tensor `(B, ...)`.
+            stream: int. Batches of different numbers draw different noise.
+        """
         return (noisy,)
 
     def step(self, carry, denoised, call):
@@ -202,7 +208,7 @@ class Sampler:
             model.build()
         if noisy is None:
             noisy = self.begin(model, model.batch_size_of(condition))
-        return self.carry(noisy, self.seed)
+        return self.carry(noisy)
 
     def _call(self, block, carry, call, condition):
         prediction = self.predict(block, carry[0], call["level"], condition)
@@ -229,3 +235,14 @@ class Sampler:
 def as_lists(rows):
     """Equally keyed dicts, one per call, to a dict of lists."""
     return {k: [float(row[k]) for row in rows] for k in rows[0]}
+
+
+def random_state(seed, stream, generator):
+    """State for a `keras.random.SeedGenerator`, of a seed and a stream.
+
+    Hashed: on torch Keras 3.15 adds seed and counter, so that a seed would
+    draw what the next one draws a call later.
+    """
+    words = np.random.SeedSequence([seed, stream]).generate_state(1)
+    state = np.array([words[0] >> 1, 0])
+    return ops.convert_to_tensor(state, dtype=generator.state.dtype)

@@ -3,11 +3,10 @@
 import math
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_dblocks.samplers.heun import HeunSampler
-from keras_dblocks.samplers.sampler import as_lists
+from keras_dblocks.samplers.sampler import as_lists, random_state
 
 
 class StochasticSampler(HeunSampler):
@@ -70,10 +69,9 @@ class StochasticSampler(HeunSampler):
                 rows.append({**row, "spread": spread})
         return as_lists(rows)
 
-    def carry(self, noisy, seed=0):
-        state = self._generator.state
-        seed = ops.convert_to_tensor(np.array([seed, 1]), dtype=state.dtype)
-        return (*super().carry(noisy), seed)
+    def carry(self, noisy, stream=0):
+        state = random_state(self.seed, stream, self._generator)
+        return (*super().carry(noisy), state)
 
     def step(self, carry, denoised, call):
         *carry, seed = carry

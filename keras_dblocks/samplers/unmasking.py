@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_dblocks.models.checks import check_integer, check_share
 from keras_dblocks.noise import MaskingSchedule
-from keras_dblocks.samplers.sampler import Sampler
+from keras_dblocks.samplers.sampler import Sampler, random_state
 
 ORDERS = ("random", "confidence")
 HIDDEN = -1e9  # a logit that is never drawn
@@ -110,14 +110,9 @@ class UnmaskingSampler(Sampler):
         reveal[-1] = 1.0  # what epsilon would leave
         return {"level": levels[:-1], "reveal": reveal.tolist()}
 
-    def carry(self, noisy, seed=0):
-        state = self._generator.state
-        # Hashed: on torch Keras 3.15 adds seed and counter, so that a seed
-        # would draw what the next one draws a call later.
-        words = np.random.SeedSequence([self.seed, abs(seed - self.seed)])
-        seed = np.array([words.generate_state(1)[0] >> 1, 0])
-        seed = ops.convert_to_tensor(seed, dtype=state.dtype)
-        return (ops.cast(noisy, "int32"), seed)
+    def carry(self, noisy, stream=0):
+        state = random_state(self.seed, stream, self._generator)
+        return (ops.cast(noisy, "int32"), state)
 
     def step(self, carry, denoised, call):
         tokens, seed = carry
