@@ -22,13 +22,13 @@ PRESETS = {
         "description": "text that ships with Python; minutes on two cores",
         "config": {**_SMALL, "sequence_length": 64, "hidden_dim": 64},
         "training": {**_RECIPE, "data": "python", "epochs": 2},
-        "expected": "README.md",
+        "expected": "not measured yet",
     },
     "mdm_austen": {
         "description": "six novels in 27 symbols; hours on two cores",
         "config": _SMALL,
         "training": {**_RECIPE, "data": "austen.txt", "epochs": 4},
-        "expected": "README.md",
+        "expected": "not measured yet",
     },
     "mdm_text8": {
         "description": "text8, the paper's sizes and recipe; a GPU",
