@@ -9,7 +9,6 @@ from keras_dblocks import DiffusionBlocks
 from keras_dblocks.applications.images.sizes import check_sizes
 from keras_dblocks.layers import (
     ContinuousSignal,
-    MovingAverage,
     TransformerLayer,
 )
 from keras_dblocks.layers.label_embedding import check_labels
@@ -150,11 +149,6 @@ class DiT(GeneratesImages, DiffusionBlocks):
     def make_sampler(self):
         steps = max(50, self.num_blocks)
         return self.sampler_of("euler", steps, seed=self.seed)
-
-    def make_average(self):
-        if self.ema_momentum is None:
-            return None
-        return MovingAverage(self.ema_momentum, name="average")
 
     def default_loss_weighting(self):
         return "edm"

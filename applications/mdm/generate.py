@@ -67,7 +67,7 @@ class GeneratesTokens:
             np.split(starts, range(batch_size, num_samples, batch_size))
         )
         batches = generation.generate(
-            self._stages(order, temperature, top_p),
+            self._stages,
             visits,
             sampler,
             generation.batches(

@@ -7,7 +7,6 @@ from keras import ops
 
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.layers import (
-    MovingAverage,
     NoiseEmbedding,
     Tokens,
     TransformerLayer,
@@ -115,10 +114,7 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
                 "The bound has weights of its own, 1 / mask ratio. Received: "
                 f"loss_weighting={self.loss_weighting!r}. Leave it out."
             )
-        # Each compiled once: for a block, and settings of the sampler.
-        self._stages = functools.cache(
-            lambda *settings: generation.Stages(lambda: self.blocks)
-        )
+        self._stages = generation.Stages(lambda: self.blocks)
         self._bound_stage = functools.cache(
             lambda index: BoundStage(self.blocks[index])
         )
@@ -169,11 +165,6 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         steps = max(64, self.num_blocks)
         return UnmaskingSampler(steps, schedule=self.schedule, seed=self.seed)
 
-    def make_average(self):
-        if self.ema_momentum is None:
-            return None
-        return MovingAverage(self.ema_momentum, name="average")
-
     def default_loss_weighting(self):
         return "none"
 
@@ -208,7 +199,7 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
 
     def check_data(self, x, y=None):
         self.check_targets(x, y)
-        self.make_target().check(ops.convert_to_numpy(x))
+        self._target.check(ops.convert_to_numpy(x))
 
     @classmethod
     def end_to_end(cls, **kwargs):

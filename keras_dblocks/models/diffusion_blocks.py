@@ -254,8 +254,6 @@ class DiffusionBlocks(Parts, BlockTrainer):
             )
 
     def check_data(self, x, y=None):
-        if not self.blocks:
-            self._make_blocks()
         clean, condition = (None, x) if y is None else self.split(x, y)
         spec = self.condition_spec()
         arrays, specs = tree.flatten(condition), tree.flatten(spec)
@@ -268,7 +266,7 @@ class DiffusionBlocks(Parts, BlockTrainer):
             )
         for array, wanted in zip(arrays, specs, strict=True):
             check_array(array, wanted)
-        check = getattr(self._shared_parts["target"], "check", None)
+        check = getattr(self._target, "check", None)
         if clean is not None and check:
             check(ops.convert_to_numpy(clean))
 

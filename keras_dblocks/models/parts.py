@@ -3,7 +3,11 @@
 import keras
 from keras import ops, tree
 
-from keras_dblocks.layers import NoiseEmbedding, NoiseModulation
+from keras_dblocks.layers import (
+    MovingAverage,
+    NoiseEmbedding,
+    NoiseModulation,
+)
 from keras_dblocks.models.block import Block, accepts
 from keras_dblocks.noise import LogNormalNoise
 from keras_dblocks.preconditioning import EDMPreconditioning
@@ -12,6 +16,8 @@ from keras_dblocks.samplers import EulerSampler
 
 class Parts:
     """Hooks of `DiffusionBlocks`, and which block holds which variables."""
+
+    ema_momentum = None  # of the weights' moving average; None for none
 
     def condition_spec(self):
         """`keras.KerasTensor` of the condition, or None if there is none."""
@@ -73,7 +79,9 @@ class Parts:
 
     def make_average(self):
         """`layers.MovingAverage` of weights, or None for no averages."""
-        return None
+        if self.ema_momentum is None:
+            return None
+        return MovingAverage(self.ema_momentum, name="average")
 
     def null_condition(self, condition):
         """Condition that says nothing, for guidance."""
@@ -107,6 +115,12 @@ class Parts:
                 "head": self.make_head(),
                 "average": self.make_average(),
             }
+
+    @property
+    def _target(self):
+        """Layer of the clean signal, which all blocks share."""
+        self._make_blocks()
+        return self._shared_parts["target"]
 
     def shared_of(self, block):
         """Trainable variables of a block's parts other than its layers."""

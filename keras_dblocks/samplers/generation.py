@@ -44,11 +44,11 @@ class Stages:
         self.made = {}
 
     def __call__(self, index, sampler, num_calls, batch_size):
-        """`Stage` of a block; grid and seed of the sampler do not matter."""
+        """`Stage` of a block, for what the sampler's calls depend on."""
         # One stage for each shape: TensorFlow would compile the second one
         # for any shape, and then round differently.
         sizes = (num_calls, batch_size)
-        key = (index, sampler.name, sampler.guidance_scale, *sizes)
+        key = (index, type(sampler), sampler.compiled_settings(), sizes)
         if key not in self.made:
             self.made[key] = Stage(self.blocks()[index], sampler)
         return self.made[key]

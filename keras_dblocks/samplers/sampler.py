@@ -68,6 +68,14 @@ class Sampler:
         self.rho = rho
         self.seed = seed
 
+    # What to do about blocks that are never called, and if it is a mistake.
+    advice = 'Take more steps, or grid="upper_edges".'
+    spares_blocks = False
+
+    def compiled_settings(self):
+        """What `step` and `predict` depend on; grid and seed are not."""
+        return (self.guidance_scale,)
+
     def schedule(self, levels):
         """Calls of the denoiser for descending `levels` that end with 0.
 
@@ -112,10 +120,10 @@ class Sampler:
         calls = self.schedule([*map(float, levels), 0.0])
         blocks = [int(b) for b in partition.block_of(calls["level"])]
         missing = sorted({*range(partition.num_blocks)} - {*blocks})
-        if missing:
+        if missing and not self.spares_blocks:
             warnings.warn(
                 f"num_steps={steps} with grid={self.grid!r} never calls blocks "
-                f'{missing}. Take more steps, or grid="upper_edges".',
+                f"{missing}. {self.advice}",
                 stacklevel=2,
             )
         visits, first = [], 0

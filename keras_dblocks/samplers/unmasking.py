@@ -1,7 +1,5 @@
 """Masked diffusion's sampler: masks are revealed step by step."""
 
-import warnings
-
 import keras
 import numpy as np
 from keras import ops
@@ -40,6 +38,7 @@ class UnmaskingSampler(Sampler):
     """
 
     name = "unmasking"
+    advice = "Take more steps."
 
     def __init__(
         self,
@@ -90,18 +89,13 @@ class UnmaskingSampler(Sampler):
         level = 1.0 - self.alphas.alpha(self.times(steps)[:-1])
         return np.maximum(self.masked * level, partition.noise.minimum)
 
-    def plan(self, partition):
-        with warnings.catch_warnings():  # has other grids' advice
-            warnings.filterwarnings("ignore", ".*never calls blocks")
-            visits = super().plan(partition)
-        missing = {*range(partition.num_blocks)} - {v.block for v in visits}
-        if missing and self.masked == 1:  # a prompt spares the first blocks
-            warnings.warn(
-                f"num_steps={self.num_steps} with grid={self.grid!r} never "
-                f"calls blocks {sorted(missing)}. Take more steps.",
-                stacklevel=2,
-            )
-        return visits
+    @property
+    def spares_blocks(self):
+        """True with a prompt: the first blocks have nothing to do."""
+        return self.masked < 1
+
+    def compiled_settings(self):
+        return (self.order, self.temperature, self.top_p)
 
     def schedule(self, levels):
         times = self.times(len(levels) - 1)
