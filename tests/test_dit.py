@@ -1,5 +1,8 @@
 """DiT trains in blocks and makes images: batches, streams, averages."""
 
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ from toys import CHAINS
 
 from keras_dblocks import samplers
 from keras_dblocks.applications import DiT, DiTB2, DiTL2, DiTS2, DiTXL2
+from keras_dblocks.applications.dit import generate
+from keras_dblocks.models import assembly
 
 SIZES = {
     "image_size": 8,
@@ -98,6 +103,25 @@ def test_streaming_is_bit_equal(tmp_path, sampler):
         lambda: DiT.generate_from_blocks(paths[:2], labels, **keywords),
         "2 files",
     )
+
+
+def test_streaming_holds_one_block(tmp_path, monkeypatch):
+    model = randomize(make())
+    paths = [tmp_path / f"block_{i}.keras" for i in range(3)]
+    for block, path in zip(model.blocks, paths, strict=True):
+        block.save(path)
+    loaded = []
+
+    def read(path):
+        gc.collect()
+        assert [b for b in loaded if b() is not None] == [], path
+        block = assembly.read_block(path)
+        loaded.append(weakref.ref(block))
+        return block
+
+    monkeypatch.setattr(generate, "read_block", read)
+    DiT.generate_from_blocks(paths, [0, 1], num_steps=3)
+    assert len(loaded) == 3  # each file is read once
 
 
 def test_trajectory_is_that_of_the_sampler():

@@ -103,14 +103,17 @@ class GeneratesImages:
         Other arguments and the result are those of `generate`: the same
         images, bit for bit. The states of all images are kept between blocks.
         """
-        network = read_block(paths[0]).network()
+        ready = [read_block(paths[0])]
+        network = ready[0].network()
+        # Without that block, which is let go after its visit.
+        network = type(network).from_config(network.get_config())
         sampler = network.sampler_of(
             sampler, num_steps, guidance_scale, grid, seed
         )
         labels = network._check_generate(labels, sampler, batch_size)
 
         def load(index):
-            block = read_block(paths[index])
+            block = ready.pop() if ready else read_block(paths[index])
             if block.index != index or (
                 block.network().partition.describe()
                 != network.partition.describe()
@@ -206,4 +209,4 @@ class GeneratesImages:
     def _finish(self, clean, decoder):
         if decoder is not None:
             return np.asarray(decoder(clean))
-        return self.make_target().restore(clean)
+        return self._target.restore(clean)
