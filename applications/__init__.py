@@ -1,5 +1,6 @@
 """The systems that show the method, one folder each."""
 
+from keras_dblocks.applications.ar import ARTransformer
 from keras_dblocks.applications.dit import DiT, DiTB2, DiTL2, DiTS2, DiTXL2
 from keras_dblocks.applications.mdm import MDM
 from keras_dblocks.applications.vit import (
@@ -11,6 +12,7 @@ from keras_dblocks.applications.vit import (
 )
 
 __all__ = [
+    "ARTransformer",
     "DiT",
     "DiTB2",
     "DiTL2",

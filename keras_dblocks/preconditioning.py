@@ -60,6 +60,18 @@ class EDMPreconditioning:
         return variance / (sigma * self.sigma_data) ** 2
 
 
+class InputPreconditioning(EDMPreconditioning):
+    """EDM's scale of the input alone; the network's output is the answer.
+
+    For tables of targets: EDM's skip copies the noisy row to the answer at
+    low noise, and leaves the network of a late block no say (METHOD 9).
+    """
+
+    def __call__(self, sigma):
+        """Coefficients at the levels `(B,)`; None stands for no scaling."""
+        return super().__call__(sigma)._replace(c_skip=None, c_out=None)
+
+
 class NoPreconditioning:
     """For masks: tokens go in and logits come out as they are.
 

@@ -20,16 +20,19 @@ import time
 import keras
 import numpy as np
 
-from keras_dblocks.applications import MDM, DiT, ViT
+from keras_dblocks.applications import MDM, ARTransformer, DiT, ViT
 
 BACKEND = keras.backend.backend()
+MODELS = {"vit": ViT, "dit": DiT, "mdm": MDM, "ar": ARTransformer}
+ON_TEXT = ("mdm", "ar")
+PLAIN_TWIN = ("vit", "ar")  # the others' twin is the model with one block
 
 
 def make_data(args):
     """One batch of random images and labels, or of tokens alone."""
     rng = np.random.default_rng(0)
-    if args.application == "mdm":
-        tokens = rng.integers(0, 27, (args.batch_size, 256))
+    if args.application in ON_TEXT:
+        tokens = rng.integers(0, 27, (args.batch_size, args.sequence_length))
         return (tokens.astype("int32"),)
     shape = (args.batch_size, 32, 32, 3)
     images = rng.uniform(-1.0, 1.0, size=shape).astype("float32")
@@ -146,9 +149,15 @@ def make_blocks(args, blocks, **options):
 
 
 def make_twin(args):
-    """The compiled end-to-end twin; but for ViT, the same with one block."""
-    if args.application != "vit":
+    """The compiled end-to-end twin."""
+    if args.application not in PLAIN_TWIN:
         return make_blocks(args, 1)
+    if args.application == "ar":
+        twin = ARTransformer.end_to_end(**args.sizes)
+        twin.build()
+        twin.compile("adamw")
+        twin.optimizer.build(twin.trainable_variables)
+        return twin
     twin = ViT.end_to_end(**args.sizes)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     twin.compile("adamw", loss)
@@ -159,14 +168,13 @@ def make_twin(args):
 def main():
     """Prints one JSON line a figure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--application", choices=["vit", "dit", "mdm"], default="vit"
-    )
+    parser.add_argument("--application", choices=list(MODELS), default="vit")
     parser.add_argument("--sampling", action="store_true", help="alone")
     parser.add_argument("--blocks", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--num-layers", type=int, default=12)
     parser.add_argument("--hidden-dim", type=int, default=128)
+    parser.add_argument("--sequence-length", type=int, default=256)
     parser.add_argument("--on-policy", type=float, nargs="+", default=[0.0])
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--fit", action="store_true", help="`fit` alone")
@@ -175,12 +183,13 @@ def main():
     args = parser.parse_args()
     sizes = {"num_layers": args.num_layers, "hidden_dim": args.hidden_dim}
     sizes |= {"num_heads": 4}
-    if args.application == "mdm":
-        sizes |= {"vocabulary_size": 27, "sequence_length": 256}
+    if args.application in ON_TEXT:
+        sizes |= {"vocabulary_size": 27}
+        sizes |= {"sequence_length": args.sequence_length}
     else:
         sizes |= {"patch_size": 4, "num_classes": 100}
     args.sizes = sizes
-    args.model = {"vit": ViT, "dit": DiT, "mdm": MDM}[args.application]
+    args.model = MODELS[args.application]
     data = make_data(args)
     if args.fit:
         fit_overhead(args)
@@ -200,7 +209,7 @@ def main():
 def memory(args, data, on_policy):
     """Ratios of temporaries (JAX) or saved bytes (torch)."""
     twin = make_twin(args)
-    in_blocks = args.application != "vit"
+    in_blocks = args.application not in PLAIN_TWIN
     x, y = (*data, None)[:2]
     if BACKEND == "jax":
         whole = jax_temporaries(twin, data, 0 if in_blocks else None)

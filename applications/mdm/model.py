@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_dblocks import DiffusionBlocks
+from keras_dblocks.applications.data.strings import TakesStrings
 from keras_dblocks.layers import (
     NoiseEmbedding,
     Tokens,
@@ -20,7 +21,6 @@ from .bound import BoundStage, EvaluatesBound
 from .generate import GeneratesTokens
 from .layers import MDMReadout, MDMStem
 from .presets import PRESETS
-from .strings import TakesStrings
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")

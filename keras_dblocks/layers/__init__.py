@@ -1,5 +1,6 @@
 """Layers a block is made of."""
 
+from keras_dblocks.layers.causal_attention import CausalAttention
 from keras_dblocks.layers.continuous_signal import ContinuousSignal
 from keras_dblocks.layers.label_embedding import LabelEmbedding
 from keras_dblocks.layers.modulated_dense import ModulatedDense
@@ -8,10 +9,12 @@ from keras_dblocks.layers.noise_embedding import NoiseEmbedding
 from keras_dblocks.layers.noise_modulation import NoiseModulation
 from keras_dblocks.layers.patch_embedding import PatchEmbedding
 from keras_dblocks.layers.self_attention import SelfAttention
+from keras_dblocks.layers.token_embedding import TokenEmbedding
 from keras_dblocks.layers.tokens import Tokens
 from keras_dblocks.layers.transformer_layer import TransformerLayer
 
 __all__ = [
+    "CausalAttention",
     "ContinuousSignal",
     "LabelEmbedding",
     "ModulatedDense",
@@ -20,6 +23,7 @@ __all__ = [
     "NoiseModulation",
     "PatchEmbedding",
     "SelfAttention",
+    "TokenEmbedding",
     "Tokens",
     "TransformerLayer",
 ]

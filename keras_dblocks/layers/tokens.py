@@ -58,22 +58,7 @@ class Tokens(keras.layers.Layer):
 
     def check(self, tokens):
         """Refuses what are no sequences of tokens."""
-        tokens = np.asarray(tokens)
-        whole = np.issubdtype(tokens.dtype, np.integer)
-        if not whole or tokens.shape[1:] != self.signal_shape:
-            raise ValueError(
-                f"Tokens must be integers (N, {self.sequence_length}). "
-                f"Received: {tokens.dtype} of shape {tokens.shape}. "
-                "Cut the text into chunks of that length."
-            )
-        if tokens.size and not (
-            0 <= tokens.min() and tokens.max() < self.vocabulary_size
-        ):
-            raise ValueError(
-                f"Tokens must lie in 0 to {self.vocabulary_size - 1}; the mask "
-                f"is no data. Received: {tokens.min()} to {tokens.max()}. "
-                "Use the tokenizer the model was made for."
-            )
+        check_tokens(tokens, self.vocabulary_size, self.sequence_length)
 
     def compute_output_spec(self, tokens):
         return keras.KerasTensor(tokens.shape, dtype="int32")
@@ -84,3 +69,23 @@ class Tokens(keras.layers.Layer):
             "vocabulary_size": self.vocabulary_size,
             "sequence_length": self.sequence_length,
         }
+
+
+def check_tokens(tokens, vocabulary_size, sequence_length):
+    """Refuses what are no sequences of tokens `(N, sequence_length)`."""
+    tokens = np.asarray(tokens)
+    whole = np.issubdtype(tokens.dtype, np.integer)
+    if not whole or tokens.shape[1:] != (sequence_length,):
+        raise ValueError(
+            f"Tokens must be integers (N, {sequence_length}). "
+            f"Received: {tokens.dtype} of shape {tokens.shape}. "
+            "Cut the text into chunks of that length."
+        )
+    if tokens.size and not (
+        0 <= tokens.min() and tokens.max() < vocabulary_size
+    ):
+        raise ValueError(
+            f"Tokens must lie in 0 to {vocabulary_size - 1}; the mask "
+            f"is no data. Received: {tokens.min()} to {tokens.max()}. "
+            "Use the tokenizer the model was made for."
+        )

@@ -105,7 +105,9 @@ class Block(DurableModel):
         with keras.StatelessScope(state_mapping=mapping):
             yield
 
-    def denoise(self, noisy, level, condition=None, training=False):
+    def denoise(
+        self, noisy, level, condition=None, training=False, layers=None
+    ):
         """What the loss sees: logits, or the denoised signal.
 
         Args:
@@ -113,6 +115,8 @@ class Block(DurableModel):
             level: float32 tensor `(B,)`, noise levels.
             condition: tensor(s) `(B, ...)` the block also sees.
             training: bool.
+            layers: function of the first state and the context, a dict, to
+                the last state, in place of the residual layers (with caches).
         """
         spec = self.network().condition_spec()
         if spec is not None:
@@ -126,13 +130,17 @@ class Block(DurableModel):
         if scale.c_in is not None:
             scaled = expand(scale.c_in, noisy) * noisy
         state = _call(self.stem, scaled, context)
-        for layer in self.residual_layers:
-            state = _call(layer, state, context)
+        state = (layers or self._through_layers)(state, context)
         denoised = ops.cast(_call(self.readout, state, context), "float32")
         if scale.c_out is not None:
             denoised = expand(scale.c_out, noisy) * denoised
             denoised = expand(scale.c_skip, noisy) * noisy + denoised
         return ops.cast(_call(self.head, denoised, context), "float32")
+
+    def _through_layers(self, state, context):
+        for layer in self.residual_layers:
+            state = _call(layer, state, context)
+        return state
 
     def denoising_loss(
         self, x, y, sample_weight=None, handed=None, training=True

@@ -119,7 +119,8 @@ class Parts:
     @property
     def _target(self):
         """Layer of the clean signal, which all blocks share."""
-        self._make_blocks()
+        if not hasattr(self, "_shared_parts"):
+            self._make_blocks()
         return self._shared_parts["target"]
 
     def shared_of(self, block):
@@ -134,8 +135,9 @@ class Parts:
         target = self.make_target()
         if self.sharing == "targets":
             target.fix(self.seed)
-        parts = self._make_shell() if self.sharing == "all" else {}
-        self._shared_parts = {**parts, "target": target}
+        self._shared_parts = {"target": target}
+        if self.sharing == "all":
+            self._shared_parts |= self._make_shell()
         for index in range(self.num_blocks):
             self.blocks.append(Block(self, index))
 

@@ -1,0 +1,143 @@
+"""Text from a model that predicts the next token."""
+
+import keras
+import numpy as np
+
+from keras_dblocks.applications.data.strings import is_text
+from keras_dblocks.models.checks import check_integer
+
+from .decode import Decoder
+
+
+class GeneratesText:
+    """`generate` of a model that has a `make_writer`."""
+
+    def generate(
+        self,
+        prompts=None,
+        max_length=None,
+        num_steps=None,
+        temperature=1.0,
+        top_p=1.0,
+        num_samples=1,
+        end_token=None,
+        seed=0,
+        batch_size=16,
+    ):
+        """Prompts and what follows them.
+
+        The last step's logits are an ordinary predictive distribution (the
+        chain starts from zero, not from noise): tokens are drawn from it.
+
+        Args:
+            prompts: list of strings, list of int arrays `(t,)` of any
+                lengths, int array `(N, t)`, or None for none.
+            max_length: int. Tokens with the prompt. Defaults to
+                `sequence_length`, the most.
+            num_steps: int or None, for one per block. Ignored by the twin.
+            temperature: float. 0 takes the likeliest token.
+            top_p: float in (0, 1]. Share of the probability the tokens are
+                drawn from.
+            num_samples: int. Continuations of each prompt.
+            end_token: int or None. A row that drew it ends, and is filled
+                with it. Defaults to the tokenizer's `end_token_id`, if any.
+            seed: int. The result depends on it and on the row alone.
+            batch_size: int. Rows at once.
+
+        Returns:
+            List of strings for strings, else int32 array
+            `(N * num_samples, max_length)`; the samples of a prompt follow
+            each other.
+        """
+        for name, value in (
+            ("max_length", max_length or self.sequence_length),
+            ("num_samples", num_samples),
+            ("batch_size", batch_size),
+        ):
+            check_integer(name, value)
+        check_integer("seed", seed, 0)
+        max_length = max_length or self.sequence_length
+        _check_drawing(temperature, top_p)
+        text = prompts is None and self.tokenizer is not None
+        text = text or is_text(prompts)
+        rows = self._prompts(prompts, max_length)
+        if end_token is None:
+            end_token = getattr(self.tokenizer, "end_token_id", None)
+        if not self.built:
+            self.build()
+        decoder = self._decoder(num_steps, temperature == 0, top_p < 1)
+        settings = [temperature, top_p, -1 if end_token is None else end_token]
+        settings = np.array(settings, "float32")
+        rows = [row for row in rows for _ in range(num_samples)]
+        tokens = np.zeros((len(rows), max_length), "int32")
+        lengths = np.array([len(row) for row in rows], "int32")
+        for i, row in enumerate(rows):
+            tokens[i, : len(row)] = row
+        uniform = np.random.Generator(np.random.Philox(key=seed)).random(
+            tokens.shape, dtype="float32"
+        )
+        size = min(batch_size, len(rows))
+        result = []
+        for first in range(0, len(rows), size):
+            # One shape, so that it is compiled once.
+            part = np.arange(first, first + size) % len(rows)
+            inputs = (tokens[part], lengths[part], uniform[part], settings)
+            made = decoder.predict_on_batch(inputs)
+            result.append(np.asarray(made)[: len(rows) - first])
+        result = np.concatenate(result)
+        if not text:
+            return result
+        return [self._text(row, end_token) for row in result]
+
+    def _text(self, row, end_token):
+        ends = np.flatnonzero(row == end_token)
+        return self.tokenizer.detokenize(row[: ends[0]] if len(ends) else row)
+
+    def _decoder(self, *key):
+        if "_decoders" not in self.__dict__:
+            object.__setattr__(self, "_decoders", {})
+        if key not in self._decoders:
+            self._decoders[key] = Decoder(self.make_writer(key[0]), *key[1:])
+        return self._decoders[key]
+
+    def _prompts(self, prompts, max_length):
+        """List of int arrays."""
+        if prompts is None:
+            return [np.zeros((0,), "int32")]
+        if is_text(prompts):
+            prompts = [prompts] if isinstance(prompts, str) else prompts
+            prompts = [self.tokens_of(text) for text in prompts]
+        prompts = [np.asarray(prompt) for prompt in prompts]
+        wanted = (
+            "Prompts must be strings or integer arrays (t,) of tokens 0 to "
+            f"{self.vocabulary_size - 1}, t at most {max_length}, "
+            f"`max_length`, itself at most {self.sequence_length}. "
+        )
+        if max_length > self.sequence_length:
+            raise ValueError(
+                f"{wanted}Received: max_length={max_length}. "
+                "Lower it, or make a model with a longer `sequence_length`."
+            )
+        for prompt in prompts:
+            whole = np.issubdtype(prompt.dtype, np.integer) or not prompt.size
+            fits = prompt.ndim == 1 and len(prompt) <= max_length
+            if not whole or not fits:
+                raise ValueError(
+                    f"{wanted}Received: {prompt.dtype} of shape "
+                    f"{prompt.shape}. Cut it, or pass one row per prompt."
+                )
+            low, high = (prompt.min(), prompt.max()) if prompt.size else (0, 0)
+            if not 0 <= low <= high < self.vocabulary_size:
+                raise ValueError(
+                    f"{wanted}Received: tokens {low} to {high}. "
+                    "Use the tokenizer the model was made for."
+                )
+        return prompts or [np.zeros((0,), "int32")]
+
+
+def _check_drawing(temperature, top_p):
+    if not temperature >= 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            "`temperature` must be at least 0 and `top_p` in (0, 1]. "
+            f"Received: temperature={temperature}, top_p={top_p}. Use 1."
+        )

@@ -1,0 +1,115 @@
+"""The likelihood of text under a model of the next token."""
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class Entropies(keras.Model):
+    """Cross-entropy of each sequence, `(B, T)` to `(B, steps)`, in nats.
+
+    Args:
+        model: `ARTransformer`, with an entry for every call of a denoiser, or
+            `CausalLM`, with one entry.
+    """
+
+    def __init__(self, model):
+        super().__init__(name="entropies")
+        self.model = model
+        self.built = True
+
+    def call(self, tokens):
+        model = self.model
+        if hasattr(model, "blocks"):
+            # The start is zero: nothing is drawn, and the predictions are
+            # functions of the past alone, a likelihood each (METHOD 9).
+            condition = model.condition_of(tokens)
+            steps = model.sampler.trajectory(model, condition)
+            logits = [step["prediction"] for step in steps]
+        else:
+            logits = [model(tokens)]
+        labels = ops.cast(tokens, "int32")
+        entropies = [
+            keras.losses.sparse_categorical_crossentropy(
+                labels, step, from_logits=True
+            )
+            for step in logits
+        ]
+        return ops.mean(ops.stack(entropies, 1), -1)
+
+
+class EvaluatesLikelihood:
+    """`evaluate` of a model of the next token."""
+
+    def evaluate(
+        self,
+        x=None,
+        y=None,
+        batch_size=32,
+        verbose="auto",
+        return_dict=False,
+        **kwargs,
+    ):
+        """Cross-entropy of the next token, nats per token.
+
+        Args:
+            x: int array `(N, sequence_length)`, or text as in `fit`.
+            batch_size: int.
+            verbose: ignored, for `keras.Model.evaluate`.
+            return_dict: bool. Else a list in the dict's order.
+
+        Returns:
+            Dict of `cross_entropy`, that of the whole chain; its
+            `standard_error` over sequences (NaN for one); and for models in
+            blocks `block_0_cross_entropy`, ..., after each block's last call,
+            and `block_0_loss`, ..., the denoising losses on fixed noise.
+        """
+        if kwargs.get("_use_cached_eval_dataset"):
+            # Validation inside `fit`: the training loss on fixed noise.
+            return super().evaluate(
+                x, y, batch_size, verbose, return_dict=return_dict, **kwargs
+            )
+        if kwargs:
+            raise ValueError(
+                "The likelihood takes tokens and `batch_size`. "
+                f"Received: {', '.join(kwargs)}. Leave it out."
+            )
+        self.check_targets(x, y)
+        tokens = np.asarray(self.sequences_of(x))
+        self.check_data(tokens)
+        if not len(tokens):
+            raise ValueError(
+                "The likelihood needs at least one sequence. Received: none. "
+                f"Pass {self.sequence_length} tokens or more."
+            )
+        if not self.built:
+            self.build()
+        if "_entropies" not in self.__dict__:
+            # No sublayer: it holds the model.
+            object.__setattr__(self, "_entropies", Entropies(self))
+        steps = self._entropies.predict(
+            tokens.astype("int32"), batch_size=batch_size, verbose=0
+        )
+        whole = steps[:, -1]
+        error = np.nan
+        if len(whole) > 1:
+            error = whole.std(ddof=1) / len(whole) ** 0.5
+        result = {"cross_entropy": whole.mean(), "standard_error": error}
+        result |= self._by_block(steps.mean(0))
+        if self.compiled and hasattr(self, "blocks"):
+            losses = super().evaluate(
+                tokens, batch_size=batch_size, verbose=0, return_dict=True
+            )
+            result |= {k: v for k, v in losses.items() if k != "loss"}
+        result = {name: float(value) for name, value in result.items()}
+        return result if return_dict else list(result.values())
+
+    def _by_block(self, steps):
+        if not hasattr(self, "blocks"):
+            return {}
+        visits = self.sampler.plan(self.partition)
+        ends = np.cumsum([len(visit.calls["level"]) for visit in visits]) - 1
+        return {
+            f"block_{visit.block}_cross_entropy": steps[end]
+            for visit, end in zip(visits, ends, strict=True)
+        }

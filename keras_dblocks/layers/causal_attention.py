@@ -1,0 +1,147 @@
+"""Attention to the past, for clean tokens and for noisy ones beside them."""
+
+# B batch, S streams, T slots, D width, H heads, K key/value heads
+
+import keras
+from keras import ops
+
+from keras_dblocks.layers.rotary import rotate
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class CausalAttention(keras.layers.Layer):
+    """Attention of one or two streams to the clean past.
+
+    Stream 0 holds clean tokens and is ordinary causal attention. Stream 1, if
+    there is one, holds noisy tokens: slot i stands for the token after clean
+    slot i, and attends the clean slots up to i and itself. That is the mask
+    of block diffusion with blocks of one token, without the three quarters of
+    the `2 T x 2 T` scores that it hides.
+
+    Args:
+        num_heads: int. Must divide the width.
+        num_key_value_heads: int or None, for as many. Must divide `num_heads`.
+
+    Call arguments:
+        x: tensor `(B, S, T, D)`, S 1 or 2.
+        cache: pair of tensors `(B, N, K, D / H)`, keys and values of N clean
+            slots; or None for the T slots of `x` alone. Theirs are written
+            into it first.
+        index: int tensor `()`. Slot of the cache that is the first of `x`.
+
+    Returns:
+        Tensor `(B, S, T, D)`, the heads side by side; and the new cache.
+
+    References:
+     - [Llama 2](https://arxiv.org/abs/2307.09288)
+     - [Block diffusion](https://arxiv.org/abs/2503.09573), Section 3
+    """
+
+    def __init__(self, num_heads, num_key_value_heads=None, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.num_key_value_heads = num_key_value_heads or num_heads
+
+    def build(self, x_shape):
+        dim = x_shape[-1]
+        shared = dim // self.num_heads * self.num_key_value_heads
+        for name, units in (("query", dim), ("key", shared), ("value", shared)):
+            dense = keras.layers.Dense(
+                units, use_bias=False, dtype=self.dtype_policy, name=name
+            )
+            setattr(self, f"{name}_dense", dense)
+            dense.build(x_shape)
+
+    def call(self, x, cache=None, index=0):
+        streams, length, dim = x.shape[1:]
+        size = dim // self.num_heads
+        query, key, value = (
+            ops.reshape(dense(x), (-1, streams, length, heads, size))
+            for dense, heads in (
+                (self.query_dense, self.num_heads),
+                (self.key_dense, self.num_key_value_heads),
+                (self.value_dense, self.num_key_value_heads),
+            )
+        )
+        # A noisy slot stands one position after the clean one it lies beside.
+        query, key = (
+            [rotate(t[:, s], start=index + s) for s in range(streams)]
+            for t in (query, key)
+        )
+        value = [value[:, s] for s in range(streams)]
+        if cache is None:
+            past = key[0], value[0]
+        else:
+            place = (0, index, 0, 0)
+            cache = past = tuple(
+                ops.slice_update(old, place, ops.cast(new, old.dtype))
+                for old, new in zip(cache, (key[0], value[0]), strict=True)
+            )
+        past, own = self._repeated(past), self._repeated((key[-1], value[-1]))
+        if cache is None:
+            result = [
+                ops.dot_product_attention(query[0], *past, is_causal=True)
+            ]
+        else:
+            mask = _reaches(length, past[0].shape[1], index)
+            result = [
+                ops.dot_product_attention(
+                    query[0], *past, mask=mask[None, None]
+                )
+            ]
+        if streams == 2:
+            result.append(attend_past_and_self(query[1], *past, *own, index))
+        return ops.reshape(ops.stack(result, 1), (-1, *x.shape[1:])), cache
+
+    def _repeated(self, pair):
+        times = self.num_heads // self.num_key_value_heads
+        if times == 1:
+            return pair
+        return tuple(ops.repeat(t, times, axis=2) for t in pair)
+
+    def compute_output_spec(self, x, cache=None, index=0):
+        return keras.KerasTensor(x.shape, dtype=self.compute_dtype), cache
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "num_key_value_heads": self.num_key_value_heads,
+        }
+
+
+def attend_past_and_self(query, past_key, past_value, key, value, index=0):
+    """Attention of each slot to the past up to its place, and to itself.
+
+    One softmax over N + 1 scores, of which no more than `T x N` are kept.
+
+    Args:
+        query, key, value: tensors `(B, T, H, d)` of the slots.
+        past_key, past_value: tensors `(B, N, H, d)`.
+        index: int or int tensor. Place of the first slot in the past.
+
+    Returns:
+        Tensor `(B, T, H, d)`.
+    """
+    dtype, scale = query.dtype, query.shape[-1] ** -0.5
+    scores = ops.einsum("bthd,bnhd->bhtn", query * scale, past_key)
+    scores = ops.cast(scores, "float32")
+    reaches = _reaches(query.shape[1], past_key.shape[1], index)
+    scores = ops.where(reaches, scores, -1e9)
+    itself = ops.cast(ops.sum(query * scale * key, -1), "float32")
+    itself = ops.expand_dims(ops.transpose(itself, (0, 2, 1)), -1)  # B, H, T, 1
+    top = ops.maximum(ops.max(scores, -1, keepdims=True), itself)
+    top = ops.stop_gradient(top)
+    weights, own = ops.exp(scores - top), ops.exp(itself - top)
+    total = ops.sum(weights, -1, keepdims=True) + own
+    past = ops.einsum(
+        "bhtn,bnhd->bthd", ops.cast(weights / total, dtype), past_value
+    )
+    own = ops.transpose(own / total, (0, 2, 1, 3))  # B, T, H, 1
+    return past + ops.cast(own, dtype) * value
+
+
+def _reaches(slots, past, index):
+    # Slot t, the (index + t)-th, sees the past up to its own place.
+    places = index + ops.arange(slots, dtype="int32")
+    return ops.arange(past, dtype="int32") <= ops.expand_dims(places, 1)

@@ -1,0 +1,67 @@
+"""The clean signal of next-token prediction: a table row per position."""
+
+import numpy as np
+from keras import ops
+from keras.saving import register_keras_serializable
+
+from keras_dblocks.layers.label_embedding import LabelEmbedding
+from keras_dblocks.layers.tokens import check_tokens
+
+
+@register_keras_serializable(package="keras_dblocks")
+class TokenEmbedding(LabelEmbedding):
+    """Tokens to rows of a table, of one length, and logits back to rows.
+
+    Args:
+        num_classes: int. Size of the vocabulary.
+        dim: int. Width of a row.
+        sequence_length: int. T.
+        bridge: as in `LabelEmbedding`.
+        scale: float. Length of a row. Defaults to `1.0`, the paper's.
+
+    Call arguments:
+        tokens: int tensor `(B, T)`.
+
+    Returns:
+        float32 tensor `(B, T, dim)`.
+
+    References:
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 4.4
+    """
+
+    def __init__(
+        self,
+        num_classes,
+        dim,
+        sequence_length,
+        bridge="soft",
+        scale=1.0,
+        **kwargs,
+    ):
+        super().__init__(num_classes, dim, bridge, **kwargs)
+        self.sequence_length = sequence_length
+        self.scale = scale
+
+    @property
+    def signal_shape(self):
+        """Shape of one clean signal, without the batch."""
+        return (self.sequence_length, self.dim)
+
+    def _rows(self):
+        return self.scale * super()._rows()
+
+    def loss(self, labels, logits):
+        """Mean over the sequence of the cross-entropies, `(B,)`, in nats."""
+        return ops.mean(super().loss(labels, logits), axis=-1)
+
+    def check(self, labels):
+        """Refuses what are no sequences of tokens."""
+        labels = np.asarray(labels)
+        check_tokens(labels, self.num_classes, self.sequence_length)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "sequence_length": self.sequence_length,
+            "scale": self.scale,
+        }
