@@ -114,7 +114,7 @@ class BlockWriter:
         noisy = ops.zeros((batch, 1, dim))
         carry = self.sampler.carry(noisy)
         caches = dict(caches)
-        for visit in [one for visit in self.visits for one in visit.split()]:
+        for visit in [one for v in self.visits for one in v.split()]:
             block = self.model.blocks[visit.block]
             call = {name: value for name, (value,) in visit.calls.items()}
             kept = caches[str(visit.block)]

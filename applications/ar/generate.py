@@ -1,6 +1,5 @@
 """Text from a model that predicts the next token."""
 
-import keras
 import numpy as np
 
 from keras_dblocks.applications.data.strings import is_text

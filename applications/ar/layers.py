@@ -19,6 +19,7 @@ class LlamaLayer(keras.layers.Layer):
         num_heads: int.
         intermediate_dim: int. Width of the perceptron.
         num_key_value_heads: int or None.
+        dropout: float. After attention and perceptron.
         conditioned: bool. Modulated by the noise level (adaptive norm).
             Defaults to True; False is Llama's own layer.
         open_gates: bool. The gates of the modulation start at 1 and not at
@@ -42,6 +43,7 @@ class LlamaLayer(keras.layers.Layer):
         num_heads,
         intermediate_dim,
         num_key_value_heads=None,
+        dropout=0.0,
         conditioned=True,
         open_gates=True,
         **kwargs,
@@ -50,6 +52,7 @@ class LlamaLayer(keras.layers.Layer):
         self.num_heads = num_heads
         self.intermediate_dim = intermediate_dim
         self.num_key_value_heads = num_key_value_heads
+        self.dropout = dropout
         self.conditioned = conditioned
         self.open_gates = open_gates
 
@@ -67,6 +70,9 @@ class LlamaLayer(keras.layers.Layer):
             norm = keras.layers.RMSNormalization(name=name, **kwargs)
             setattr(self, name, norm)
             norm.build(x_shape)
+        self.dropout_layer = keras.layers.Dropout(
+            self.dropout, name="dropout", **kwargs
+        )
         wide = (*x_shape[:-1], self.intermediate_dim)
         for name, units, shape in (
             ("attention_output", dim, x_shape),
@@ -100,10 +106,10 @@ class LlamaLayer(keras.layers.Layer):
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = maps
         h = self._norm(self.attention_norm, x, shift_a, scale_a, training)
         h, cache = self.attention(h, cache=cache, index=index)
-        x = _add(x, self.attention_output, h, gate_a, training)
+        x = self._add(x, self.attention_output, h, gate_a, training)
         h = self._norm(self.mlp_norm, x, shift_m, scale_m, training)
         h = ops.silu(self.gate(h)) * self.up(h)
-        x = _add(x, self.down, h, gate_m, training)
+        x = self._add(x, self.down, h, gate_m, training)
         return x if cache is None else (x, cache)
 
     def _norm(self, norm, x, shift, scale, training):
@@ -118,6 +124,18 @@ class LlamaLayer(keras.layers.Layer):
             return ops.rms_normalization(x, gain, axis=-1, epsilon=1e-6)
         modulate = keras.remat(modulate) if training else modulate
         return modulate(x, gain, shift, scale)
+
+    def _add(self, x, dense, h, gate, training):
+        if gate is None or (training and self.dropout):
+            h = self.dropout_layer(dense(h), training=training)
+            return x + (h if gate is None else gate * h)
+
+        def add(x, h, kernel, gate):
+            return x + gate * ops.matmul(h, kernel)
+
+        add = keras.remat(add) if training else add
+        kernel = ops.cast(ops.convert_to_tensor(dense.kernel), h.dtype)
+        return add(x, h, kernel, gate)
 
     def empty_cache(self, batch_size, length):
         """Keys and values of `length` slots, zeros."""
@@ -136,21 +154,10 @@ class LlamaLayer(keras.layers.Layer):
             "num_heads": self.num_heads,
             "intermediate_dim": self.intermediate_dim,
             "num_key_value_heads": self.num_key_value_heads,
+            "dropout": self.dropout,
             "conditioned": self.conditioned,
             "open_gates": self.open_gates,
         }
-
-
-def _add(x, dense, h, gate, training):
-    if gate is None:
-        return x + dense(h)
-
-    def add(x, h, kernel, gate):
-        return x + gate * ops.matmul(h, kernel)
-
-    add = keras.remat(add) if training else add
-    kernel = ops.cast(ops.convert_to_tensor(dense.kernel), h.dtype)
-    return add(x, h, kernel, gate)
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")

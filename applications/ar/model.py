@@ -42,6 +42,7 @@ class ARTransformer(
         num_heads=12,
         num_key_value_heads=None,
         intermediate_dim=None,
+        dropout=0.0,
         conditioning_dim=128,
         skip=False,
         bridge="soft",
@@ -62,6 +63,7 @@ class ARTransformer(
         self.num_heads = num_heads
         self.num_key_value_heads = num_key_value_heads
         self.intermediate_dim = intermediate_dim
+        self.dropout = dropout
         self.conditioning_dim = conditioning_dim
         self.bridge = bridge
         self.target_scale = target_scale
@@ -105,6 +107,7 @@ class ARTransformer(
             self.num_heads,
             self.intermediate_dim or 4 * self.hidden_dim,
             self.num_key_value_heads,
+            self.dropout,
             open_gates=not self.reference,
             name=f"layer_{index}",
         )

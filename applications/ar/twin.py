@@ -43,6 +43,7 @@ class CausalLM(TakesStrings, EvaluatesLikelihood, GeneratesText, DurableModel):
         num_heads=12,
         num_key_value_heads=None,
         intermediate_dim=None,
+        dropout=0.0,
         tokenizer=None,
         seed=0,
         dtype=None,
@@ -57,6 +58,7 @@ class CausalLM(TakesStrings, EvaluatesLikelihood, GeneratesText, DurableModel):
         self.num_heads = num_heads
         self.num_key_value_heads = num_key_value_heads
         self.intermediate_dim = intermediate_dim
+        self.dropout = dropout
         self.tokenizer = tokenizer
         self.seed = seed
         kwargs = {"dtype": self.dtype_policy}
@@ -74,6 +76,7 @@ class CausalLM(TakesStrings, EvaluatesLikelihood, GeneratesText, DurableModel):
                 num_heads,
                 intermediate_dim or 4 * hidden_dim,
                 num_key_value_heads,
+                dropout,
                 conditioned=False,
                 name=f"layer_{index}",
                 **kwargs,
@@ -170,6 +173,7 @@ class CausalLM(TakesStrings, EvaluatesLikelihood, GeneratesText, DurableModel):
             "num_heads",
             "num_key_value_heads",
             "intermediate_dim",
+            "dropout",
             "tokenizer",
             "seed",
         )

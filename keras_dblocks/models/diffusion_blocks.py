@@ -300,6 +300,22 @@ class DiffusionBlocks(Parts, BlockTrainer):
         """Puts a saved block's weights into this model."""
         assembly.load_block(self, path)
 
+    def start_from(self, start):
+        """Starts every block as a copy of a trained, shallow model.
+
+        A model with one block, as deep as each of this one's, learns all
+        noise levels with every step; its copies then specialise. Memory and
+        layer evaluations of its steps are those of a block's steps.
+
+        Args:
+            start: model of the same class and sizes with `num_blocks=1` and
+                as many layers as each block of this one.
+
+        Raises:
+            ValueError: if it is not; nothing is changed then.
+        """
+        assembly.start_from(self, start)
+
     @classmethod
     def from_blocks(cls, paths):
         """The model whose blocks were saved one by one."""
