@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_dblocks.layers import CausalAttention, NoiseEmbedding
+from keras_dblocks.models.checks import check_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -119,7 +120,9 @@ class LlamaLayer(keras.layers.Layer):
             h = ops.rms_normalization(x, gain, axis=-1, epsilon=1e-6)
             return h * (1 + scale) + shift
 
-        gain = ops.convert_to_tensor(norm.scale)
+        # A tensor also on TensorFlow: a variable would be counted twice in the
+        # gradient of what is computed again, once as what it was called with.
+        gain = ops.cast(ops.convert_to_tensor(norm.scale), x.dtype)
         if shift is None:
             return ops.rms_normalization(x, gain, axis=-1, epsilon=1e-6)
         modulate = keras.remat(modulate) if training else modulate
@@ -325,8 +328,16 @@ class ScaledLogits(keras.layers.Layer):
         return self.scale * ops.matmul(x, ops.transpose(rows))
 
 
-def past(tokens, beginning):
-    """The tokens `(B, T)` before each of `tokens`; the first is `beginning`."""
-    tokens = ops.cast(tokens, "int32")
-    begin = beginning * ops.ones_like(tokens[:, :1])
-    return ops.concatenate([begin, tokens[:, :-1]], 1)
+def check_heads(hidden_dim, num_heads, num_key_value_heads):
+    """Refuses widths that cannot be split into heads."""
+    check_integer("hidden_dim", hidden_dim)
+    check_integer("num_heads", num_heads)
+    groups = num_key_value_heads or num_heads
+    check_integer("num_key_value_heads", groups)
+    if hidden_dim % (2 * num_heads) or num_heads % groups:
+        raise ValueError(
+            "`hidden_dim` must be a multiple of twice `num_heads`, for rotary "
+            "positions, and `num_heads` one of `num_key_value_heads`. "
+            f"Received: hidden_dim={hidden_dim}, num_heads={num_heads}, "
+            f"num_key_value_heads={num_key_value_heads}. Change one of them."
+        )

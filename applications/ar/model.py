@@ -6,32 +6,79 @@ import keras
 from keras import ops
 
 from keras_dblocks import DiffusionBlocks
-from keras_dblocks.applications.data.strings import TakesStrings
+from keras_dblocks.applications.text.decode import past
+from keras_dblocks.applications.text.generate import GeneratesText
+from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
+from keras_dblocks.applications.text.strings import TakesStrings
 from keras_dblocks.layers import TokenEmbedding
-from keras_dblocks.models.checks import check_integer
+from keras_dblocks.models.checks import check_integer, check_share
 from keras_dblocks.preconditioning import (
     EDMPreconditioning,
     InputPreconditioning,
 )
 
-from .decode import BlockWriter
-from .generate import GeneratesText
 from .layers import (
     ARReadout,
     ARStem,
     LlamaLayer,
     ScaledLogits,
     TwoLevelEmbedding,
-    past,
+    check_heads,
 )
-from .likelihood import EvaluatesLikelihood
 from .presets import PRESETS
+from .writers import BlockWriter
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class ARTransformer(
     TakesStrings, EvaluatesLikelihood, GeneratesText, DiffusionBlocks
 ):
+    """Language model whose blocks denoise the embedding of the next token.
+
+    Every block runs its own layers on two streams: clean tokens (causal, they
+    never see noise) and noisy ones, each of which sees the clean past and
+    itself. The chain starts from zero, so that its last logits are an
+    ordinary predictive distribution. `fit(tokens)` takes ints
+    `(N, sequence_length)`; `predict(tokens)` gives the logits `(N, T, V)` of
+    each token given those before it.
+
+    Args:
+        vocabulary_size: int. V.
+        sequence_length: int. T, the longest sequence. Defaults to `256`.
+        num_layers, num_blocks, hidden_dim, num_heads: int.
+        num_key_value_heads: int or None, for as many as `num_heads`.
+        intermediate_dim: int or None, for four times `hidden_dim`.
+        dropout: float. After attention and perceptron. Defaults to `0.0`.
+        conditioning_dim: int. Width of the embedded noise level. Defaults to
+            `128`.
+        skip: bool. EDM's skip from the noisy row to the answer, as in the
+            paper; False takes the answer from the network alone.
+        bridge: `"soft"`, `"hard"` or `"unnormalized"`, from logits to the
+            next step's row; see `layers.LabelEmbedding`.
+        target_scale: float. Length of a target row. Defaults to `1.0`.
+        logit_scale: float. Factor of the logits; a tied head wants 10 or
+            more. Defaults to `1.0`.
+        tied: bool. The head's weights are the target rows.
+        clean_loss_weight: float. Weight of the next-token loss on the clean
+            stream, beside the denoising loss. Wants `skip=False`.
+        tokenizer: object of `keras_dblocks.applications.data`, or any
+            tokenizer of keras-hub; then strings go in and come out.
+        kwargs: keywords of `DiffusionBlocks`; `reference=True` is the paper's
+            method.
+
+    Example:
+
+    ```python
+    ar = ARTransformer(256, 128, num_layers=6, hidden_dim=96, num_heads=4)
+    ar.compile("adamw")
+    ar.fit(tokens, epochs=1)
+    ar.generate([tokens[0, :10]], max_length=64, temperature=0.8)
+    ```
+
+    References:
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 4.4
+    """
+
     presets = PRESETS
 
     def __init__(
@@ -55,6 +102,15 @@ class ARTransformer(
     ):
         check_integer("vocabulary_size", vocabulary_size, 2)
         check_integer("sequence_length", sequence_length)
+        check_integer("conditioning_dim", conditioning_dim)
+        check_heads(hidden_dim, num_heads, num_key_value_heads)
+        check_share("dropout", dropout, "0 to 0.2 is usual.")
+        if clean_loss_weight and (skip or kwargs.get("reference")):
+            raise ValueError(
+                "`clean_loss_weight` needs the network's own answer. "
+                f"Received: clean_loss_weight={clean_loss_weight} with EDM's "
+                "skip. Leave `skip` and `reference` out."
+            )
         self.skip = skip
         self.vocabulary_size = vocabulary_size
         super().__init__(**kwargs)
@@ -135,7 +191,7 @@ class ARTransformer(
         return loss + self.clean_loss_weight * clean
 
     def make_writer(self, num_steps):
-        """`decode.BlockWriter` of this model."""
+        """`writers.BlockWriter` of this model."""
         sampler = copy.copy(self.sampler)
         sampler.num_steps = num_steps
         return BlockWriter(self, sampler)

@@ -3,14 +3,16 @@
 import keras
 from keras import ops
 
-from keras_dblocks.applications.data.strings import TakesStrings
+from keras_dblocks.applications.text.decode import past
+from keras_dblocks.applications.text.generate import GeneratesText
+from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
+from keras_dblocks.applications.text.strings import TakesStrings
 from keras_dblocks.layers.tokens import check_tokens
+from keras_dblocks.models.checks import check_integer
 from keras_dblocks.models.durable_model import DurableModel
 
-from .decode import TwinWriter
-from .generate import GeneratesText
-from .layers import LlamaLayer, past
-from .likelihood import EvaluatesLikelihood
+from .layers import LlamaLayer, check_heads
+from .writers import TwinWriter
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -51,6 +53,10 @@ class CausalLM(TakesStrings, EvaluatesLikelihood, GeneratesText, DurableModel):
         **blocks_only,
     ):
         super().__init__(dtype=dtype, name=name)
+        check_integer("vocabulary_size", vocabulary_size, 2)
+        check_integer("sequence_length", sequence_length)
+        check_integer("num_layers", num_layers)
+        check_heads(hidden_dim, num_heads, num_key_value_heads)
         self.vocabulary_size = vocabulary_size
         self.sequence_length = sequence_length
         self.num_layers = num_layers
@@ -123,7 +129,7 @@ class CausalLM(TakesStrings, EvaluatesLikelihood, GeneratesText, DurableModel):
         return ops.cast(self.head(self.norm(state[:, 0])), "float32")
 
     def make_writer(self, num_steps):
-        """`decode.TwinWriter` of this model."""
+        """`writers.TwinWriter` of this model."""
         return TwinWriter(self)
 
     def compile(self, optimizer="adamw", loss=None, **kwargs):

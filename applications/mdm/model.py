@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_dblocks import DiffusionBlocks
-from keras_dblocks.applications.data.strings import TakesStrings
+from keras_dblocks.applications.text.strings import TakesStrings
 from keras_dblocks.layers import (
     NoiseEmbedding,
     Tokens,

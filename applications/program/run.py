@@ -134,6 +134,9 @@ class Run:
             "train_images": len(self.data.x_train),
         }
 
+    def prepare_fit(self, folder):
+        """What comes before `fit`, kept in `folder`."""
+
     def fit(self, callbacks=(), **kwargs):
         """`fit` of the model on the batches, for all epochs."""
         return self.model.fit(

@@ -1,6 +1,7 @@
 """The program of text systems: trains a preset, prints samples, generates."""
 
 import argparse
+import inspect
 import random
 import sys
 from pathlib import Path
@@ -23,18 +24,23 @@ from .train import claim, train
 TOKENIZERS = {"text8": Text8Tokenizer, "bytes": ByteTokenizer}
 DATA = """\
 python (text that ships with Python), text8, lm1b, or the path of a text file"""
+# The blocks' second phase: its top learning rate is this share of the first's,
+# and its chunks are others.
+AFTER_START, OTHER_CHUNKS = 0.6, 2**20
 EPOCHS = """\
 epochs of one block; blocks and the layer-matched model run num_blocks times as
 many through 1 / num_blocks of the layers: as many layer evaluations"""
 
 
 class TextRun(Run):
-    """One row of a text system's results; its twin is itself, one block.
+    """One row of a text system's results.
 
     Args:
         model_class: subclass of `DiffusionBlocks` that generates tokens.
         config: dict, its constructor keywords, with `seed`.
-        recipe: dict, `training` of a preset.
+        recipe: dict, `training` of a preset. `start_share` of our blocks'
+            steps train a model as deep as one block on all noise levels, of
+            which all blocks are copies then (`DiffusionBlocks.start_from`).
         data: `TextData`.
         row: string, a key of `ROWS`.
     """
@@ -45,51 +51,77 @@ class TextRun(Run):
         random.seed(config["seed"])  # initializers
         self.config, self.recipe = config, recipe
         self.data, self.row = data, row
-        self.in_blocks = row in ("blocks", "paper")
-        self.on_policy = "auto"
+        self.in_blocks = row in ("blocks", "paper", "start")
         if row == "paper":
             self.config = config = {**config, "reference": True}
+            self.recipe = recipe = {**recipe, "on_policy": "auto"}
         blocks = model_class(**config)
+        self.epochs = recipe["epochs"]
+        if row not in ("end_to_end", "start"):
+            self.epochs *= blocks.num_blocks
+        self.num_layers = len(blocks.partition.layers_of(0))
+        if row == "end_to_end":
+            self.num_layers = blocks.num_layers
+        self.start = None
+        share = recipe.get("start_share") if row == "blocks" else 0
+        if share and blocks.num_blocks > 1:
+            self.start = self._make_start(model_class, share)
+            self.epochs = max(1, self.epochs - self.start.epochs)
         self.batches = RandomChunks(
             data.train,
             blocks.sequence_length,
             recipe["batch_size"],
-            seed=config["seed"],
+            recipe.get("steps_per_epoch"),
+            seed=config["seed"] + (OTHER_CHUNKS if self.start else 0),
         )
-        longer = 1 if row == "end_to_end" else blocks.num_blocks
-        self.epochs = recipe["epochs"] * longer
         self.num_steps = self.epochs * len(self.batches)
-        self.num_layers = len(blocks.partition.layers_of(0))
-        if row == "end_to_end":
-            self.num_layers = blocks.num_layers
         self.model = blocks
         if not self.in_blocks:
             config = {**config, "num_layers": self.num_layers}
             self.model = model_class.end_to_end(**config)
         self.model.tokenizer = data.tokenizer
-        steps = max(2, self.num_steps // self.model.num_blocks)
-        warmup = min(recipe["warmup_steps"], steps // 2)
+        self._compile(recipe.get("on_policy", "auto"))
+
+    def _compile(self, on_policy):
+        options = {"on_policy": on_policy} if self.in_blocks else {}
+        self.model.compile(self._optimizer(), **options)
+
+    def _make_start(self, model_class, share):
+        one = {"num_layers": self.num_layers, "num_blocks": 1}
+        config = {**self.config, **one, "layers_per_block": None}
+        recipe = {
+            **self.recipe,
+            "epochs": max(1, round(share * self.epochs)),
+            "alpha": 0.5,  # its copies go on learning
+        }
+        return TextRun(model_class, config, recipe, self.data, "start")
+
+    def _optimizer(self):
+        recipe = self.recipe
+        steps = self.num_steps // getattr(self.model, "num_blocks", 1)
+        warmup = max(2, steps) // (10 if self.start else 2)
+        warmup = min(recipe["warmup_steps"], warmup)
+        top = recipe["learning_rate"]
         schedule = keras.optimizers.schedules.CosineDecay(
             0.0,
-            steps - warmup,
+            max(2, steps) - warmup,
             alpha=recipe["alpha"],
-            warmup_target=recipe["learning_rate"],
+            warmup_target=AFTER_START * top if self.start else top,
             warmup_steps=warmup,
         )
-        self.model.compile(
-            keras.optimizers.AdamW(
-                schedule,
-                weight_decay=recipe["weight_decay"],
-                global_clipnorm=recipe["clipnorm"],
-            )
+        return keras.optimizers.AdamW(
+            schedule,
+            weight_decay=recipe["weight_decay"],
+            global_clipnorm=recipe["clipnorm"],
         )
 
     def describe(self):
+        what = {"start": "What blocks start from", **ROWS}[self.row]
         return (
-            f"{ROWS[self.row]} on {len(self.data.train):,} tokens of "
+            f"{what} on {len(self.data.train):,} tokens of "
             f"{self.data.name}: {self.epochs} epochs of {len(self.batches)} "
-            f"steps, {self.num_layers} of {self.config['num_layers']} layers a "
-            f"step, {self.num_steps * self.num_layers:,} layer evaluations."
+            f"steps, {self.num_layers} layers a step, "
+            f"{self.num_steps * self.num_layers:,} layer evaluations."
         )
 
     def settings(self):
@@ -97,6 +129,27 @@ class TextRun(Run):
 
     def validation_data(self):
         return chunks(self.data.validation, self.model.sequence_length)[:256]
+
+    def prepare_fit(self, folder):
+        """Trains what the blocks start from, unless a resumed run has."""
+        if self.start is None:
+            return
+        path = folder / "start" / "model.keras"
+        if not path.exists():
+            claim(path.parent, self.start.settings(), resume=True)
+            train(self.start, path.parent)
+        start = keras.saving.load_model(path, compile=False)
+        self.model.start_from(start)
+
+    def train_quietly(self):
+        """Trains in memory alone; the number of steps, the start's too."""
+        before = 0
+        if self.start is not None:
+            before = self.start.train_quietly()
+            self.model.start_from(self.start.model)
+            self.start.model = None
+        self.fit(verbose=0)
+        return before + self.num_steps
 
     def callbacks(self, folder):
         return [Samples()]
@@ -113,7 +166,7 @@ class Samples(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if keras.backend.backend() == "jax":
             self.model.jax_state_sync()
-        (text,) = self.model.generate(1, num_steps=32, seed=epoch)
+        (text,) = self.model.generate(num_samples=1, seed=epoch)
         print(f"\nsample: {text!r}")
 
 
@@ -208,7 +261,8 @@ def _make_parser(name, prog, presets):
     add = group.add_argument
     add("--model", metavar="FILE", type=Path, help="model.keras of a run")
     add("--num-samples", metavar="N", type=count, default=4)
-    add("--num-steps", metavar="N", type=count, default=64)
+    text = "calls of the denoiser (default: the model's)"
+    add("--num-steps", metavar="N", type=count, help=text)
     add("--prompt", metavar="TEXT", help="how each sample begins")
     add("--temperature", metavar="X", type=level, default=1.0)
     add("--top-p", metavar="X", type=between(float, 0, 1), default=1.0)
@@ -224,30 +278,37 @@ def _generate(model_class, args):
             "Pass --model model.keras."
         )
     model = keras.saving.load_model(args.model, compile=False)
-    if not isinstance(model, model_class):
+    if not hasattr(model, "generate"):
         raise ValueError(
-            f"The file must hold a {model_class.__name__}. Received: "
-            f"{args.model} with a {type(model).__name__}. "
+            f"The file must hold a {model_class.__name__} or its twin. "
+            f"Received: {args.model} with a {type(model).__name__}. "
             "Pass the `model.keras` of a run."
         )
     if model.tokenizer is None:
         model.tokenizer = TOKENIZERS[args.tokenizer]()
-    texts, trajectory = model.generate(
-        args.num_samples,
-        args.num_steps,
-        prompt=args.prompt,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        seed=args.seed,
-        return_trajectory=True,
-    )
-    print("\n".join(texts))
+    known = inspect.signature(model.generate).parameters
+    options = _given(args, ("num_samples", "num_steps", "temperature"))
+    options |= _given(args, ("top_p", "seed"))
+    if args.prompt and "prompts" in known:
+        options["prompts"] = [args.prompt]
+    elif args.prompt:
+        options["prompt"] = args.prompt
+    if args.picture and "return_trajectory" not in known:
+        raise ValueError(
+            "A picture shows masks being filled in. Received: --picture for "
+            f"a {type(model).__name__}. Leave it out."
+        )
+    if args.picture:
+        options["return_trajectory"] = True
+    texts = model.generate(**options)
     if args.picture:
         from .text_picture import save_unmasking
 
+        texts, trajectory = texts
         save_unmasking(
             args.picture, trajectory, model.tokenizer, model.num_blocks
         )
+    print("\n".join(texts))
     return 0
 
 

@@ -12,6 +12,7 @@ def train(run, folder):
         run: `Run`.
         folder: path that `claim` made this run's.
     """
+    run.prepare_fit(folder)
     print(run.describe())
     backup = keras.callbacks.BackupAndRestore(
         folder / "backup", double_checkpoint=True, delete_checkpoint=False

@@ -21,6 +21,8 @@ class CausalAttention(keras.layers.Layer):
     Args:
         num_heads: int. Must divide the width.
         num_key_value_heads: int or None, for as many. Must divide `num_heads`.
+        theta: float. Base of the rotary wavelengths. Defaults to `10000`.
+        bias: bool. Of queries and keys, as in Huginn. Defaults to False.
 
     Call arguments:
         x: tensor `(B, S, T, D)`, S 1 or 2.
@@ -37,8 +39,17 @@ class CausalAttention(keras.layers.Layer):
      - [Block diffusion](https://arxiv.org/abs/2503.09573), Section 3
     """
 
-    def __init__(self, num_heads, num_key_value_heads=None, **kwargs):
+    def __init__(
+        self,
+        num_heads,
+        num_key_value_heads=None,
+        theta=10000.0,
+        bias=False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
+        self.theta = theta
+        self.bias = bias
         self.num_heads = num_heads
         self.num_key_value_heads = num_key_value_heads or num_heads
 
@@ -47,7 +58,10 @@ class CausalAttention(keras.layers.Layer):
         shared = dim // self.num_heads * self.num_key_value_heads
         for name, units in (("query", dim), ("key", shared), ("value", shared)):
             dense = keras.layers.Dense(
-                units, use_bias=False, dtype=self.dtype_policy, name=name
+                units,
+                use_bias=self.bias and name != "value",
+                dtype=self.dtype_policy,
+                name=name,
             )
             setattr(self, f"{name}_dense", dense)
             dense.build(x_shape)
@@ -65,7 +79,7 @@ class CausalAttention(keras.layers.Layer):
         )
         # A noisy slot stands one position after the clean one it lies beside.
         query, key = (
-            [rotate(t[:, s], start=index + s) for s in range(streams)]
+            [rotate(t[:, s], self.theta, index + s) for s in range(streams)]
             for t in (query, key)
         )
         value = [value[:, s] for s in range(streams)]
@@ -107,6 +121,8 @@ class CausalAttention(keras.layers.Layer):
             **super().get_config(),
             "num_heads": self.num_heads,
             "num_key_value_heads": self.num_key_value_heads,
+            "theta": self.theta,
+            "bias": self.bias,
         }
 
 

@@ -29,7 +29,8 @@ def rotate(x, theta=10000.0, start=0):
         )
     else:  # known when the compiled loop runs
         positions = ops.cast(start + ops.arange(length), "float32")
-        angles = positions[:, None, None] * rates.astype("float32")
+        rates = ops.convert_to_tensor(rates.astype("float32"))
+        angles = positions[:, None, None] * rates
         cos, sin = (ops.cast(f(angles), x.dtype) for f in (ops.cos, ops.sin))
     first, second = ops.split(x, 2, axis=-1)
     return ops.concatenate(

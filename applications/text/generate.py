@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from keras_dblocks.applications.data.strings import is_text
+from keras_dblocks.applications.text.decode import Decoder
+from keras_dblocks.applications.text.strings import is_text
 from keras_dblocks.models.checks import check_integer
-
-from .decode import Decoder
 
 
 class GeneratesText:
@@ -72,15 +71,16 @@ class GeneratesText:
         lengths = np.array([len(row) for row in rows], "int32")
         for i, row in enumerate(rows):
             tokens[i, : len(row)] = row
-        uniform = np.random.Generator(np.random.Philox(key=seed)).random(
-            tokens.shape, dtype="float32"
-        )
+        generator = np.random.Generator(np.random.Philox(key=seed))
+        uniform = generator.random(tokens.shape, dtype="float32")
+        starts = decoder.writer.starts(tokens.shape, generator)
         size = min(batch_size, len(rows))
         result = []
         for first in range(0, len(rows), size):
             # One shape, so that it is compiled once.
             part = np.arange(first, first + size) % len(rows)
-            inputs = (tokens[part], lengths[part], uniform[part], settings)
+            inputs = [a[part] for a in (tokens, lengths, uniform, starts)]
+            inputs = (*inputs, settings)
             made = decoder.predict_on_batch(inputs)
             result.append(np.asarray(made)[: len(rows) - first])
         result = np.concatenate(result)

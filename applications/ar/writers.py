@@ -1,0 +1,112 @@
+"""What writes one token: a chain of blocks, or an ordinary model."""
+
+# N sequences, T slots, D width, V vocabulary_size
+
+import numpy as np
+from keras import ops
+
+
+class BlockWriter:
+    """Next-token logits of the whole chain, with a cache per layer.
+
+    Block b's clean pass for a token and its noisy pass for the next one need
+    nothing of each other: they are two streams of one pass.
+
+    Args:
+        model: `ARTransformer`.
+        sampler: `samplers.EulerSampler`.
+    """
+
+    def __init__(self, model, sampler):
+        self.model = model
+        self.sampler = sampler
+        self.visits = sampler.plan(model.partition)
+        self.beginning = model.vocabulary_size
+
+    def fill(self, tokens):
+        """Caches `{block: [(keys, values) of each layer]}` of `tokens`."""
+        caches = {}
+        for block in self.model.blocks:
+            noise = block.noise_embedding(ops.zeros((ops.shape(tokens)[0],)))
+            state = ops.expand_dims(block.stem.rows(tokens), 1)
+            caches[str(block.index)] = _fill(
+                block.residual_layers, state, noise=noise[:, :1]
+            )
+        return caches
+
+    def starts(self, shape, generator):
+        """Noise `(N, T, D)` each token's chain starts from; or one zero."""
+        if self.sampler.start == "zero":
+            return np.zeros((*shape, 1), "float32")
+        shape = (*shape, self.model.hidden_dim)
+        noise = generator.standard_normal(shape, dtype="float32")
+        return np.float32(self.model.noise.start_scale) * noise
+
+    def write(self, previous, caches, index, start):
+        """Logits `(N, V)` after slot `index`, which holds `previous` `(N,)`."""
+        batch = ops.shape(previous)[0]
+        condition = ops.expand_dims(previous, 1)
+        noisy = ops.zeros((batch, 1, self.model.hidden_dim)) + start
+        carry = self.sampler.carry(noisy)
+        caches = dict(caches)
+        for visit in [one for v in self.visits for one in v.split()]:
+            block = self.model.blocks[visit.block]
+            call = {name: value for name, (value,) in visit.calls.items()}
+            kept = caches[str(visit.block)]
+
+            def through(state, context, block=block, kept=kept):
+                layers = block.residual_layers
+                return _through(layers, state, kept, index, context["noise"])
+
+            level = call["level"] * ops.ones((batch,))
+            logits = block.denoise(carry[0], level, condition, layers=through)
+            denoised = block.target.bridge(logits)
+            carry = self.sampler.step(carry, denoised, call)
+        return logits[:, 0], caches
+
+
+class TwinWriter:
+    """The same of an ordinary model.
+
+    Args:
+        model: `CausalLM`.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        self.beginning = model.vocabulary_size
+
+    def fill(self, tokens):
+        """Caches `[(keys, values) of each layer]` of `tokens`."""
+        state = self.model.rows(tokens)
+        return _fill(self.model.residual_layers, state)
+
+    def starts(self, shape, generator):
+        """Nothing to start from; one zero per token."""
+        return np.zeros((*shape, 1), "float32")
+
+    def write(self, previous, caches, index, start):
+        """Logits `(N, V)` after slot `index`, which holds `previous` `(N,)`."""
+        state = self.model.rows(ops.expand_dims(previous, 1))
+        caches = list(caches)
+        state = _through(self.model.residual_layers, state, caches, index)
+        return self.model.logits(state)[:, 0], caches
+
+
+def _through(layers, state, caches, index, noise=None):
+    """State after the layers; writes their caches into the list `caches`."""
+    for i, layer in enumerate(layers):
+        state, caches[i] = layer(
+            state, noise=noise, cache=caches[i], index=index
+        )
+    return state
+
+
+def _fill(layers, state, noise=None):
+    """Caches of the layers for a clean stream `(N, 1, T, D)`."""
+    caches = [
+        layer.empty_cache(ops.shape(state)[0], state.shape[2])
+        for layer in layers
+    ]
+    _through(layers, state, caches, 0, noise)
+    return caches

@@ -1,0 +1,1 @@
+"""Text in and out of models: strings, likelihood, writing token by token."""

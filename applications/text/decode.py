@@ -1,0 +1,85 @@
+"""The loop that writes text token by token, compiled, with caches."""
+
+# N sequences, T slots, V vocabulary_size
+
+import keras
+from keras import ops
+
+from keras_dblocks.samplers.unmasking import nucleus
+
+
+class Decoder(keras.Model):
+    """Goes on from prompts; one slot of every cache per token.
+
+    Slot i holds token i - 1 (slot 0 the beginning), and what it computes is
+    the distribution of token i. Where a row's prompt is longer than i, the
+    prompt decides.
+
+    Args:
+        writer: `BlockWriter` or `TwinWriter`.
+        greedy: bool. The likeliest token instead of a drawn one.
+        top: bool. Whether `top_p` is below 1.
+    """
+
+    def __init__(self, writer, greedy, top):
+        super().__init__(name="decoder")
+        self.writer = writer
+        self.greedy = greedy
+        self.top = top
+        self.built = True
+
+    def call(self, inputs):
+        tokens, lengths, uniform, starts, settings = inputs
+        temperature, top_p, end = settings[0], settings[1], settings[2]
+        end = ops.cast(end, "int32")  # -1 for none
+        length = tokens.shape[1]
+        columns = ops.arange(length, dtype="int32")  # (T,)
+        caches = self.writer.fill(past(tokens, self.writer.beginning))
+
+        def more(i, tokens, done, caches):
+            return ops.logical_and(i < length, ops.logical_not(ops.all(done)))
+
+        def body(i, tokens, done, caches):
+            here = ops.expand_dims(ops.equal(columns, i), 0)
+            before = ops.expand_dims(ops.equal(columns, i - 1), 0)
+            previous = ops.sum(ops.where(before, tokens, 0), 1)
+            previous = ops.where(i > 0, previous, self.writer.beginning)
+            start = ops.where(ops.expand_dims(here, 2), starts, 0.0)
+            start = ops.sum(start, 1, keepdims=True)  # (N, 1, D or 1)
+            logits, caches = self.writer.write(previous, caches, i, start)
+            u = ops.sum(ops.where(here, uniform, 0.0), 1)
+            drawn = self._draw(logits, u, temperature, top_p)
+            drawn = ops.where(done, end, drawn)
+            given = i < lengths  # the prompt's
+            there = ops.sum(ops.where(here, tokens, 0), 1)
+            token = ops.where(given, there, drawn)
+            ended = ops.logical_and(ops.equal(drawn, end), ~given)
+            tokens = ops.where(here, ops.expand_dims(token, 1), tokens)
+            return i + 1, tokens, ops.logical_or(done, ended), caches
+
+        first = ops.min(lengths)
+        done = ops.zeros_like(lengths, dtype="bool")
+        first, tokens, done, _ = ops.while_loop(
+            more, body, (first, tokens, done, caches)
+        )
+        # Left early: all have ended.
+        ended = ops.logical_and(columns >= first, ops.expand_dims(done, 1))
+        return ops.where(ended, end, tokens)
+
+    def _draw(self, logits, u, temperature, top_p):
+        if self.greedy:
+            return ops.cast(ops.argmax(logits, -1), "int32")
+        logits = logits / temperature
+        if self.top:
+            logits = nucleus(logits, top_p)
+        share = ops.cumsum(ops.softmax(logits, axis=-1), axis=-1)
+        # u of the whole, so that rounding cannot point past the last token.
+        passed = share <= ops.expand_dims(u, 1) * share[:, -1:]
+        return ops.sum(ops.cast(passed, "int32"), -1)
+
+
+def past(tokens, beginning):
+    """The tokens `(B, T)` before each of `tokens`; the first is `beginning`."""
+    tokens = ops.cast(tokens, "int32")
+    begin = beginning * ops.ones_like(tokens[:, :1])
+    return ops.concatenate([begin, tokens[:, :-1]], 1)

@@ -1,0 +1,113 @@
+"""Trains and scores the rows of a text system's results table.
+
+Every row sees as many layer evaluations: one block takes K steps through all
+layers; B blocks (with what they start from), and the model only as deep as
+one of them, take B * K steps through 1 / B of them. Prints one JSON line a
+row and seed, with what `evaluate` says of the test text:
+
+    KERAS_BACKEND=torch python tools/compare_text.py --application mdm \
+        --data austen.txt --rows end_to_end layer_matched blocks --seeds 0 1
+"""
+
+import argparse
+import json
+import subprocess
+import time
+from pathlib import Path
+
+import keras
+
+from keras_dblocks.applications import MDM, ARTransformer
+from keras_dblocks.applications.data import chunks, load_text
+from keras_dblocks.applications.program.run import ROWS
+from keras_dblocks.applications.program.text import TextRun
+
+MODELS = {"mdm": MDM, "ar": ARTransformer}
+EPOCHS = 20  # the parts K steps are cut into, for the share of the start
+
+
+def make(args, data, row, seed):
+    """`TextRun` of a row."""
+    config = {
+        "vocabulary_size": data.vocabulary_size,
+        "sequence_length": args.sequence_length,
+        "num_layers": args.num_layers,
+        "num_blocks": args.num_blocks,
+        "hidden_dim": args.hidden_dim,
+        "num_heads": args.num_heads,
+        "seed": seed,
+        **(args.options if row == "blocks" else {}),
+    }
+    recipe = {
+        "epochs": EPOCHS,
+        "steps_per_epoch": max(1, args.steps // EPOCHS),
+        "batch_size": args.batch_size,
+        "learning_rate": args.learning_rate,
+        "warmup_steps": args.steps // 20,
+        "alpha": 0.05,
+        "weight_decay": 0.03,
+        "clipnorm": 1.0,
+        "start_share": args.start_share,
+        "on_policy": args.on_policy,
+    }
+    return TextRun(MODELS[args.application], config, recipe, data, row)
+
+
+def main():
+    """Runs the rows that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--application", choices=list(MODELS), default="mdm")
+    add("--data", default="python")
+    add("--tokenizer", default="text8")
+    add("--steps", type=int, default=1000, help="K")
+    add("--batch-size", type=int, default=32)
+    add("--sequence-length", type=int, default=128)
+    add("--num-layers", type=int, default=6)
+    add("--num-blocks", type=int, default=3)
+    add("--hidden-dim", type=int, default=96)
+    add("--num-heads", type=int, default=4)
+    add("--learning-rate", type=float, default=2e-3)
+    add("--start-share", type=float, default=0.75)
+    add("--on-policy", type=json.loads, default='"auto"')
+    add("--options", type=json.loads, default={}, help="of our blocks, JSON")
+    add("--test-sequences", type=int, default=400)
+    add("--validation", action="store_true", help="score the validation text")
+    add("--seeds", type=int, nargs="+", default=[0, 1])
+    add("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
+    add("--folder", type=Path, help="keep the models here")
+    args = parser.parse_args()
+    data = load_text(args.data, args.tokenizer)
+    text = data.validation if args.validation else data.test
+    test = chunks(text, args.sequence_length)[: args.test_sequences]
+    train = chunks(data.train, args.sequence_length)[: args.test_sequences]
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True)
+    for seed in args.seeds:
+        for row in args.rows:
+            run = make(args, data, row, seed)
+            begin = time.time()
+            steps = run.train_quietly()
+            seconds = time.time() - begin
+            scores = run.model.evaluate(test, return_dict=True, batch_size=64)
+            seen = run.model.evaluate(train, return_dict=True, batch_size=64)
+            name = next(iter(scores))
+            result = {
+                "row": row,
+                "seed": seed,
+                "steps": steps,
+                "layers": run.num_layers,
+                "seconds": round(seconds),
+                **{k: round(v, 4) for k, v in scores.items()},
+                f"train_{name}": round(seen[name], 4),
+                "backend": keras.backend.backend(),
+                "commit": commit.stdout.strip(),
+            }
+            print(json.dumps(result), flush=True)
+            if args.folder:
+                args.folder.mkdir(parents=True, exist_ok=True)
+                run.model.save(args.folder / f"{row}-{seed}.keras")
+
+
+if __name__ == "__main__":
+    main()
