@@ -244,7 +244,8 @@ def test_start_and_hand_over(tallies):
     model.sampler = EulerSampler()
     path = model.sampler.trajectory(model, condition)
     for block in range(3):
-        handed = numpy(hand_over(model, block, condition))
+        handed, level = map(numpy, hand_over(model, block, condition))
+        np.testing.assert_allclose(level, model.blocks[block].upper_level)
         wanted = numpy(path[block]["noisy"])
         np.testing.assert_allclose(handed, wanted, atol=1e-6)
         assert handed.any() == (block > 0)

@@ -200,7 +200,7 @@ def test_on_policy_input_is_what_inference_hands_over():
     model.compile("sgd", on_policy=1.0)
     steps = model.sampler.trajectory(model, ops.convert_to_tensor(x))
     for i in range(3):
-        handed = model.hand_over(i, ops.convert_to_tensor(x), None)
+        handed, _ = model.hand_over(i, ops.convert_to_tensor(x), None)
         np.testing.assert_allclose(
             ops.convert_to_numpy(handed),
             ops.convert_to_numpy(steps[i]["noisy"]),
@@ -213,8 +213,8 @@ def test_on_policy_share_of_the_batch():
     model = make()
     for share, count in ((0.5, 5), (0.25, 3), (1.0, 10)):
         model.compile("sgd", on_policy=share)
-        handed = model.hand_over(2, ops.convert_to_tensor(x), y)
-        assert handed.shape == (count, 12)
+        handed, level = model.hand_over(2, ops.convert_to_tensor(x), y)
+        assert handed.shape == (count, 12) and level.shape == (count,)
     model.compile("sgd", on_policy=0)
     assert model.hand_over(2, ops.convert_to_tensor(x), y) is None
 

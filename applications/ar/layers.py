@@ -9,7 +9,6 @@ import numpy as np
 from keras import ops
 
 from keras_dblocks.layers import CausalAttention, NoiseEmbedding
-from keras_dblocks.models.checks import check_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -140,13 +139,6 @@ class LlamaLayer(keras.layers.Layer):
         kernel = ops.cast(ops.convert_to_tensor(dense.kernel), h.dtype)
         return add(x, h, kernel, gate)
 
-    def empty_cache(self, batch_size, length):
-        """Keys and values of `length` slots, zeros."""
-        shared = self.attention.num_key_value_heads
-        size = self.attention.query_dense.units // self.num_heads
-        shape = (batch_size, length, shared, size)
-        return (ops.zeros(shape, self.compute_dtype),) * 2
-
     def compute_output_spec(self, x, noise=None, cache=None, index=0, **kwargs):
         spec = keras.KerasTensor(x.shape, dtype=self.compute_dtype)
         return spec if cache is None else (spec, cache)
@@ -197,9 +189,10 @@ class ARStem(keras.layers.Layer):
     Noisy slot i stands for a token, clean slot i for the one before it.
 
     Args:
-        vocabulary_size: int.
+        vocabulary_size, hidden_dim: int.
         target: layer of the clean signal whose rows are also the clean
             stream's, as in the paper; or None for a table of its own.
+        quiet: bool. Noisy rows are added with weights that start at zero.
 
     Call arguments:
         noisy: tensor `(B, T, D)`, scaled.
@@ -207,13 +200,17 @@ class ARStem(keras.layers.Layer):
             the first is `vocabulary_size`, the beginning.
     """
 
-    def __init__(self, vocabulary_size, target=None, **kwargs):
+    def __init__(
+        self, vocabulary_size, hidden_dim, target=None, quiet=False, **kwargs
+    ):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
+        self.hidden_dim = hidden_dim
         self.target = target
+        self.quiet = quiet
 
     def build(self, noisy_shape, condition_shape):
-        dim = noisy_shape[-1]
+        dim = self.hidden_dim
         rows = 1 if self.target is not None else self.vocabulary_size + 1
         self.embedding = self.add_weight(
             shape=(rows, dim),
@@ -222,7 +219,10 @@ class ARStem(keras.layers.Layer):
         )
         if self.target is None:
             self.noisy_dense = keras.layers.Dense(
-                dim, dtype=self.dtype_policy, name="noisy"
+                dim,
+                kernel_initializer="zeros" if self.quiet else "glorot_uniform",
+                dtype=self.dtype_policy,
+                name="noisy",
             )
             self.noisy_dense.build(noisy_shape)
 
@@ -246,8 +246,8 @@ class ARStem(keras.layers.Layer):
         return ops.take(table, ops.cast(tokens, "int32"), axis=0)
 
     def compute_output_spec(self, noisy, condition):
-        batch, length, dim = noisy.shape
-        shape = (batch, 2, length, dim)
+        batch, length, _ = noisy.shape
+        shape = (batch, 2, length, self.hidden_dim)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
 
@@ -290,54 +290,3 @@ class ARReadout(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "both": self.both}
-
-
-@keras.saving.register_keras_serializable(package="keras_dblocks")
-class ScaledLogits(keras.layers.Layer):
-    """Logits `(..., V)` of denoised rows `(..., D)`.
-
-    Args:
-        vocabulary_size: int.
-        scale: float. Factor of the logits.
-        target: layer of the clean signal whose rows are the weights, or None
-            for weights of its own.
-    """
-
-    def __init__(self, vocabulary_size, scale=1.0, target=None, **kwargs):
-        super().__init__(**kwargs)
-        self.vocabulary_size = vocabulary_size
-        self.scale = scale
-        self.target = target
-
-    def build(self, x_shape):
-        if self.target is None:
-            # Small: the first prediction is near uniform.
-            self.dense = keras.layers.Dense(
-                self.vocabulary_size,
-                use_bias=False,
-                kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
-                dtype=self.dtype_policy,
-                name="logits",
-            )
-            self.dense.build(x_shape)
-
-    def call(self, x):
-        if self.target is None:
-            return self.scale * self.dense(x)
-        rows = ops.cast(self.target._rows(), x.dtype)
-        return self.scale * ops.matmul(x, ops.transpose(rows))
-
-
-def check_heads(hidden_dim, num_heads, num_key_value_heads):
-    """Refuses widths that cannot be split into heads."""
-    check_integer("hidden_dim", hidden_dim)
-    check_integer("num_heads", num_heads)
-    groups = num_key_value_heads or num_heads
-    check_integer("num_key_value_heads", groups)
-    if hidden_dim % (2 * num_heads) or num_heads % groups:
-        raise ValueError(
-            "`hidden_dim` must be a multiple of twice `num_heads`, for rotary "
-            "positions, and `num_heads` one of `num_key_value_heads`. "
-            f"Received: hidden_dim={hidden_dim}, num_heads={num_heads}, "
-            f"num_key_value_heads={num_key_value_heads}. Change one of them."
-        )

@@ -8,9 +8,14 @@ from keras import ops
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.applications.text.decode import past
 from keras_dblocks.applications.text.generate import GeneratesText
+from keras_dblocks.applications.text.layers import (
+    AmendedLogits,
+    ScaledLogits,
+    check_heads,
+)
 from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
 from keras_dblocks.applications.text.strings import TakesStrings
-from keras_dblocks.layers import TokenEmbedding
+from keras_dblocks.layers import OneHotTokens, TokenEmbedding
 from keras_dblocks.models.checks import check_integer, check_share
 from keras_dblocks.preconditioning import (
     EDMPreconditioning,
@@ -21,9 +26,7 @@ from .layers import (
     ARReadout,
     ARStem,
     LlamaLayer,
-    ScaledLogits,
     TwoLevelEmbedding,
-    check_heads,
 )
 from .presets import PRESETS
 from .writers import BlockWriter
@@ -59,6 +62,9 @@ class ARTransformer(
         logit_scale: float. Factor of the logits; a tied head wants 10 or
             more. Defaults to `1.0`.
         tied: bool. The head's weights are the target rows.
+        simplex: bool. The clean signal is the unit vector of the token and
+            not a row of a table; a block amends the distribution it is
+            handed (`layers.OneHotTokens`).
         clean_loss_weight: float. Weight of the next-token loss on the clean
             stream, beside the denoising loss. Wants `skip=False`.
         tokenizer: object of `keras_dblocks.applications.data`, or any
@@ -96,6 +102,7 @@ class ARTransformer(
         target_scale=1.0,
         logit_scale=1.0,
         tied=False,
+        simplex=False,
         clean_loss_weight=0.0,
         tokenizer=None,
         **kwargs,
@@ -125,6 +132,7 @@ class ARTransformer(
         self.target_scale = target_scale
         self.logit_scale = logit_scale
         self.tied = tied
+        self.simplex = simplex
         self.clean_loss_weight = clean_loss_weight
         self.tokenizer = tokenizer
 
@@ -137,6 +145,13 @@ class ARTransformer(
         return EDMPreconditioning() if skip else InputPreconditioning()
 
     def make_target(self):
+        if self.simplex:
+            return OneHotTokens(
+                self.vocabulary_size,
+                self.sequence_length,
+                bridge=self.bridge,
+                name="tokens",
+            )
         return TokenEmbedding(
             self.vocabulary_size,
             self.hidden_dim,
@@ -156,7 +171,13 @@ class ARTransformer(
 
     def make_stem(self):
         target = self._target if self.reference else None
-        return ARStem(self.vocabulary_size, target, name="stem")
+        return ARStem(
+            self.vocabulary_size,
+            self.hidden_dim,
+            target,
+            quiet=self.simplex,
+            name="stem",
+        )
 
     def make_layer(self, index):
         return LlamaLayer(
@@ -172,6 +193,8 @@ class ARTransformer(
         return ARReadout(bool(self.clean_loss_weight), name="readout")
 
     def make_head(self):
+        if self.simplex:
+            return AmendedLogits(self.vocabulary_size, name="head")
         target = self._target if self.tied else None
         return ScaledLogits(
             self.vocabulary_size, self.logit_scale, target, name="head"

@@ -5,13 +5,14 @@ from keras import ops
 
 from keras_dblocks.applications.text.decode import past
 from keras_dblocks.applications.text.generate import GeneratesText
+from keras_dblocks.applications.text.layers import check_heads
 from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
 from keras_dblocks.applications.text.strings import TakesStrings
 from keras_dblocks.layers.tokens import check_tokens
 from keras_dblocks.models.checks import check_integer
 from keras_dblocks.models.durable_model import DurableModel
 
-from .layers import LlamaLayer, check_heads
+from .layers import LlamaLayer
 from .writers import TwinWriter
 
 

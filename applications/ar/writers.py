@@ -5,6 +5,12 @@
 import numpy as np
 from keras import ops
 
+from keras_dblocks.applications.text.decode import (
+    chain_starts,
+    fill_caches,
+    through_caches,
+)
+
 
 class BlockWriter:
     """Next-token logits of the whole chain, with a cache per layer.
@@ -29,24 +35,20 @@ class BlockWriter:
         for block in self.model.blocks:
             noise = block.noise_embedding(ops.zeros((ops.shape(tokens)[0],)))
             state = ops.expand_dims(block.stem.rows(tokens), 1)
-            caches[str(block.index)] = _fill(
+            caches[str(block.index)] = fill_caches(
                 block.residual_layers, state, noise=noise[:, :1]
             )
         return caches
 
     def starts(self, shape, generator):
         """Noise `(N, T, D)` each token's chain starts from; or one zero."""
-        if self.sampler.start == "zero":
-            return np.zeros((*shape, 1), "float32")
-        shape = (*shape, self.model.hidden_dim)
-        noise = generator.standard_normal(shape, dtype="float32")
-        return np.float32(self.model.noise.start_scale) * noise
+        return chain_starts(self.model, self.sampler, shape, generator)
 
     def write(self, previous, caches, index, start):
         """Logits `(N, V)` after slot `index`, which holds `previous` `(N,)`."""
         batch = ops.shape(previous)[0]
         condition = ops.expand_dims(previous, 1)
-        noisy = ops.zeros((batch, 1, self.model.hidden_dim)) + start
+        noisy = ops.zeros((batch, 1, self.model.blocks[0].target.dim)) + start
         carry = self.sampler.carry(noisy)
         caches = dict(caches)
         for visit in [one for v in self.visits for one in v.split()]:
@@ -56,7 +58,9 @@ class BlockWriter:
 
             def through(state, context, block=block, kept=kept):
                 layers = block.residual_layers
-                return _through(layers, state, kept, index, context["noise"])
+                return through_caches(
+                    layers, state, kept, index, context["noise"]
+                )
 
             level = call["level"] * ops.ones((batch,))
             logits = block.denoise(carry[0], level, condition, layers=through)
@@ -79,7 +83,7 @@ class TwinWriter:
     def fill(self, tokens):
         """Caches `[(keys, values) of each layer]` of `tokens`."""
         state = self.model.rows(tokens)
-        return _fill(self.model.residual_layers, state)
+        return fill_caches(self.model.residual_layers, state)
 
     def starts(self, shape, generator):
         """Nothing to start from; one zero per token."""
@@ -89,24 +93,5 @@ class TwinWriter:
         """Logits `(N, V)` after slot `index`, which holds `previous` `(N,)`."""
         state = self.model.rows(ops.expand_dims(previous, 1))
         caches = list(caches)
-        state = _through(self.model.residual_layers, state, caches, index)
+        state = through_caches(self.model.residual_layers, state, caches, index)
         return self.model.logits(state)[:, 0], caches
-
-
-def _through(layers, state, caches, index, noise=None):
-    """State after the layers; writes their caches into the list `caches`."""
-    for i, layer in enumerate(layers):
-        state, caches[i] = layer(
-            state, noise=noise, cache=caches[i], index=index
-        )
-    return state
-
-
-def _fill(layers, state, noise=None):
-    """Caches of the layers for a clean stream `(N, 1, T, D)`."""
-    caches = [
-        layer.empty_cache(ops.shape(state)[0], state.shape[2])
-        for layer in layers
-    ]
-    _through(layers, state, caches, 0, noise)
-    return caches

@@ -3,6 +3,7 @@
 # N sequences, T slots, V vocabulary_size
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dblocks.samplers.unmasking import nucleus
@@ -83,3 +84,32 @@ def past(tokens, beginning):
     tokens = ops.cast(tokens, "int32")
     begin = beginning * ops.ones_like(tokens[:, :1])
     return ops.concatenate([begin, tokens[:, :-1]], 1)
+
+
+def through_caches(layers, state, caches, index, noise=None):
+    """State after the layers; writes their caches into the list `caches`."""
+    for i, layer in enumerate(layers):
+        state, caches[i] = layer(
+            state, noise=noise, cache=caches[i], index=index
+        )
+    return state
+
+
+def fill_caches(layers, state, noise=None):
+    """Caches of the layers for a clean stream `(N, 1, T, D)`."""
+    caches = [
+        layer.attention.empty_cache(ops.shape(state)[0], state.shape[2])
+        for layer in layers
+    ]
+    through_caches(layers, state, caches, 0, noise)
+    return caches
+
+
+def chain_starts(model, sampler, shape, generator):
+    """Noise `(*shape, D)` each token's chain starts from; or one zero each."""
+    if sampler.start == "zero":
+        return np.zeros((*shape, 1), "float32")
+    noise = generator.standard_normal(
+        (*shape, model.blocks[0].target.dim), dtype="float32"
+    )
+    return np.float32(model.noise.start_scale) * noise

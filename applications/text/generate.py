@@ -21,6 +21,7 @@ class GeneratesText:
         end_token=None,
         seed=0,
         batch_size=16,
+        **options,
     ):
         """Prompts and what follows them.
 
@@ -41,6 +42,7 @@ class GeneratesText:
                 with it. Defaults to the tokenizer's `end_token_id`, if any.
             seed: int. The result depends on it and on the row alone.
             batch_size: int. Rows at once.
+            options: of the model's `make_writer`.
 
         Returns:
             List of strings for strings, else int32 array
@@ -63,7 +65,6 @@ class GeneratesText:
             end_token = getattr(self.tokenizer, "end_token_id", None)
         if not self.built:
             self.build()
-        decoder = self._decoder(num_steps, temperature == 0, top_p < 1)
         settings = [temperature, top_p, -1 if end_token is None else end_token]
         settings = np.array(settings, "float32")
         rows = [row for row in rows for _ in range(num_samples)]
@@ -71,10 +72,16 @@ class GeneratesText:
         lengths = np.array([len(row) for row in rows], "int32")
         for i, row in enumerate(rows):
             tokens[i, : len(row)] = row
+        size = min(batch_size, len(rows))
+        decoder = self._decoder(
+            (temperature == 0, top_p < 1),
+            (size, max_length),
+            num_steps=num_steps,
+            **options,
+        )
         generator = np.random.Generator(np.random.Philox(key=seed))
         uniform = generator.random(tokens.shape, dtype="float32")
         starts = decoder.writer.starts(tokens.shape, generator)
-        size = min(batch_size, len(rows))
         result = []
         for first in range(0, len(rows), size):
             # One shape, so that it is compiled once.
@@ -92,11 +99,14 @@ class GeneratesText:
         ends = np.flatnonzero(row == end_token)
         return self.tokenizer.detokenize(row[: ends[0]] if len(ends) else row)
 
-    def _decoder(self, *key):
+    def _decoder(self, drawing, shape, **options):
         if "_decoders" not in self.__dict__:
             object.__setattr__(self, "_decoders", {})
+        # One for each shape: TensorFlow would compile the second one for any.
+        key = (drawing, shape, *sorted(options.items()))
         if key not in self._decoders:
-            self._decoders[key] = Decoder(self.make_writer(key[0]), *key[1:])
+            writer = self.make_writer(**options)
+            self._decoders[key] = Decoder(writer, *drawing)
         return self._decoders[key]
 
     def _prompts(self, prompts, max_length):

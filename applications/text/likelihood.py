@@ -16,6 +16,7 @@ class Entropies(keras.Model):
     def __init__(self, model):
         super().__init__(name="entropies")
         self.model = model
+        self.sampler = getattr(model, "sampler", None)
         self.built = True
 
     def call(self, tokens):
@@ -24,7 +25,7 @@ class Entropies(keras.Model):
             # The start is zero: nothing is drawn, and the predictions are
             # functions of the past alone, a likelihood each (METHOD 9).
             condition = model.condition_of(tokens)
-            steps = model.sampler.trajectory(model, condition)
+            steps = self.sampler.trajectory(model, condition)
             logits = [step["prediction"] for step in steps]
         else:
             logits = [model(tokens)]
@@ -84,7 +85,9 @@ class EvaluatesLikelihood:
             )
         if not self.built:
             self.build()
-        if "_entropies" not in self.__dict__:
+        entropies = self.__dict__.get("_entropies")
+        sampler = getattr(self, "sampler", None)
+        if entropies is None or entropies.sampler is not sampler:
             # No sublayer: it holds the model.
             object.__setattr__(self, "_entropies", Entropies(self))
         steps = self._entropies.predict(

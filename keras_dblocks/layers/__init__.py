@@ -9,7 +9,10 @@ from keras_dblocks.layers.noise_embedding import NoiseEmbedding
 from keras_dblocks.layers.noise_modulation import NoiseModulation
 from keras_dblocks.layers.patch_embedding import PatchEmbedding
 from keras_dblocks.layers.self_attention import SelfAttention
-from keras_dblocks.layers.token_embedding import TokenEmbedding
+from keras_dblocks.layers.token_embedding import (
+    OneHotTokens,
+    TokenEmbedding,
+)
 from keras_dblocks.layers.tokens import Tokens
 from keras_dblocks.layers.transformer_layer import TransformerLayer
 
@@ -21,6 +24,7 @@ __all__ = [
     "MovingAverage",
     "NoiseEmbedding",
     "NoiseModulation",
+    "OneHotTokens",
     "PatchEmbedding",
     "SelfAttention",
     "TokenEmbedding",

@@ -113,6 +113,13 @@ class CausalAttention(keras.layers.Layer):
             return pair
         return tuple(ops.repeat(t, times, axis=2) for t in pair)
 
+    def empty_cache(self, batch_size, length):
+        """Keys and values of `length` slots, zeros."""
+        heads = self.num_key_value_heads
+        size = self.query_dense.units // self.num_heads
+        shape = (batch_size, length, heads, size)
+        return (ops.zeros(shape, self.compute_dtype),) * 2
+
     def compute_output_spec(self, x, cache=None, index=0):
         return keras.KerasTensor(x.shape, dtype=self.compute_dtype), cache
 

@@ -65,3 +65,38 @@ class TokenEmbedding(LabelEmbedding):
             "sequence_length": self.sequence_length,
             "scale": self.scale,
         }
+
+
+@register_keras_serializable(package="keras_dblocks")
+class OneHotTokens(TokenEmbedding):
+    """Tokens to the corners of the simplex; the bridge is the softmax.
+
+    A table whose rows are the unit vectors, and which is not stored: what a
+    block is handed is then the earlier blocks' distribution itself.
+
+    Args:
+        num_classes: int. Size of the vocabulary, and width of a row.
+        sequence_length: int. T.
+    """
+
+    def __init__(self, num_classes, sequence_length, **kwargs):
+        super().__init__(num_classes, num_classes, sequence_length, **kwargs)
+
+    def build(self, labels_shape=None):
+        """Nothing to build."""
+
+    def _rows(self):
+        return ops.eye(self.num_classes, dtype="float32")
+
+    def call(self, labels):
+        labels = ops.cast(labels, "int32")
+        return ops.one_hot(labels, self.num_classes, dtype="float32")
+
+    def bridge(self, logits):
+        if self.bridge_kind == "hard":
+            return self.call(ops.argmax(logits, axis=-1))
+        return ops.softmax(logits, axis=-1)
+
+    def get_config(self):
+        config = super().get_config()
+        return {k: v for k, v in config.items() if k not in ("dim", "scale")}

@@ -125,6 +125,7 @@ class Block(DurableModel):
             )
         scale = self.network().preconditioning(level)  # each (B,), float32
         context = {"training": training, "condition": condition}
+        context["signal"] = noisy
         context["noise"] = _call(self.noise_embedding, scale.c_noise, context)
         scaled = noisy
         if scale.c_in is not None:
@@ -150,9 +151,8 @@ class Block(DurableModel):
         Args:
             x, y: a batch as given to `fit`.
             sample_weight: tensor `(B,)` or None.
-            handed: tensor `(count, ...)` or None. What the earlier blocks
-                hand over for the first `count` examples (METHOD 9); the
-                others are noised.
+            handed: None, or what `hand_over` gives for the first `count`
+                examples (METHOD 9), states and levels; the others are noised.
             training: bool. False fixes the noise and drops the overlap, so
                 that a validation loss does not move by chance.
         """
@@ -162,7 +162,7 @@ class Block(DurableModel):
                 average.update()
         clean_input, condition = network.split(x, y)
         clean = self.target(clean_input)  # (B, ...)
-        count = 0 if handed is None else ops.shape(handed)[0]
+        count = 0 if handed is None else ops.shape(handed[0])[0]
         # A fixed integer seed gives fixed noise; two, to keep them apart.
         fixed = 2 * (network.seed * network.num_blocks + self.index)
         seeds = (self.seed_generator,) * 2 if training else (fixed, fixed + 1)
@@ -170,10 +170,8 @@ class Block(DurableModel):
         level = self._draw_levels(ops.shape(rest)[0], seeds[0], training)
         noisy = network.noise.corrupt(rest, level, seeds[1])
         if handed is not None:
-            edge = ops.ones_like(handed, dtype="float32")
-            edge = ops.reshape(edge, (count, -1))[:, 0] * self.upper_level
-            level = ops.concatenate([edge, level], 0)
-            noisy = ops.concatenate([handed, noisy], 0)
+            level = ops.concatenate([handed[1], level], 0)
+            noisy = ops.concatenate([handed[0], noisy], 0)
         prediction = self.denoise(noisy, level, condition, training)
         loss = network.loss_of(
             self.target, clean_input, prediction, noisy, level

@@ -22,8 +22,8 @@ class DiffusionBlocks(Parts, BlockTrainer):
     A subclass says what the parts are: `condition_spec`, `make_target`,
     `make_stem`, `make_layer`, `make_readout` and `make_head`. A part's
     `call` gets those of `noise` (the embedded level `(B, noise_dim)`),
-    `condition` and `training` that it names. A layer that names no `noise`
-    is wrapped in `layers.NoiseModulation`.
+    `signal` (the noisy signal), `condition` and `training` that it names. A
+    layer that names no `noise` is wrapped in `layers.NoiseModulation`.
 
     Args:
         num_layers: int. Residual layers of the whole network.

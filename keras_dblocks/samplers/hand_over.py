@@ -19,7 +19,7 @@ def hand_over(model, block, condition, training=True):
         training: bool. False makes a start from noise the same every time.
 
     Returns:
-        float32 tensor `(count, ...)`.
+        The state, float32 tensor `(count, ...)`, and its levels `(count,)`.
     """
     seed = model.blocks[block].seed_generator if training else None
     noisy = model.sampler.begin(model, model.batch_size_of(condition), seed)
@@ -30,4 +30,4 @@ def hand_over(model, block, condition, training=True):
         prediction = earlier.denoise(noisy, level * ones, condition)
         denoised = earlier.target.bridge(prediction)
         noisy = euler_step(noisy, denoised, level, following)
-    return ops.stop_gradient(noisy)
+    return ops.stop_gradient(noisy), model.blocks[block].upper_level * ones

@@ -203,7 +203,11 @@ class BlockTrainer(DurableModel):
             share = ops.cast(batch, "float32") * self.on_policy
             count = ops.cast(share + 0.5, "int32")
         part = tree.map_structure(lambda t: t[:count], condition)
-        return hand_over(self, index, part, training)
+        return self.earlier_states(index, part, training)
+
+    def earlier_states(self, index, condition, training):
+        """What block `index` meets at inference: states and their levels."""
+        return hand_over(self, index, condition, training)
 
     def merge_logs(self, logs):
         """Adds the other blocks' latest losses to those of this step."""

@@ -1,0 +1,5 @@
+"""Recurrent-depth transformer, trained by one pass as a denoiser."""
+
+from keras_dblocks.applications.recurrent_depth.model import RecurrentDepth
+
+__all__ = ["RecurrentDepth"]

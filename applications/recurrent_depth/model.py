@@ -1,0 +1,225 @@
+"""Recurrent-depth transformer, trained by one pass as a denoiser."""
+
+import keras
+from keras import ops
+
+from keras_dblocks import DiffusionBlocks
+from keras_dblocks.applications.text.decode import past
+from keras_dblocks.applications.text.generate import GeneratesText
+from keras_dblocks.applications.text.layers import ScaledLogits, check_heads
+from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
+from keras_dblocks.applications.text.strings import TakesStrings
+from keras_dblocks.layers import NoiseEmbedding, TokenEmbedding
+from keras_dblocks.models.checks import check_integer
+from keras_dblocks.preconditioning import (
+    EDMPreconditioning,
+    InputPreconditioning,
+)
+from keras_dblocks.samplers import EulerSampler
+
+from .layers import RecurrentReadout, RecurrentStem, SandwichLayer
+from .presets import PRESETS
+from .writer import RecurrentWriter
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class RecurrentDepth(
+    TakesStrings, EvaluatesLikelihood, GeneratesText, DiffusionBlocks
+):
+    """Language model whose core refines its answer as often as is asked.
+
+    Prelude, recurrent core and coda of a Huginn, as one denoiser over the
+    whole noise range: a training step is a single pass, and an iteration at
+    inference is a step of reverse diffusion. Slot i's state is the noisy
+    embedding of token i, given the tokens before it. `fit(tokens)` takes ints
+    `(N, sequence_length)`; `predict(tokens)` gives logits `(N, T, V)`.
+
+    Args:
+        vocabulary_size, sequence_length: int. V and T.
+        prelude_layers, core_layers, coda_layers: int. Default to 2, 4, 2.
+        hidden_dim, num_heads: int. Default to 512 and 8.
+        intermediate_dim: int or None, for four times `hidden_dim`.
+        conditioning_dim: int. Width of the embedded noise level.
+        context: `"states"` (a state attends the states before it) or
+            `"concat"` (it attends the prelude's output before it, and
+            itself).
+        skip: bool. EDM's skip from the noisy row to the answer, as in the
+            paper; False takes the answer from the network alone.
+        tokenizer: as in `ARTransformer`.
+        kwargs: keywords of `DiffusionBlocks`; there is one block.
+
+    Example:
+
+    ```python
+    model = RecurrentDepth(256, 128, hidden_dim=96, num_heads=4)
+    model.compile("adamw")
+    model.fit(tokens, epochs=1)
+    model.generate([tokens[0, :10]], max_length=64, num_steps=32)
+    ```
+
+    References:
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 4.5
+     - [Huginn](https://arxiv.org/abs/2502.05171)
+    """
+
+    presets = PRESETS
+    most_iterations = 3  # without gradient, before a step on-policy
+
+    def __init__(
+        self,
+        vocabulary_size=27,
+        sequence_length=256,
+        prelude_layers=2,
+        core_layers=4,
+        coda_layers=2,
+        hidden_dim=512,
+        num_heads=8,
+        intermediate_dim=None,
+        conditioning_dim=128,
+        context="states",
+        skip=False,
+        tokenizer=None,
+        **kwargs,
+    ):
+        check_integer("vocabulary_size", vocabulary_size, 2)
+        check_integer("sequence_length", sequence_length)
+        for name, value in (
+            ("prelude_layers", prelude_layers),
+            ("coda_layers", coda_layers),
+        ):
+            check_integer(name, value, 0)
+        check_heads(hidden_dim, num_heads, None)
+        if kwargs.get("num_blocks", 1) != 1:
+            raise ValueError(
+                "The core is one block over all noise levels. "
+                f"Received: num_blocks={kwargs['num_blocks']}. Leave it out."
+            )
+        if context not in ("states", "concat"):
+            raise ValueError(
+                '`context` must be "states" or "concat". '
+                f'Received: context={context!r}. Use the default, "states".'
+            )
+        self.skip = skip
+        self.vocabulary_size = vocabulary_size
+        kwargs |= {"num_layers": core_layers, "num_blocks": 1}
+        super().__init__(**kwargs)
+        self.sequence_length = sequence_length
+        self.prelude_layers = prelude_layers
+        self.core_layers = core_layers
+        self.coda_layers = coda_layers
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
+        self.conditioning_dim = conditioning_dim
+        self.context = context
+        self.tokenizer = tokenizer
+
+    def condition_spec(self):
+        return keras.KerasTensor((None, self.sequence_length), dtype="int32")
+
+    def make_preconditioning(self):
+        skip = self.skip or self.reference
+        return EDMPreconditioning() if skip else InputPreconditioning()
+
+    def make_target(self):
+        return TokenEmbedding(
+            self.vocabulary_size,
+            self.hidden_dim,
+            self.sequence_length,
+            name="tokens",
+        )
+
+    def make_noise_embedding(self):
+        return NoiseEmbedding(
+            self.conditioning_dim,
+            output_activation=None,
+            name="noise_embedding",
+        )
+
+    def _sandwich(self, name, conditioned=True):
+        width = self.intermediate_dim or 4 * self.hidden_dim
+        return SandwichLayer(self.num_heads, width, conditioned, name=name)
+
+    def make_stem(self):
+        layers = [
+            self._sandwich(f"prelude_{i}", False)
+            for i in range(self.prelude_layers)
+        ]
+        return RecurrentStem(
+            self.vocabulary_size, layers, self.context == "concat", name="stem"
+        )
+
+    def make_layer(self, index):
+        return self._sandwich(f"core_{index}")
+
+    def make_readout(self):
+        layers = [self._sandwich(f"coda_{i}") for i in range(self.coda_layers)]
+        return RecurrentReadout(layers, name="readout")
+
+    def make_head(self):
+        return ScaledLogits(self.vocabulary_size, name="head")
+
+    def make_sampler(self):
+        if self.reference:
+            return EulerSampler(32, grid="equal_mass", start="noise")
+        return EulerSampler(8)
+
+    def condition_of(self, x):
+        return past(x, self.vocabulary_size)
+
+    def split(self, x, y):
+        return x, self.condition_of(x)
+
+    def earlier_states(self, index, condition, training):
+        """States after 0 to `most_iterations` steps without gradient.
+
+        The steps' levels fall from the highest to one drawn at random, so
+        that any number of steps at inference is met in training.
+        """
+        block = self.blocks[index]
+        count = self.batch_size_of(condition)
+        seed = block.seed_generator if training else self.seed
+        draw = keras.random.uniform((2,), dtype="float32", seed=seed)
+        steps = ops.cast(draw[0] * (self.most_iterations + 1), "int32")
+        share = ops.cast(steps, "float32")
+
+        def level_of(i):
+            part = ops.cast(i, "float32") / ops.maximum(share, 1.0)
+            return self.noise.quantile_tensor(1.0 - part * (1.0 - draw[1]))
+
+        def body(i, noisy):
+            ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
+            level, following = level_of(i), level_of(i + 1)
+            prediction = block.denoise(noisy, level * ones, condition)
+            ratio = following / level
+            denoised = block.target.bridge(prediction)
+            return ratio * noisy + (1.0 - ratio) * denoised
+
+        start = self.sampler.begin(
+            self, count, block.seed_generator if training else None
+        )
+        noisy = ops.fori_loop(0, steps, body, start)
+        level = level_of(steps) * ops.ones_like(noisy[:, 0, 0])
+        return ops.stop_gradient(noisy), level
+
+    def make_writer(self, num_steps=None, exit_threshold=None):
+        """`writer.RecurrentWriter` of this model."""
+        return RecurrentWriter(self, num_steps, exit_threshold)
+
+    def check_targets(self, x, y):
+        if y is not None:
+            raise ValueError(
+                "The tokens are data and target at once. Received: y. "
+                "Pass them alone, `fit(tokens)`."
+            )
+
+    def check_data(self, x, y=None):
+        self.check_targets(x, y)
+        self._target.check(ops.convert_to_numpy(x))
+
+    @classmethod
+    def end_to_end(cls, **kwargs):
+        """Huginn: the core unrolled, truncated backpropagation."""
+        from .twin import Huginn
+
+        return Huginn(**kwargs)

@@ -1,0 +1,104 @@
+"""What models of the next token have in common."""
+
+# D hidden_dim, V vocabulary_size
+
+import keras
+from keras import ops
+
+from keras_dblocks.models.checks import check_integer
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class ScaledLogits(keras.layers.Layer):
+    """Logits `(..., V)` of denoised rows `(..., D)`.
+
+    Args:
+        vocabulary_size: int.
+        scale: float. Factor of the logits.
+        target: layer of the clean signal whose rows are the weights, or None
+            for weights of its own.
+    """
+
+    def __init__(self, vocabulary_size, scale=1.0, target=None, **kwargs):
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.scale = scale
+        self.target = target
+
+    def build(self, x_shape):
+        if self.target is None:
+            # Small: the first prediction is near uniform.
+            self.dense = keras.layers.Dense(
+                self.vocabulary_size,
+                use_bias=False,
+                kernel_initializer=keras.initializers.RandomNormal(stddev=0.02),
+                dtype=self.dtype_policy,
+                name="logits",
+            )
+            self.dense.build(x_shape)
+
+    def call(self, x):
+        if self.target is None:
+            return self.scale * self.dense(x)
+        rows = ops.cast(self.target._rows(), x.dtype)
+        return self.scale * ops.matmul(x, ops.transpose(rows))
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class AmendedLogits(ScaledLogits):
+    """Logits that amend the distribution the earlier steps handed over.
+
+    `u(level) log(signal) + v(level) W x`: with `u = 1` the layers need only
+    say what is wrong with what was handed over. At a start from zero the
+    first term is the same for all tokens. Starts with `u = 0`, `v = 1`.
+
+    Args:
+        vocabulary_size: int.
+        floor: float. Smallest probability that is told from 0.
+
+    Call arguments:
+        x: tensor `(..., T, D)`.
+        noise: tensor `(B, noise_dim)` or `(B, S, noise_dim)`, the last
+            stream's counts.
+        signal: tensor `(B, T, V)`, see `layers.OneHotTokens`.
+    """
+
+    def __init__(self, vocabulary_size, floor=1e-5, **kwargs):
+        super().__init__(vocabulary_size, **kwargs)
+        self.floor = floor
+
+    def build(self, x_shape, noise_shape, signal_shape):
+        super().build(x_shape)
+        self.shares = keras.layers.Dense(
+            2, kernel_initializer="zeros", dtype="float32", name="shares"
+        )
+        self.shares.build((None, noise_shape[-1]))
+
+    def call(self, x, noise, signal):
+        noise = noise[:, -1] if len(noise.shape) == 3 else noise
+        # Ten times as fast as a weight would learn at the same rate.
+        shares = 10.0 * self.shares(ops.silu(noise))[:, None, None]  # B,1,1,2
+        handed = ops.log(ops.maximum(signal, 0.0) + self.floor)
+        logits = ops.cast(super().call(x), "float32")
+        if len(logits.shape) == 4:  # the clean stream too
+            amended = self._amend(logits[:, 1], handed, shares)
+            return ops.stack([logits[:, 0], amended], 1)
+        return self._amend(logits, handed, shares)
+
+    def _amend(self, logits, handed, shares):
+        return shares[..., 0] * handed + (1.0 + shares[..., 1]) * logits
+
+
+def check_heads(hidden_dim, num_heads, num_key_value_heads):
+    """Refuses widths that cannot be split into heads."""
+    check_integer("hidden_dim", hidden_dim)
+    check_integer("num_heads", num_heads)
+    groups = num_key_value_heads or num_heads
+    check_integer("num_key_value_heads", groups)
+    if hidden_dim % (2 * num_heads) or num_heads % groups:
+        raise ValueError(
+            "`hidden_dim` must be a multiple of twice `num_heads`, for rotary "
+            "positions, and `num_heads` one of `num_key_value_heads`. "
+            f"Received: hidden_dim={hidden_dim}, num_heads={num_heads}, "
+            f"num_key_value_heads={num_key_value_heads}. Change one of them."
+        )
