@@ -103,7 +103,9 @@ class GeneratesText:
         if "_decoders" not in self.__dict__:
             object.__setattr__(self, "_decoders", {})
         # One for each shape: TensorFlow would compile the second one for any.
-        key = (drawing, shape, *sorted(options.items()))
+        # A new sampler makes other calls.
+        sampler = getattr(self, "sampler", None)
+        key = (sampler, drawing, shape, *sorted(options.items()))
         if key not in self._decoders:
             writer = self.make_writer(**options)
             self._decoders[key] = Decoder(writer, *drawing)
