@@ -3,6 +3,7 @@
 from keras_dblocks.applications.ar import ARTransformer
 from keras_dblocks.applications.dit import DiT, DiTB2, DiTL2, DiTS2, DiTXL2
 from keras_dblocks.applications.mdm import MDM
+from keras_dblocks.applications.recurrent_depth import RecurrentDepth
 from keras_dblocks.applications.vit import (
     ViT,
     ViTB16,
@@ -19,6 +20,7 @@ __all__ = [
     "DiTS2",
     "DiTXL2",
     "MDM",
+    "RecurrentDepth",
     "ViT",
     "ViTB16",
     "ViTL16",

@@ -181,7 +181,6 @@ class CausalLM(TakesStrings, EvaluatesLikelihood, GeneratesText, DurableModel):
             "num_key_value_heads",
             "intermediate_dim",
             "dropout",
-            "tokenizer",
             "seed",
         )
         return {**super().get_config(), **{n: getattr(self, n) for n in names}}

@@ -49,20 +49,23 @@ class GeneratesText:
             `(N * num_samples, max_length)`; the samples of a prompt follow
             each other.
         """
+        if max_length is None:
+            max_length = self.sequence_length
         for name, value in (
-            ("max_length", max_length or self.sequence_length),
+            ("max_length", max_length),
             ("num_samples", num_samples),
             ("batch_size", batch_size),
         ):
             check_integer(name, value)
         check_integer("seed", seed, 0)
-        max_length = max_length or self.sequence_length
         _check_drawing(temperature, top_p)
         text = prompts is None and self.tokenizer is not None
         text = text or is_text(prompts)
         rows = self._prompts(prompts, max_length)
         if end_token is None:
             end_token = getattr(self.tokenizer, "end_token_id", None)
+        if end_token is not None:
+            check_integer("end_token", end_token, 0)
         if not self.built:
             self.build()
         settings = [temperature, top_p, -1 if end_token is None else end_token]
@@ -93,11 +96,13 @@ class GeneratesText:
         result = np.concatenate(result)
         if not text:
             return result
-        return [self._text(row, end_token) for row in result]
-
-    def _text(self, row, end_token):
-        ends = np.flatnonzero(row == end_token)
-        return self.tokenizer.detokenize(row[: ends[0]] if len(ends) else row)
+        texts = []
+        for row, given in zip(result, lengths, strict=True):
+            # Where it ended; an end token in the prompt ends nothing.
+            ends = given + np.flatnonzero(row[given:] == end_token)
+            row = row[: ends[0]] if len(ends) else row
+            texts.append(self.tokenizer.detokenize(row))
+        return texts
 
     def _decoder(self, drawing, shape, **options):
         if "_decoders" not in self.__dict__:
@@ -113,8 +118,7 @@ class GeneratesText:
 
     def _prompts(self, prompts, max_length):
         """List of int arrays."""
-        if prompts is None:
-            return [np.zeros((0,), "int32")]
+        prompts = [] if prompts is None else prompts
         if is_text(prompts):
             prompts = [prompts] if isinstance(prompts, str) else prompts
             prompts = [self.tokens_of(text) for text in prompts]

@@ -48,9 +48,9 @@ class ScaledLogits(keras.layers.Layer):
 class AmendedLogits(ScaledLogits):
     """Logits that amend the distribution the earlier steps handed over.
 
-    `u(level) log(signal) + v(level) W x`: with `u = 1` the layers need only
-    say what is wrong with what was handed over. At a start from zero the
-    first term is the same for all tokens. Starts with `u = 0`, `v = 1`.
+    `u(level) log(signal) + W x`: with `u = 1` the layers need only say what
+    is wrong with what was handed over. At a start from zero the first term
+    is the same for all tokens. Starts with `u = 0`.
 
     Args:
         vocabulary_size: int.
@@ -69,24 +69,20 @@ class AmendedLogits(ScaledLogits):
 
     def build(self, x_shape, noise_shape, signal_shape):
         super().build(x_shape)
-        self.shares = keras.layers.Dense(
-            2, kernel_initializer="zeros", dtype="float32", name="shares"
+        self.share = keras.layers.Dense(
+            1, kernel_initializer="zeros", dtype="float32", name="share"
         )
-        self.shares.build((None, noise_shape[-1]))
+        self.share.build((None, noise_shape[-1]))
 
     def call(self, x, noise, signal):
         noise = noise[:, -1] if len(noise.shape) == 3 else noise
         # Ten times as fast as a weight would learn at the same rate.
-        shares = 10.0 * self.shares(ops.silu(noise))[:, None, None]  # B,1,1,2
-        handed = ops.log(ops.maximum(signal, 0.0) + self.floor)
+        share = 10.0 * ops.expand_dims(self.share(ops.silu(noise)), 1)
+        handed = share * ops.log(ops.maximum(signal, 0.0) + self.floor)
         logits = ops.cast(super().call(x), "float32")
         if len(logits.shape) == 4:  # the clean stream too
-            amended = self._amend(logits[:, 1], handed, shares)
-            return ops.stack([logits[:, 0], amended], 1)
-        return self._amend(logits, handed, shares)
-
-    def _amend(self, logits, handed, shares):
-        return shares[..., 0] * handed + (1.0 + shares[..., 1]) * logits
+            return ops.stack([logits[:, 0], logits[:, 1] + handed], 1)
+        return logits + handed
 
 
 def check_heads(hidden_dim, num_heads, num_key_value_heads):

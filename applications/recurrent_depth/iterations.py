@@ -1,0 +1,63 @@
+"""How often Huginn's core is repeated in training, and what it starts from."""
+
+# T slots, D hidden_dim
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+SIGMA = 0.5  # of the logarithm of the Poisson's rate
+START_SCALE = math.sqrt(2 / 5)  # Huginn's scaled embeddings start with it too
+
+
+def iteration_probabilities(mean):
+    """Probability of each number of iterations: array, index = the number.
+
+    The number is 1 plus a Poisson variable whose rate is log-normal with mean
+    `mean`; those left out at the end are rarer than float32 can draw.
+
+    Args:
+        mean: int. Of the rate; that of the iterations is one more.
+
+    References:
+     - [Huginn](https://arxiv.org/abs/2502.05171), Section 3.3
+    """
+    normal = np.linspace(-8.0, 8.0, 801)[:, None]
+    weights = np.exp(-(normal**2) / 2)
+    weights /= weights.sum()
+    log_rate = math.log(mean) - SIGMA**2 / 2 + SIGMA * normal
+    counts = np.arange(20 * mean + 20)
+    log_factorial = np.cumsum(np.log(np.maximum(counts, 1)))
+    poisson = np.exp(counts * log_rate - np.exp(log_rate) - log_factorial)
+    return np.concatenate([[0.0], np.sum(weights * poisson, 0)])
+
+
+def draw_iterations(probabilities, seed):
+    """An int32 tensor `()`, drawn anew whenever a compiled step runs.
+
+    Keras draws no Poisson variables; the cumulative distribution is inverted.
+    """
+    uniform = keras.random.uniform((), dtype="float32", seed=seed)
+    share = np.cumsum(probabilities)[:-1].astype("float32")
+    passed = ops.convert_to_tensor(share) <= uniform
+    return ops.sum(ops.cast(passed, "int32"))
+
+
+def random_start(shape, seed):
+    """First states in training: a normal, cut at 3 deviations."""
+    most = math.erf(3 / math.sqrt(2))
+    uniform = keras.random.uniform(
+        shape, -most, most, dtype="float32", seed=seed
+    )
+    return START_SCALE * math.sqrt(2) * ops.erfinv(uniform)
+
+
+def fixed_start(length, dim, seed):
+    """The same for inference, a float32 array `(1, 1, T, D)`."""
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    start = generator.standard_normal((1, 1, length, dim), dtype="float32")
+    while (far := np.abs(start) > 3).any():
+        start[far] = generator.standard_normal(far.sum(), dtype="float32")
+    return np.float32(START_SCALE) * start

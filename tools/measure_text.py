@@ -1,0 +1,169 @@
+"""What next-token prediction in blocks costs, against its twins, in one run.
+
+    KERAS_BACKEND=jax python tools/measure_text.py attention
+    KERAS_BACKEND=jax python tools/measure_text.py generation
+    KERAS_BACKEND=jax python tools/measure_text.py recurrence
+
+attention: a forward and backward pass of one attention on two streams, against
+the masked attention over both of them; time, and temporaries by XLA's own
+accounting (JAX alone). generation: tokens per second with caches, a step per
+block, against the twin. recurrence: a training step of RecurrentDepth against
+Huginn's truncated backpropagation; time, and temporaries on JAX.
+"""
+
+import argparse
+import statistics
+
+import keras
+import numpy as np
+from keras import ops
+from measure import BACKEND, jax_temporaries, report, seconds, stepper
+
+from keras_dblocks.applications import ARTransformer, RecurrentDepth
+from keras_dblocks.layers import CausalAttention
+
+
+def median_times(args, actions):
+    """Median seconds of each action, all in turn."""
+    for action in actions.values():
+        action()  # compiles
+    taken = {name: [] for name in actions}
+    for _ in range(args.steps):
+        for name, action in actions.items():
+            taken[name].append(seconds(action))
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def masked(query, key, value):
+    """Both streams `(B, 2 T, H, d)`, clean first, as one masked attention."""
+    length = query.shape[1] // 2
+    places = np.arange(length)
+    causal = places[:, None] >= places
+    itself = np.eye(length, dtype=bool)
+    nothing = np.zeros_like(itself)
+    mask = np.block([[causal, nothing], [causal, itself]])
+    return ops.dot_product_attention(query, key, value, mask=mask[None, None])
+
+
+def attention(args):
+    """Ratios of the two-stream attention to the masked one."""
+    import jax
+
+    for length in args.lengths:
+        shape = (args.batch_size, 2, length, args.hidden_dim)
+        x = np.random.default_rng(0).normal(size=shape).astype("float32")
+        layer = CausalAttention(args.num_heads)
+        layer.build((None, *shape[1:]))
+
+        def two_streams(x, layer=layer):
+            return layer(x)[0].sum()
+
+        def both(x, layer=layer):
+            flat = ops.reshape(x, (x.shape[0], -1, x.shape[-1]))
+            heads = (x.shape[0], flat.shape[1], args.num_heads, -1)
+            parts = (layer.query_dense, layer.key_dense, layer.value_dense)
+            parts = [ops.reshape(dense(flat), heads) for dense in parts]
+            return masked(*parts).sum()
+
+        steps, bytes_of = {}, {}
+        for name, loss in (("ours", two_streams), ("masked", both)):
+            step = jax.jit(jax.grad(loss)).lower(x).compile()
+            bytes_of[name] = step.memory_analysis().temp_size_in_bytes
+            steps[name] = lambda s=step, x=x: jax.block_until_ready(s(x))
+        taken = median_times(args, steps)
+        report(
+            "attention",
+            length=length,
+            time=round(taken["ours"] / taken["masked"], 3),
+            temporaries=round(bytes_of["ours"] / bytes_of["masked"], 3),
+            masked_s=round(taken["masked"], 4),
+            masked_mb=round(bytes_of["masked"] / 2**20, 1),
+        )
+
+
+def generation(args):
+    """Tokens per second of blocks, as a share of the twin's."""
+    sizes = {"sequence_length": args.lengths[0], "num_layers": args.num_layers}
+    sizes |= {"hidden_dim": args.hidden_dim, "num_heads": args.num_heads}
+    sizes |= {"vocabulary_size": 256}
+    models = {
+        "twin": ARTransformer.end_to_end(**sizes),
+        "blocks": ARTransformer(num_blocks=args.blocks, **sizes),
+    }
+    for batch in (1, 16):
+        actions = {
+            name: lambda m=model, n=batch: m.generate(
+                num_samples=n, batch_size=n
+            )
+            for name, model in models.items()
+        }
+        taken = median_times(args, actions)
+        count = batch * args.lengths[0]
+        report(
+            "generation",
+            batch=batch,
+            blocks=args.blocks,
+            twin_tokens_per_s=round(count / taken["twin"], 1),
+            blocks_tokens_per_s=round(count / taken["blocks"], 1),
+            share=round(taken["twin"] / taken["blocks"], 3),
+        )
+
+
+def recurrence(args):
+    """Ratios of a training step to truncated backpropagation's."""
+    sizes = {"sequence_length": args.lengths[0], "vocabulary_size": 256}
+    sizes |= {"hidden_dim": args.hidden_dim, "num_heads": args.num_heads}
+    tokens = np.random.default_rng(0).integers(
+        0, 256, (args.batch_size, args.lengths[0])
+    )
+    data = (tokens.astype("int32"),)
+    twin = RecurrentDepth.end_to_end(**sizes)
+    twin.build()
+    twin.compile("adamw")
+    twin.optimizer.build(twin.trainable_variables)
+    for on_policy in (0.0, "auto"):
+        model = RecurrentDepth(**sizes)
+        model.compile("adamw", on_policy=on_policy)
+        values = {}
+        if BACKEND == "jax":
+            whole = jax_temporaries(twin, data)
+            part = jax_temporaries(model, data, 0)
+            values["temporaries"] = round(part / whole, 3)
+            values["twin_mb"] = round(whole / 2**20, 1)
+        steps = {"twin": stepper(twin, data), "ours": stepper(model, data)}
+        # The twin's number of iterations is drawn: a mean, not a median.
+        for step in steps.values():
+            step()
+        taken = {
+            name: statistics.mean(seconds(step) for _ in range(args.steps))
+            for name, step in steps.items()
+        }
+        report(
+            "recurrence",
+            on_policy=model.on_policy,
+            time=round(taken["ours"] / taken["twin"], 3),
+            twin_s=round(taken["twin"], 3),
+            **values,
+        )
+
+
+def main():
+    """Prints one JSON line a figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    figures = {f.__name__: f for f in (attention, generation, recurrence)}
+    add("figure", choices=list(figures))
+    add("--batch-size", type=int, default=4)
+    add("--lengths", type=int, nargs="+", default=[512, 2048])
+    add("--hidden-dim", type=int, default=128)
+    add("--num-heads", type=int, default=4)
+    add("--num-layers", type=int, default=12)
+    add("--blocks", type=int, default=4)
+    add("--steps", type=int, default=5)
+    args = parser.parse_args()
+    keras.utils.set_random_seed(0)
+    figures[args.figure](args)
+
+
+if __name__ == "__main__":
+    main()
