@@ -76,8 +76,7 @@ class AmendedLogits(ScaledLogits):
 
     def call(self, x, noise, signal):
         noise = noise[:, -1] if len(noise.shape) == 3 else noise
-        # Ten times as fast as a weight would learn at the same rate.
-        share = 10.0 * ops.expand_dims(self.share(ops.silu(noise)), 1)
+        share = ops.expand_dims(self.share(ops.silu(noise)), 1)  # (B, 1, 1)
         handed = share * ops.log(ops.maximum(signal, 0.0) + self.floor)
         logits = ops.cast(super().call(x), "float32")
         if len(logits.shape) == 4:  # the clean stream too
