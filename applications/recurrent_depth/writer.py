@@ -118,7 +118,7 @@ class RecurrentWriter:
             return k + 1, noisy, logits, ops.max(ops.abs(change)), core
 
         k = ops.zeros((), "int32")
-        change = ops.ones(())
+        change = ops.full((), np.inf)
         k, noisy, logits, change, core = ops.while_loop(
             more, body, (k, noisy, logits, change, core)
         )
