@@ -64,6 +64,35 @@ def rows(part, of):
     return layout
 
 
+def interleaved(part, of, heads, rotary=True):
+    """`rows` of heads `(heads, d)`, for an attention with rotary positions.
+
+    The reference turns features `(2 j, 2 j + 1)` as a pair, `layers.rotary`
+    turns `(j, j + d / 2)`.
+    """
+
+    def layout(array, shape):
+        if array.size != of * np.prod(shape):
+            return array[None]  # fits nothing, and is refused
+        each = array.reshape(of, heads, shape[-1] // heads, -1)[part]
+        if rotary:
+            each = np.concatenate([each[:, ::2], each[:, 1::2]], 1)
+        return each.reshape(shape[-1], -1).T.reshape(shape)
+
+    return layout
+
+
+def above(table):
+    """Rows of a table that goes on with rows the reference has not."""
+
+    def layout(array, shape):
+        rest = np.asarray(table)[len(array) :]
+        fits = len(rest) == 1 and array.shape[1:] == rest.shape[1:]
+        return np.concatenate([array, rest]) if fits else array
+
+    return layout
+
+
 def dense(layer, name):
     """Pairs of a `keras.layers.Dense`."""
     return [

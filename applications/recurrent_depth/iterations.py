@@ -12,7 +12,7 @@ SIGMA = 0.5  # of the logarithm of the Poisson's rate
 START_SCALE = math.sqrt(2 / 5)  # Huginn's scaled embeddings start with it too
 
 
-def iteration_probabilities(mean):
+def probabilities(mean):
     """Probability of each number of iterations: array, index = the number.
 
     The number is 1 plus a Poisson variable whose rate is log-normal with mean
@@ -34,7 +34,7 @@ def iteration_probabilities(mean):
     return np.concatenate([[0.0], np.sum(weights * poisson, 0)])
 
 
-def draw_iterations(probabilities, seed):
+def draw(probabilities, seed):
     """An int32 tensor `()`, drawn anew whenever a compiled step runs.
 
     Keras draws no Poisson variables; the cumulative distribution is inverted.

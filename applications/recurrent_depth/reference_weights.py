@@ -1,9 +1,14 @@
 """Loads Huginn's PyTorch weights into our twin."""
 
 import numpy as np
-from keras import ops
 
-from keras_dblocks.applications.torch_weights import as_is, assign, transpose
+from keras_dblocks.applications.torch_weights import (
+    above,
+    as_is,
+    assign,
+    interleaved,
+    transpose,
+)
 
 from .twin import Huginn
 
@@ -39,15 +44,12 @@ def load_reference_weights(model, arrays):
             "Received: other values. Train with `tie_embeddings`."
         )
     pairs = [
-        (table, name, _beside(table)),
+        (table, name, above(table)),
         (model.adapter.kernel, "transformer.adapter.weight", transpose),
         (model.norm.scale, "transformer.ln_f.weight", as_is),
     ]
-    for part, layers in (
-        ("prelude", model.prelude),
-        ("core_block", model.core),
-        ("coda", model.coda),
-    ):
+    parts = {"prelude": model.prelude, "core_block": model.core}
+    for part, layers in {**parts, "coda": model.coda}.items():
         for index, layer in enumerate(layers):
             pairs += layer_pairs(layer, f"transformer.{part}.{index}")
     assign(pairs, arrays)
@@ -55,51 +57,25 @@ def load_reference_weights(model, arrays):
 
 def layer_pairs(layer, name):
     """Pairs of a `SandwichLayer`, see `torch_weights.assign`."""
-    attention = layer.attention
-    dense = (
-        attention.query_dense,
-        attention.key_dense,
-        attention.value_dense,
-    )
+    attention, heads = layer.attention, layer.num_heads
+    query, key = attention.query_dense, attention.key_dense
+    value = attention.value_dense
     kernels, biases = f"{name}.attn.Wqkv.weight", f"{name}.attn.qk_bias"
     return [
-        *(
-            (part.kernel, kernels, _part_of(i, 3, layer.num_heads, i < 2))
-            for i, part in enumerate(dense)
-        ),
-        *(
-            (part.bias, biases, _part_of(i, 2, layer.num_heads, True))
-            for i, part in enumerate(dense[:2])
-        ),
+        (query.kernel, kernels, interleaved(0, 3, heads)),
+        (key.kernel, kernels, interleaved(1, 3, heads)),
+        (value.kernel, kernels, interleaved(2, 3, heads, rotary=False)),
+        (query.bias, biases, interleaved(0, 2, heads)),
+        (key.bias, biases, interleaved(1, 2, heads)),
         (layer.attention_output.kernel, f"{name}.attn.proj.weight", transpose),
         (layer.fc.kernel, f"{name}.mlp.fc.weight", transpose),
         (layer.down.kernel, f"{name}.mlp.proj.weight", transpose),
         *(
-            (getattr(layer, norm).scale, f"{name}.{norm}.weight", as_is)
-            for norm in ("norm_1", "norm_2", "norm_3", "norm_4")
+            (
+                getattr(layer, f"norm_{i}").scale,
+                f"{name}.norm_{i}.weight",
+                as_is,
+            )
+            for i in (1, 2, 3, 4)
         ),
     ]
-
-
-def _part_of(part, of, heads, rotary):
-    def layout(array, shape):
-        dim = shape[-1]
-        if array.size != of * np.prod(shape):
-            return array[None]  # fits nothing, and is refused
-        rows = array.reshape(of, heads, dim // heads, -1)[part]
-        if rotary:
-            # The reference turns pairs (2 j, 2 j + 1), ours (j, j + d / 2).
-            rows = np.concatenate([rows[:, ::2], rows[:, 1::2]], 1)
-        return rows.reshape(dim, -1).T.reshape(shape)
-
-    return layout
-
-
-def _beside(table):
-    # Ours ends with the beginning.
-    def layout(array, shape):
-        fits = array.shape == (shape[0] - 1, shape[1])
-        last = ops.convert_to_numpy(table)[-1:]
-        return np.concatenate([array, last]) if fits else array
-
-    return layout

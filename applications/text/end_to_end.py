@@ -1,0 +1,123 @@
+"""What end-to-end models of the next token have in common."""
+
+# B batch, T slots, D hidden_dim, V vocabulary_size
+
+import keras
+from keras import ops
+
+from keras_dblocks.applications.text.decode import past
+from keras_dblocks.applications.text.generate import GeneratesText
+from keras_dblocks.applications.text.layers import check_heads
+from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
+from keras_dblocks.applications.text.strings import TakesStrings
+from keras_dblocks.layers.tokens import check_tokens
+from keras_dblocks.models.checks import check_integer
+from keras_dblocks.models.durable_model import DurableModel
+
+
+class EndToEndText(
+    TakesStrings, EvaluatesLikelihood, GeneratesText, DurableModel
+):
+    """A model of the next token, trained on its cross-entropy.
+
+    A subclass has `following(tokens, training)`, the logits `(B, T, V)` of
+    what follows each token, and `make_writer`.
+
+    Args:
+        arguments: those of the subclass's constructor by name, kept as
+            attributes and in the config; among them `vocabulary_size`,
+            `sequence_length`, `hidden_dim`, `num_heads` and `seed`.
+        tokenizer, dtype, name: as there.
+        embedding_scale: float. Standard deviation of a row of `rows` in the
+            beginning.
+    """
+
+    def __init__(self, arguments, tokenizer, dtype, name, embedding_scale=1.0):
+        super().__init__(dtype=dtype, name=name)
+        for key, value in arguments.items():
+            setattr(self, key, value)
+        self._arguments = tuple(arguments)
+        self.tokenizer = tokenizer
+        check_integer("vocabulary_size", self.vocabulary_size, 2)
+        check_integer("sequence_length", self.sequence_length)
+        groups = arguments.get("num_key_value_heads")
+        check_heads(self.hidden_dim, self.num_heads, groups)
+        self.embedding = keras.layers.Embedding(
+            self.vocabulary_size + 1,  # the last is the beginning
+            self.hidden_dim,
+            embeddings_initializer=keras.initializers.RandomNormal(
+                stddev=embedding_scale * self.hidden_dim**-0.5
+            ),
+            dtype=self.dtype_policy,
+            name="embedding",
+        )
+
+    def call(self, x, training=False):
+        return self.following(past(x, self.vocabulary_size), training)
+
+    def rows(self, tokens):
+        """Embedded tokens `(B, 1, T, D)`, the first state."""
+        rows = self.hidden_dim**0.5 * self._table()
+        rows = ops.take(rows, ops.cast(tokens, "int32"), axis=0)
+        return ops.cast(ops.expand_dims(rows, 1), self.compute_dtype)
+
+    def _table(self):
+        return ops.convert_to_tensor(self.embedding.embeddings)
+
+    def compile(self, optimizer="adamw", loss=None, **kwargs):
+        """`keras.Model.compile`; the loss is the cross-entropy in nats."""
+        if loss is not None:
+            raise ValueError(
+                "The loss is the cross-entropy of the next token. "
+                f"Received: loss={loss!r}. Leave it out."
+            )
+        super().compile(optimizer=optimizer, loss=None, **kwargs)
+
+    def get_compile_config(self):
+        return keras.Model.get_compile_config(self)
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        entropy = keras.losses.sparse_categorical_crossentropy(
+            ops.cast(x, "int32"), y_pred, from_logits=True
+        )
+        return ops.mean(entropy)
+
+    def check_targets(self, x, y):
+        if y is not None:
+            raise ValueError(
+                "The tokens are data and target at once. Received: y. "
+                "Pass them alone, `fit(tokens)`."
+            )
+
+    def check_data(self, x, y=None):
+        tokens = ops.convert_to_numpy(x)
+        check_tokens(tokens, self.vocabulary_size, self.sequence_length)
+
+    def training_step(self):
+        return int(self.optimizer._iterations)
+
+    def _random_states(self):
+        layers = self._flatten_layers()
+        return [g.state for layer in layers for g in layer._seed_generators]
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # Keras leaves the generators' states out; a resumed run needs them.
+        for i, state in enumerate(self._random_states()):
+            store[f"random_{i}"] = state
+
+    def load_own_variables(self, store):
+        own = {k: store[k] for k in store.keys() if k[:7] != "random_"}
+        super().load_own_variables(own)
+        for i, state in enumerate(self._random_states()):
+            state.assign(store[f"random_{i}"])
+
+    def get_config(self):
+        own = {name: getattr(self, name) for name in self._arguments}
+        return {**super().get_config(), **own}
