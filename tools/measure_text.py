@@ -117,11 +117,11 @@ def recurrence(args):
         0, 256, (args.batch_size, args.lengths[0])
     )
     data = (tokens.astype("int32"),)
-    twin = RecurrentDepth.end_to_end(**sizes)
-    twin.build()
-    twin.compile("adamw")
-    twin.optimizer.build(twin.trainable_variables)
     for on_policy in (0.0, "auto"):
+        twin = RecurrentDepth.end_to_end(**sizes)
+        twin.build()
+        twin.compile("adamw")
+        twin.optimizer.build(twin.trainable_variables)
         model = RecurrentDepth(**sizes)
         model.compile("adamw", on_policy=on_policy)
         values = {}

@@ -66,7 +66,7 @@ class TextRun(Run):
         share = recipe.get("start_share") if row == "blocks" else 0
         if share and blocks.num_blocks > 1:
             self.start = self._make_start(model_class, share)
-            self.epochs = max(1, self.epochs - self.start.epochs)
+            self.epochs -= self.start.epochs
         self.batches = RandomChunks(
             data.train,
             blocks.sequence_length,
@@ -91,7 +91,7 @@ class TextRun(Run):
         config = {**self.config, **one, "layers_per_block": None}
         recipe = {
             **self.recipe,
-            "epochs": max(1, round(share * self.epochs)),
+            "epochs": min(max(1, round(share * self.epochs)), self.epochs - 1),
             "alpha": 0.5,  # its copies go on learning
         }
         return TextRun(model_class, config, recipe, self.data, "start")

@@ -63,7 +63,7 @@ class RecurrentDepth(
     """
 
     presets = PRESETS
-    most_iterations = 3  # without gradient, before a step on-policy
+    most_iterations = 1  # without gradient, before a step on-policy
 
     def __init__(
         self,

@@ -25,6 +25,8 @@ class Decoder(keras.Model):
     def __init__(self, writer, greedy, top):
         super().__init__(name="decoder")
         self.writer = writer
+        # Tracked, or JAX would take the weights for constants.
+        self.model = writer.model
         self.greedy = greedy
         self.top = top
         self.built = True
