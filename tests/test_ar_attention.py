@@ -196,5 +196,5 @@ def test_step_of_a_block(monkeypatch):
         )
         grads.append(loss)
     assert grads[0][0] == pytest.approx(grads[1][0], abs=BAR)
-    assert grads[0][0] > 1.0
+    assert grads[0][0] > 0.5
     assert check_close(*grads, variables) > 25
