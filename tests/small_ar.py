@@ -1,5 +1,7 @@
 """What the tests of next-token prediction share: tiny models, text, a rule."""
 
+import functools
+
 import keras
 import numpy as np
 from keras import ops
@@ -75,6 +77,12 @@ OPTIONS |= {"bridge": "hard", "sharing": "targets", "num_key_value_heads": 1}
 MODELS = {
     "blocks": PLAIN,
     "options": {**OPTIONS, "simplex": False},
-    "simplex": {"skip": False, "simplex": True},
+    "simplex": {"skip": False, "simplex": True, "clean_loss_weight": 0.5},
     "twin": {"twin": True, "num_key_value_heads": 1},
 }
+
+
+@functools.cache
+def shared(name):
+    """One of them, compiled once for all tests, which leave it as it is."""
+    return randomize(make(**MODELS[name]))

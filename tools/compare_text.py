@@ -17,22 +17,24 @@ from pathlib import Path
 
 import keras
 
-from keras_dblocks.applications import MDM, ARTransformer
+from keras_dblocks.applications import MDM, ARTransformer, RecurrentDepth
 from keras_dblocks.applications.data import chunks, load_text
 from keras_dblocks.applications.program.run import ROWS
 from keras_dblocks.applications.program.text import TextRun
 
-MODELS = {"mdm": MDM, "ar": ARTransformer}
+MODELS = {"mdm": MDM, "ar": ARTransformer, "recurrent": RecurrentDepth}
 EPOCHS = 20  # the parts K steps are cut into, for the share of the start
 
 
 def make(args, data, row, seed):
     """`TextRun` of a row."""
+    sizes = {"num_layers": args.num_layers, "num_blocks": args.num_blocks}
+    if args.application == "recurrent":
+        sizes = {}  # its layers are the defaults
     config = {
         "vocabulary_size": data.vocabulary_size,
         "sequence_length": args.sequence_length,
-        "num_layers": args.num_layers,
-        "num_blocks": args.num_blocks,
+        **sizes,
         "hidden_dim": args.hidden_dim,
         "num_heads": args.num_heads,
         "seed": seed,
@@ -72,6 +74,8 @@ def main():
     add("--on-policy", type=json.loads, default='"auto"')
     add("--options", type=json.loads, default={}, help="of our blocks, JSON")
     add("--test-sequences", type=int, default=400)
+    text = "score after so many iterations too (recurrent)"
+    add("--iterations", type=int, nargs="*", default=[], help=text)
     add("--validation", action="store_true", help="score the validation text")
     add("--seeds", type=int, nargs="+", default=[0, 1])
     add("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
@@ -86,9 +90,9 @@ def main():
     for seed in args.seeds:
         for row in args.rows:
             run = make(args, data, row, seed)
-            begin = time.time()
+            begin, busy = time.time(), time.process_time()
             steps = run.train_quietly()
-            seconds = time.time() - begin
+            seconds, busy = time.time() - begin, time.process_time() - busy
             scores = run.model.evaluate(test, return_dict=True, batch_size=64)
             seen = run.model.evaluate(train, return_dict=True, batch_size=64)
             name = next(iter(scores))
@@ -98,11 +102,15 @@ def main():
                 "steps": steps,
                 "layers": run.num_layers,
                 "seconds": round(seconds),
+                "cpu_seconds": round(busy),
                 **{k: round(v, 4) for k, v in scores.items()},
                 f"train_{name}": round(seen[name], 4),
                 "backend": keras.backend.backend(),
                 "commit": commit.stdout.strip(),
             }
+            for steps in args.iterations:
+                entropy = run.model.evaluate(test, num_steps=steps)[0]
+                result[f"after_{steps}"] = round(entropy, 4)
             print(json.dumps(result), flush=True)
             if args.folder:
                 args.folder.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,7 @@
 """Recurrent-depth transformer, trained by one pass as a denoiser."""
 
+import copy
+
 import keras
 from keras import ops
 
@@ -63,6 +65,7 @@ class RecurrentDepth(
     """
 
     presets = PRESETS
+    default_on_policy = 0.25  # a quarter: a step in a sixth of the twin's time
     most_iterations = 1  # without gradient, before a step on-policy
 
     def __init__(
@@ -201,6 +204,18 @@ class RecurrentDepth(
         noisy = ops.fori_loop(0, steps, body, start)
         level = level_of(steps) * ops.ones_like(noisy[:, 0, 0])
         return ops.stop_gradient(noisy), level
+
+    def evaluate(self, *args, num_steps=None, **kwargs):
+        """`EvaluatesLikelihood.evaluate` after `num_steps` iterations."""
+        if num_steps is None:
+            return super().evaluate(*args, **kwargs)
+        before = self.sampler
+        self.sampler = copy.copy(before)
+        self.sampler.num_steps = num_steps
+        try:
+            return super().evaluate(*args, **kwargs)
+        finally:
+            self.sampler = before
 
     def make_writer(self, num_steps=None, exit_threshold=None):
         """`writer.RecurrentWriter` of this model."""
