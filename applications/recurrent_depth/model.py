@@ -10,6 +10,7 @@ from keras_dblocks.applications.text.decode import past
 from keras_dblocks.applications.text.generate import GeneratesText
 from keras_dblocks.applications.text.layers import ScaledLogits, check_heads
 from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
+from keras_dblocks.applications.text.sandwich import SandwichLayer
 from keras_dblocks.applications.text.strings import TakesStrings
 from keras_dblocks.layers import NoiseEmbedding, TokenEmbedding
 from keras_dblocks.models.checks import check_integer
@@ -19,7 +20,7 @@ from keras_dblocks.preconditioning import (
 )
 from keras_dblocks.samplers import EulerSampler
 
-from .layers import RecurrentReadout, RecurrentStem, SandwichLayer
+from .layers import RecurrentReadout, RecurrentStem
 from .presets import PRESETS
 from .writer import RecurrentWriter
 

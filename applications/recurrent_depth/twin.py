@@ -7,10 +7,10 @@ import numpy as np
 from keras import ops
 
 from keras_dblocks.applications.text.end_to_end import EndToEndText
+from keras_dblocks.applications.text.sandwich import SandwichLayer
 from keras_dblocks.models.checks import check_integer
 
 from . import iterations
-from .layers import SandwichLayer
 from .twin_writer import HuginnWriter
 
 
