@@ -86,6 +86,8 @@ class ARTransformer(
     """
 
     presets = PRESETS
+    # On text a hint that inference never gives is all a late block learns.
+    default_on_policy = 1.0
 
     def __init__(
         self,
@@ -118,6 +120,13 @@ class ARTransformer(
                 f"Received: clean_loss_weight={clean_loss_weight} with EDM's "
                 "skip. Leave `skip` and `reference` out."
             )
+        if simplex and (skip or tied or kwargs.get("reference")):
+            raise ValueError(
+                "`simplex` has no table of rows to skip from or to tie. "
+                f"Received: simplex=True with skip={skip}, tied={tied}, "
+                f"reference={kwargs.get('reference', False)}. "
+                "Leave them out."
+            )
         self.skip = skip
         self.vocabulary_size = vocabulary_size
         super().__init__(**kwargs)
@@ -137,11 +146,10 @@ class ARTransformer(
         self.tokenizer = tokenizer
 
     def condition_spec(self):
-        shape = (None, getattr(self, "sequence_length", None))
-        return keras.KerasTensor(shape, dtype="int32")
+        return keras.KerasTensor((None, self.sequence_length), dtype="int32")
 
     def make_preconditioning(self):
-        skip = self.skip or self.__dict__.get("reference")
+        skip = self.skip or self.reference
         return EDMPreconditioning() if skip else InputPreconditioning()
 
     def make_target(self):
