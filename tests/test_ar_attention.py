@@ -7,7 +7,8 @@ from gradients import gradients
 from keras import ops
 from small_ar import data, make, randomize
 
-from keras_dblocks.applications.ar import layers
+from keras_dblocks.applications.text import llama
+from keras_dblocks.applications.text.llama import LlamaLayer
 from keras_dblocks.layers import CausalAttention
 
 BAR = 1e-5  # of the issue
@@ -155,7 +156,7 @@ def test_attention(key_value_heads):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_layer(training):
-    layer = layers.LlamaLayer(4, 24, num_key_value_heads=2)
+    layer = LlamaLayer(4, 24, num_key_value_heads=2)
     x, noise = normal(2, 2, 9, 16), normal(2, 2, 8, seed=1)
     layer.build(x.shape, noise.shape)
     randomize(layer)
@@ -176,7 +177,7 @@ def test_step_of_a_block(monkeypatch):
     """Loss and all gradients, through stem, layers, readout and head."""
     kwargs = {"num_layers": 2, "num_blocks": 1, "num_key_value_heads": 1}
     ours = randomize(make(**kwargs)).block(0)
-    monkeypatch.setattr(layers, "CausalAttention", MaskedAttention)
+    monkeypatch.setattr(llama, "CausalAttention", MaskedAttention)
     oracle = randomize(make(**kwargs)).block(0)
     kinds = [
         {type(layer.attention) for layer in block.residual_layers}

@@ -7,8 +7,8 @@ from small_ar import nats
 from small_vit import equal, refused, values
 
 from keras_dblocks.applications.ar import ARTransformer, load_reference_weights
-from keras_dblocks.applications.ar.layers import LlamaLayer
 from keras_dblocks.applications.ar.reference_weights import layer_pairs
+from keras_dblocks.applications.text.llama import LlamaLayer
 from keras_dblocks.applications.torch_weights import assign
 from keras_dblocks.layers.rotary import rotate
 

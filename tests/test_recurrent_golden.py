@@ -8,11 +8,11 @@ from keras import ops
 from scipy import integrate, stats
 from small_vit import equal, refused, values
 
-from keras_dblocks.applications.recurrent_depth import iterations
-from keras_dblocks.applications.recurrent_depth.reference_weights import (
+from keras_dblocks.applications.recurrent_depth.huginn import iterations
+from keras_dblocks.applications.recurrent_depth.huginn.model import Huginn
+from keras_dblocks.applications.recurrent_depth.huginn.published import (
     load_reference_weights,
 )
-from keras_dblocks.applications.recurrent_depth.twin import Huginn
 
 FORWARD = 2e-5  # golden/README.md, float32
 

@@ -8,8 +8,8 @@ from keras import ops
 from scipy import stats
 from small_vit import equal, refused, state, values
 
-from keras_dblocks.applications.recurrent_depth import iterations
-from keras_dblocks.applications.recurrent_depth.twin import Huginn
+from keras_dblocks.applications.recurrent_depth.huginn import iterations
+from keras_dblocks.applications.recurrent_depth.huginn.model import Huginn
 
 SIZES = {
     "vocabulary_size": 3,

@@ -14,6 +14,7 @@ from keras_dblocks.applications.text.layers import (
     check_heads,
 )
 from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
+from keras_dblocks.applications.text.llama import LlamaLayer
 from keras_dblocks.applications.text.strings import TakesStrings
 from keras_dblocks.layers import OneHotTokens, TokenEmbedding
 from keras_dblocks.models.checks import check_integer, check_share
@@ -25,7 +26,6 @@ from keras_dblocks.preconditioning import (
 from .layers import (
     ARReadout,
     ARStem,
-    LlamaLayer,
     TwoLevelEmbedding,
 )
 from .presets import PRESETS

@@ -4,9 +4,9 @@ import keras
 from keras import ops
 
 from keras_dblocks.applications.text.end_to_end import EndToEndText
+from keras_dblocks.applications.text.llama import LlamaLayer
 from keras_dblocks.models.checks import check_integer, check_share
 
-from .layers import LlamaLayer
 from .writers import TwinWriter
 
 

@@ -1,5 +1,8 @@
 """Recurrent-depth transformer, trained by one pass as a denoiser."""
 
+from keras_dblocks.applications.recurrent_depth.huginn.published import (
+    load_reference_weights,
+)
 from keras_dblocks.applications.recurrent_depth.model import RecurrentDepth
 
-__all__ = ["RecurrentDepth"]
+__all__ = ["RecurrentDepth", "load_reference_weights"]

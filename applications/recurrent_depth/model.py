@@ -236,6 +236,6 @@ class RecurrentDepth(
     @classmethod
     def end_to_end(cls, **kwargs):
         """Huginn: the core unrolled, truncated backpropagation."""
-        from .twin import Huginn
+        from .huginn import Huginn
 
         return Huginn(**kwargs)

@@ -11,7 +11,7 @@ from keras_dblocks.applications.text.sandwich import SandwichLayer
 from keras_dblocks.models.checks import check_integer
 
 from . import iterations
-from .twin_writer import HuginnWriter
+from .writer import HuginnWriter
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -218,7 +218,7 @@ class Huginn(EndToEndText):
         return ops.cast(ops.matmul(state, ops.transpose(table)), "float32")
 
     def make_writer(self, num_steps=None):
-        """`twin_writer.HuginnWriter` of this model."""
+        """`writer.HuginnWriter` of this model."""
         return HuginnWriter(self, num_steps or self.mean_recurrence)
 
     def evaluate(self, *args, num_steps=None, **kwargs):

@@ -10,7 +10,7 @@ from keras_dblocks.applications.torch_weights import (
     transpose,
 )
 
-from .twin import Huginn
+from .model import Huginn
 
 
 def load_reference_weights(model, arrays):

@@ -1,0 +1,153 @@
+"""Llama's layer, conditioned on the noise level where it denoises."""
+
+# B batch, S streams (clean, noisy), T slots, D width
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dblocks.layers import CausalAttention
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class LlamaLayer(keras.layers.Layer):
+    """Causal attention and a gated perceptron, each after an RMS norm.
+
+    Args:
+        num_heads: int.
+        intermediate_dim: int. Width of the perceptron.
+        num_key_value_heads: int or None.
+        dropout: float. After attention and perceptron.
+        conditioned: bool. Modulated by the noise level (adaptive norm).
+            Defaults to True; False is Llama's own layer.
+        open_gates: bool. The gates of the modulation start at 1 and not at
+            0, so that the layer starts as Llama's. Defaults to True.
+
+    Call arguments:
+        x: tensor `(B, S, T, D)`; stream 0 clean, stream 1 noisy.
+        noise: tensor `(B, S, noise_dim)`, the embedded level of each stream.
+        cache, index: see `layers.CausalAttention`.
+
+    Returns:
+        Tensor `(B, S, T, D)`; with a cache also the new cache.
+
+    References:
+     - [Llama 2](https://arxiv.org/abs/2307.09288)
+     - [DiT](https://arxiv.org/abs/2212.09748), adaptive layer norm
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        intermediate_dim,
+        num_key_value_heads=None,
+        dropout=0.0,
+        conditioned=True,
+        open_gates=True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.intermediate_dim = intermediate_dim
+        self.num_key_value_heads = num_key_value_heads
+        self.dropout = dropout
+        self.conditioned = conditioned
+        self.open_gates = open_gates
+
+    def build(self, x_shape, noise_shape=None):
+        dim = x_shape[-1]
+        kwargs = {"dtype": self.dtype_policy}
+        self.attention = CausalAttention(
+            self.num_heads,
+            self.num_key_value_heads,
+            name="attention",
+            **kwargs,
+        )
+        self.attention.build(x_shape)
+        for name in ("attention_norm", "mlp_norm"):
+            norm = keras.layers.RMSNormalization(name=name, **kwargs)
+            setattr(self, name, norm)
+            norm.build(x_shape)
+        self.dropout_layer = keras.layers.Dropout(
+            self.dropout, name="dropout", **kwargs
+        )
+        wide = (*x_shape[:-1], self.intermediate_dim)
+        for name, units, shape in (
+            ("attention_output", dim, x_shape),
+            ("gate", self.intermediate_dim, x_shape),
+            ("up", self.intermediate_dim, x_shape),
+            ("down", dim, wide),
+        ):
+            dense = keras.layers.Dense(
+                units, use_bias=False, name=name, **kwargs
+            )
+            setattr(self, name, dense)
+            dense.build(shape)
+        if self.conditioned:
+            maps = np.zeros((6, dim), "float32")
+            maps[[2, 5]] = float(self.open_gates)  # shift, scale, gate, twice
+            bias = keras.initializers.Constant(maps.reshape(-1))
+            self.modulation = keras.layers.Dense(
+                6 * dim,
+                kernel_initializer="zeros",
+                bias_initializer=bias,
+                name="modulation",
+                **kwargs,
+            )
+            self.modulation.build(noise_shape)
+
+    def call(self, x, noise=None, cache=None, index=0, training=None):
+        maps = (None,) * 6
+        if self.conditioned:
+            maps = self.modulation(ops.silu(noise))  # (B, S, 6 D)
+            maps = ops.split(ops.expand_dims(maps, 2), 6, axis=-1)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = maps
+        h = self._norm(self.attention_norm, x, shift_a, scale_a, training)
+        h, cache = self.attention(h, cache=cache, index=index)
+        x = self._add(x, self.attention_output, h, gate_a, training)
+        h = self._norm(self.mlp_norm, x, shift_m, scale_m, training)
+        h = ops.silu(self.gate(h)) * self.up(h)
+        x = self._add(x, self.down, h, gate_m, training)
+        return x if cache is None else (x, cache)
+
+    def _norm(self, norm, x, shift, scale, training):
+        # Computed again in the backward pass: what conditioning adds to the
+        # activations of a plain layer is not kept.
+        def modulate(x, gain, shift, scale):
+            h = ops.rms_normalization(x, gain, axis=-1, epsilon=1e-6)
+            return h * (1 + scale) + shift
+
+        # A tensor also on TensorFlow: a variable would be counted twice in the
+        # gradient of what is computed again, once as what it was called with.
+        gain = ops.cast(ops.convert_to_tensor(norm.scale), x.dtype)
+        if shift is None:
+            return ops.rms_normalization(x, gain, axis=-1, epsilon=1e-6)
+        modulate = keras.remat(modulate) if training else modulate
+        return modulate(x, gain, shift, scale)
+
+    def _add(self, x, dense, h, gate, training):
+        if gate is None or (training and self.dropout):
+            h = self.dropout_layer(dense(h), training=training)
+            return x + (h if gate is None else gate * h)
+
+        def add(x, h, kernel, gate):
+            return x + gate * ops.matmul(h, kernel)
+
+        add = keras.remat(add) if training else add
+        kernel = ops.cast(ops.convert_to_tensor(dense.kernel), h.dtype)
+        return add(x, h, kernel, gate)
+
+    def compute_output_spec(self, x, noise=None, cache=None, index=0, **kwargs):
+        spec = keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+        return spec if cache is None else (spec, cache)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "intermediate_dim": self.intermediate_dim,
+            "num_key_value_heads": self.num_key_value_heads,
+            "dropout": self.dropout,
+            "conditioned": self.conditioned,
+            "open_gates": self.open_gates,
+        }
