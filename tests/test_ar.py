@@ -279,6 +279,7 @@ BLOCKS_ONLY = {
         {"clean_loss_weight": 0.5, "reference": True},
         "weight=0.5",
     ),
+    "simplex": ({"simplex": True, "tied": True}, "tied=True"),
 }
 
 
