@@ -3,25 +3,16 @@
 import copy
 
 import keras
-from keras import ops
 
-from keras_dblocks import DiffusionBlocks
-from keras_dblocks.applications.text.decode import past
-from keras_dblocks.applications.text.generate import GeneratesText
+from keras_dblocks.applications.text.in_blocks import NextTokenBlocks
 from keras_dblocks.applications.text.layers import (
     AmendedLogits,
     ScaledLogits,
     check_heads,
 )
-from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
 from keras_dblocks.applications.text.llama import LlamaLayer
-from keras_dblocks.applications.text.strings import TakesStrings
 from keras_dblocks.layers import OneHotTokens, TokenEmbedding
 from keras_dblocks.models.checks import check_integer, check_share
-from keras_dblocks.preconditioning import (
-    EDMPreconditioning,
-    InputPreconditioning,
-)
 
 from .layers import (
     ARReadout,
@@ -33,9 +24,7 @@ from .writers import BlockWriter
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class ARTransformer(
-    TakesStrings, EvaluatesLikelihood, GeneratesText, DiffusionBlocks
-):
+class ARTransformer(NextTokenBlocks):
     """Language model whose blocks denoise the embedding of the next token.
 
     Every block runs its own layers on two streams: clean tokens (causal, they
@@ -145,13 +134,6 @@ class ARTransformer(
         self.clean_loss_weight = clean_loss_weight
         self.tokenizer = tokenizer
 
-    def condition_spec(self):
-        return keras.KerasTensor((None, self.sequence_length), dtype="int32")
-
-    def make_preconditioning(self):
-        skip = self.skip or self.reference
-        return EDMPreconditioning() if skip else InputPreconditioning()
-
     def make_target(self):
         if self.simplex:
             return OneHotTokens(
@@ -208,12 +190,6 @@ class ARTransformer(
             self.vocabulary_size, self.logit_scale, target, name="head"
         )
 
-    def condition_of(self, x):
-        return past(x, self.vocabulary_size)
-
-    def split(self, x, y):
-        return x, self.condition_of(x)
-
     def loss_of(self, target, clean_input, prediction, noisy, level):
         if len(prediction.shape) == 3:
             return target.loss(clean_input, prediction)
@@ -226,17 +202,6 @@ class ARTransformer(
         sampler = copy.copy(self.sampler)
         sampler.num_steps = num_steps
         return BlockWriter(self, sampler)
-
-    def check_targets(self, x, y):
-        if y is not None:
-            raise ValueError(
-                "The tokens are data and target at once. Received: y. "
-                "Pass them alone, `fit(tokens)`."
-            )
-
-    def check_data(self, x, y=None):
-        self.check_targets(x, y)
-        self._target.check(ops.convert_to_numpy(x))
 
     @classmethod
     def end_to_end(cls, **kwargs):

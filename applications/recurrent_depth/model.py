@@ -5,19 +5,11 @@ import copy
 import keras
 from keras import ops
 
-from keras_dblocks import DiffusionBlocks
-from keras_dblocks.applications.text.decode import past
-from keras_dblocks.applications.text.generate import GeneratesText
+from keras_dblocks.applications.text.in_blocks import NextTokenBlocks
 from keras_dblocks.applications.text.layers import ScaledLogits, check_heads
-from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
 from keras_dblocks.applications.text.sandwich import SandwichLayer
-from keras_dblocks.applications.text.strings import TakesStrings
 from keras_dblocks.layers import NoiseEmbedding, TokenEmbedding
 from keras_dblocks.models.checks import check_integer
-from keras_dblocks.preconditioning import (
-    EDMPreconditioning,
-    InputPreconditioning,
-)
 from keras_dblocks.samplers import EulerSampler
 
 from .layers import RecurrentReadout, RecurrentStem
@@ -26,9 +18,7 @@ from .writer import RecurrentWriter
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class RecurrentDepth(
-    TakesStrings, EvaluatesLikelihood, GeneratesText, DiffusionBlocks
-):
+class RecurrentDepth(NextTokenBlocks):
     """Language model whose core refines its answer as often as is asked.
 
     Prelude, recurrent core and coda of a Huginn, as one denoiser over the
@@ -118,13 +108,6 @@ class RecurrentDepth(
         self.context = context
         self.tokenizer = tokenizer
 
-    def condition_spec(self):
-        return keras.KerasTensor((None, self.sequence_length), dtype="int32")
-
-    def make_preconditioning(self):
-        skip = self.skip or self.reference
-        return EDMPreconditioning() if skip else InputPreconditioning()
-
     def make_target(self):
         return TokenEmbedding(
             self.vocabulary_size,
@@ -167,12 +150,6 @@ class RecurrentDepth(
         if self.reference:
             return EulerSampler(32, grid="equal_mass", start="noise")
         return EulerSampler(8)
-
-    def condition_of(self, x):
-        return past(x, self.vocabulary_size)
-
-    def split(self, x, y):
-        return x, self.condition_of(x)
 
     def earlier_states(self, index, condition, training):
         """States after 0 to `most_iterations` steps without gradient.
@@ -221,17 +198,6 @@ class RecurrentDepth(
     def make_writer(self, num_steps=None, exit_threshold=None):
         """`writer.RecurrentWriter` of this model."""
         return RecurrentWriter(self, num_steps, exit_threshold)
-
-    def check_targets(self, x, y):
-        if y is not None:
-            raise ValueError(
-                "The tokens are data and target at once. Received: y. "
-                "Pass them alone, `fit(tokens)`."
-            )
-
-    def check_data(self, x, y=None):
-        self.check_targets(x, y)
-        self._target.check(ops.convert_to_numpy(x))
 
     @classmethod
     def end_to_end(cls, **kwargs):

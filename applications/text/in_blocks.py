@@ -1,0 +1,48 @@
+"""What models of the next token trained in blocks have in common."""
+
+import keras
+from keras import ops
+
+from keras_dblocks import DiffusionBlocks
+from keras_dblocks.applications.text.decode import past
+from keras_dblocks.applications.text.generate import GeneratesText
+from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
+from keras_dblocks.applications.text.strings import TakesStrings
+from keras_dblocks.preconditioning import (
+    EDMPreconditioning,
+    InputPreconditioning,
+)
+
+
+class NextTokenBlocks(
+    TakesStrings, EvaluatesLikelihood, GeneratesText, DiffusionBlocks
+):
+    """The clean signal is each token, the condition the tokens before it.
+
+    A subclass has the attributes `vocabulary_size`, `sequence_length` and
+    `skip`, and `make_writer`; see `ARTransformer`.
+    """
+
+    def condition_spec(self):
+        return keras.KerasTensor((None, self.sequence_length), dtype="int32")
+
+    def make_preconditioning(self):
+        skip = self.skip or self.reference
+        return EDMPreconditioning() if skip else InputPreconditioning()
+
+    def condition_of(self, x):
+        return past(x, self.vocabulary_size)
+
+    def split(self, x, y):
+        return x, self.condition_of(x)
+
+    def check_targets(self, x, y):
+        if y is not None:
+            raise ValueError(
+                "The tokens are data and target at once. Received: y. "
+                "Pass them alone, `fit(tokens)`."
+            )
+
+    def check_data(self, x, y=None):
+        self.check_targets(x, y)
+        self._target.check(ops.convert_to_numpy(x))
