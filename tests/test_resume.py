@@ -61,7 +61,12 @@ def run(folder, kill_at, save_freq, which):
 
 
 @pytest.mark.parametrize(
-    ("save_freq", "which"), [("epoch", "all"), (3, "all"), ("epoch", "block")]
+    ("save_freq", "which"),
+    [
+        pytest.param("epoch", "all", marks=pytest.mark.slow),
+        (3, "all"),
+        ("epoch", "block"),
+    ],
 )
 def test_killed_and_resumed_to_the_last_bit(tmp_path, save_freq, which):
     whole, wanted = run(tmp_path / "whole", 0, save_freq, which)

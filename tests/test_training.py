@@ -131,8 +131,9 @@ def test_both_ways_are_equal_when_blocks_share():
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-@pytest.mark.parametrize("on_policy", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("active", [0, 2])
+@pytest.mark.parametrize(
+    ("on_policy", "active"), [(0.0, 0), (0.5, 2), (1.0, 2)]
+)
 def test_only_the_active_block_moves(on_policy, active):
     x, y = data(24)
     model = make()
