@@ -36,10 +36,17 @@ PRESETS = {
         "expected": "not measured yet",
     },
     "ar_austen": {
-        "description": "six novels, any tokenizer; hours on two cores",
-        "config": _SMALL,
-        "training": {**_RECIPE, "data": "austen.txt", "epochs": 4},
-        "expected": "not measured yet",
+        "description": "six novels; a GPU, or a day",
+        "config": {**_SMALL, "num_layers": 12, "hidden_dim": 256},
+        "training": {
+            **_RECIPE,
+            "data": "austen.txt",
+            "epochs": 2,
+            "batch_size": 64,
+            "learning_rate": 1e-3,
+        },
+        "expected": "in bytes: 1.142 nats, twin 1.185, layer-matched 1.137 "
+        "(README.md)",
     },
     "ar_lm1b": {
         "description": "news, the paper's sizes and recipe; a GPU",
