@@ -49,7 +49,8 @@ def make(args, data, row, seed):
         "alpha": 0.05,
         "weight_decay": 0.03,
         "clipnorm": 1.0,
-        "start_share": args.start_share,
+        "start_share": 0 if args.in_sequence else args.start_share,
+        "in_sequence": args.in_sequence,
         "on_policy": args.on_policy,
     }
     return TextRun(MODELS[args.application], config, recipe, data, row)
@@ -71,6 +72,7 @@ def main():
     add("--num-heads", type=int, default=4)
     add("--learning-rate", type=float, default=2e-3)
     add("--start-share", type=float, default=0.75)
+    add("--in-sequence", action="store_true", help="block after block")
     add("--on-policy", type=json.loads, default='"auto"')
     add("--options", type=json.loads, default={}, help="of our blocks, JSON")
     add("--test-sequences", type=int, default=400)

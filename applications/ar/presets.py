@@ -13,7 +13,7 @@ _RECIPE = {
     "alpha": 0.05,  # share of the learning rate at the end of the cosine
     "weight_decay": 0.03,
     "clipnorm": 1.0,
-    "start_share": 0.75,  # of the steps, for what all blocks start from
+    "in_sequence": True,  # block after block, from the last one's weights
 }
 _SMALL = {"sequence_length": 128, "num_layers": 6, "num_blocks": 3}
 _SMALL |= {"hidden_dim": 128, "num_heads": 4}

@@ -16,6 +16,8 @@ from keras_dblocks.applications.data import (
     chunks,
     load_text,
 )
+from keras_dblocks.models.assembly import copy_weights
+from keras_dblocks.training.block_order import BlockOrder
 
 from .arguments import between
 from .run import ROWS, Run
@@ -41,6 +43,8 @@ class TextRun(Run):
         recipe: dict, `training` of a preset. `start_share` of our blocks'
             steps train a model as deep as one block on all noise levels, of
             which all blocks are copies then (`DiffusionBlocks.start_from`).
+            Or `in_sequence`: blocks are trained one after the other, each
+            from the last one's weights; one schedule goes over all of them.
         data: `TextData`.
         row: string, a key of `ROWS`.
     """
@@ -55,6 +59,9 @@ class TextRun(Run):
         if row == "paper":
             self.config = config = {**config, "reference": True}
             self.recipe = recipe = {**recipe, "on_policy": "auto"}
+        self.in_sequence = row == "blocks" and bool(recipe.get("in_sequence"))
+        if self.in_sequence:  # or a later block would change an earlier one
+            self.config = config = {**config, "sharing": "targets"}
         blocks = model_class(**config)
         self.epochs = recipe["epochs"]
         if row not in ("end_to_end", "start"):
@@ -85,6 +92,12 @@ class TextRun(Run):
     def _compile(self, on_policy):
         options = {"on_policy": on_policy} if self.in_blocks else {}
         self.model.compile(self._optimizer(), **options)
+        if self.in_sequence:
+            optimizers = self.model.optimizer.optimizers
+            for block, optimizer in enumerate(optimizers):
+                schedule = optimizer._learning_rate
+                offset = block * self.num_steps // self.model.num_blocks
+                optimizer.learning_rate = Continued(schedule, offset)
 
     def _make_start(self, model_class, share):
         one = {"num_layers": self.num_layers, "num_blocks": 1}
@@ -98,7 +111,9 @@ class TextRun(Run):
 
     def _optimizer(self):
         recipe = self.recipe
-        steps = self.num_steps // getattr(self.model, "num_blocks", 1)
+        steps = self.num_steps
+        if not self.in_sequence:
+            steps //= getattr(self.model, "num_blocks", 1)
         warmup = max(2, steps) // (10 if self.start else 2)
         warmup = min(recipe["warmup_steps"], warmup)
         top = recipe["learning_rate"]
@@ -141,6 +156,11 @@ class TextRun(Run):
         start = keras.saving.load_model(path, compile=False)
         self.model.start_from(start)
 
+    def fit(self, callbacks=(), **kwargs):
+        if self.in_sequence:
+            callbacks = [InSequence(self), *callbacks]
+        return super().fit(callbacks, **kwargs)
+
     def train_quietly(self):
         """Trains in memory alone; the number of steps, the start's too."""
         before = 0
@@ -158,6 +178,52 @@ class TextRun(Run):
         test = chunks(self.data.test, self.model.sequence_length)[:1000]
         result = self.model.evaluate(test, return_dict=True)
         return [f"{name}: {value:.4f}" for name, value in result.items()]
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class Continued(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule from step `offset` on.
+
+    Args:
+        schedule: `keras.optimizers.schedules.LearningRateSchedule`.
+        offset: int.
+    """
+
+    def __init__(self, schedule, offset):
+        self.schedule = schedule
+        self.offset = offset
+
+    def __call__(self, step):
+        return self.schedule(keras.ops.cast(step, "float32") + self.offset)
+
+    def get_config(self):
+        schedule = keras.saving.serialize_keras_object(self.schedule)
+        return {"schedule": schedule, "offset": self.offset}
+
+    @classmethod
+    def from_config(cls, config):
+        schedule = keras.saving.deserialize_keras_object(config["schedule"])
+        return cls(schedule, config["offset"])
+
+
+class InSequence(keras.callbacks.Callback):
+    """Trains block after block; each starts from the last one's weights.
+
+    Args:
+        run: `TextRun` of as many epochs for each block.
+    """
+
+    def __init__(self, run):
+        super().__init__()
+        self.each = run.epochs // run.model.num_blocks
+
+    def on_epoch_begin(self, epoch, logs=None):
+        model = self.model
+        index, first = divmod(epoch, self.each)
+        model.block_order = BlockOrder(index, model.num_blocks)
+        if index and not first:
+            last, block = model.blocks[index - 1], model.blocks[index]
+            copy_weights(last.weights, block.weights)
 
 
 class Samples(keras.callbacks.Callback):

@@ -69,9 +69,14 @@ def start_from(model, start):
                 "Make it with the other settings of this model."
             )
     for block in model.blocks:
-        for variable, other in zip(block.weights, theirs, strict=True):
-            # Copied: on JAX a step gives away the memory of what it trains.
-            variable.assign(np.array(ops.convert_to_numpy(other)))
+        copy_weights(theirs, block.weights)
+
+
+def copy_weights(source, target):
+    """Assigns one list of variables to another that is laid out alike."""
+    for variable, other in zip(target, source, strict=True):
+        # Copied: on JAX a step gives away the memory of what it trains.
+        variable.assign(np.array(ops.convert_to_numpy(other)))
 
 
 def from_blocks(cls, paths):
