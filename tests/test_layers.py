@@ -6,6 +6,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from gradients import gradients
 from keras import ops
 
 from keras_dblocks.layers import (
@@ -255,3 +256,22 @@ def test_patches_go_row_by_row():
     rows = IMAGES.reshape(3, 2, 2, 3, 2, 2).transpose(0, 1, 3, 2, 4, 5)
     wanted = rows.reshape(3, 6, 8) @ kernel.reshape(8, 7) + bias
     np.testing.assert_allclose(tokens, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("modulation", ["before", "after"])
+def test_gradients_of_what_is_computed_again(modulation):
+    """Training, which computes norms and gates twice, changes no gradient."""
+    layer = TransformerLayer(2, 8, modulation=modulation)
+    x = np.random.default_rng(0).normal(size=(2, 3, 4)).astype("float32")
+    noise = np.random.default_rng(1).normal(size=(2, 5)).astype("float32")
+    layer.build(x.shape, noise.shape)
+    randomize(layer)
+    kept, again = (
+        gradients(
+            lambda t=training: ops.sum(ops.sin(layer(x, noise, training=t))),
+            layer.trainable_variables,
+        )
+        for training in (False, True)
+    )
+    for one, other in zip(kept, again, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)

@@ -164,7 +164,7 @@ class TransformerLayer(keras.layers.Layer):
 
         modulate = keras.remat(modulate) if training else modulate
         affine = (norm.gamma, norm.beta) if self.affine else ()
-        return modulate(x, shift, scale, *map(ops.convert_to_tensor, affine))
+        return modulate(x, shift, scale, *(_tensor(v, x.dtype) for v in affine))
 
     def _add(self, dense, x, h, gate, training):
         def add(x, h, kernel, bias, gate):
@@ -173,9 +173,7 @@ class TransformerLayer(keras.layers.Layer):
         if training and self.dropout:  # a second draw would differ
             return x + gate * self._drop(dense(h), training)
         add = keras.remat(add) if training else add
-        kernel, bias = (
-            ops.convert_to_tensor(v) for v in (dense.kernel, dense.bias)
-        )
+        kernel, bias = (_tensor(v, h.dtype) for v in (dense.kernel, dense.bias))
         return add(x, h, kernel, bias, gate)
 
     def _drop(self, x, training):
@@ -198,6 +196,12 @@ class TransformerLayer(keras.layers.Layer):
             "affine": self.affine,
             "rotary": self.rotary,
         }
+
+
+def _tensor(variable, dtype):
+    # Also on TensorFlow run eagerly: there a variable would be counted twice
+    # in the gradient of what is computed again.
+    return ops.cast(ops.convert_to_tensor(variable), dtype)
 
 
 def _gelu_tanh(x):
