@@ -84,6 +84,7 @@ def test_each_block_starts_where_the_last_one_stopped(text):
     np.testing.assert_allclose(float(second), float(schedule(2 * each)))
 
 
+@pytest.mark.slow  # the program's twin rows are those of masked diffusion
 def test_twin(tmp_path, text):
     assert run(tmp_path / "run", text, "--layer-matched") == 0
     model = keras.saving.load_model(tmp_path / "run" / "model.keras")
