@@ -69,15 +69,8 @@ class EvaluatesBound:
                 f"Received: {', '.join(kwargs)}. Leave it out."
             )
         check_integer("num_draws", num_draws)
-        self.check_targets(x, y)
-        tokens = np.asarray(self.sequences_of(x))
-        self.check_data(tokens)
-        if not len(tokens):
-            raise ValueError(
-                "The bound needs at least one sequence. Received: none. "
-                f"Pass {self.sequence_length} tokens or more."
-            )
-        parts = self._bound(tokens.astype("int32"), batch_size, num_draws, seed)
+        tokens = self.tokens_to_score(x, y, "bound")
+        parts = self._bound(tokens, batch_size, num_draws, seed)
         rest = self.noise.minimum * np.log2(self.vocabulary_size)
         whole = sum(parts.values())
         error = np.nan

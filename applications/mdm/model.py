@@ -190,13 +190,6 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
             )
         super().compile(*args, on_policy=0.0, **kwargs)
 
-    def check_targets(self, x, y):
-        if y is not None:
-            raise ValueError(
-                "The tokens are data and target at once. Received: y. "
-                "Pass them alone, `fit(tokens)`."
-            )
-
     def check_data(self, x, y=None):
         self.check_targets(x, y)
         self._target.check(ops.convert_to_numpy(x))

@@ -9,13 +9,12 @@ from pathlib import Path
 import keras
 
 from keras_dblocks.applications.data import (
-    ByteTokenizer,
     DataUnavailable,
     RandomChunks,
-    Text8Tokenizer,
     chunks,
     load_text,
 )
+from keras_dblocks.applications.data.text import TOKENIZERS
 from keras_dblocks.models.assembly import copy_weights
 from keras_dblocks.training.block_order import BlockOrder
 
@@ -23,7 +22,6 @@ from .arguments import between
 from .run import ROWS, Run
 from .train import claim, train
 
-TOKENIZERS = {"text8": Text8Tokenizer, "bytes": ByteTokenizer}
 DATA = """\
 python (text that ships with Python), text8, lm1b, or the path of a text file"""
 # The blocks' second phase: its top learning rate is this share of the first's,

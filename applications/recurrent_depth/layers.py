@@ -91,7 +91,6 @@ class RecurrentReadout(keras.layers.Layer):
     Call arguments:
         x: tensor `(B, S, T, D)`; the answer is read off the last stream.
         noise: tensor `(B, noise_dim)`.
-        caches, index: lists of the coda's caches, and their slot.
     """
 
     def __init__(self, coda, **kwargs):

@@ -11,6 +11,7 @@ from keras_dblocks.applications.text.sandwich import SandwichLayer
 from keras_dblocks.layers import NoiseEmbedding, TokenEmbedding
 from keras_dblocks.models.checks import check_integer
 from keras_dblocks.samplers import EulerSampler
+from keras_dblocks.samplers.euler import euler_step
 
 from .layers import RecurrentReadout, RecurrentStem
 from .presets import PRESETS
@@ -172,9 +173,8 @@ class RecurrentDepth(NextTokenBlocks):
             ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
             level, following = level_of(i), level_of(i + 1)
             prediction = block.denoise(noisy, level * ones, condition)
-            ratio = following / level
             denoised = block.target.bridge(prediction)
-            return ratio * noisy + (1.0 - ratio) * denoised
+            return euler_step(noisy, denoised, level, following)
 
         start = self.sampler.begin(
             self, count, block.seed_generator if training else None

@@ -11,6 +11,7 @@ from keras_dblocks.applications.text.decode import (
     chain_starts,
     fill_caches,
     through_caches,
+    update_caches,
 )
 from keras_dblocks.noise import expand
 from keras_dblocks.samplers.euler import euler_step
@@ -105,15 +106,8 @@ class RecurrentWriter:
             logits = self._denoise(noisy, context, level, caches, index)
             denoised = self.block.target.bridge(logits)
             noisy = euler_step(noisy, denoised, level, following)
-            core = [
-                tuple(
-                    ops.slice_update(
-                        whole, (k, 0, 0, 0, 0), ops.expand_dims(part, 0)
-                    )
-                    for whole, part in zip(pair, new, strict=True)
-                )
-                for pair, new in zip(core, caches, strict=True)
-            ]
+            new = [tuple(part[None] for part in pair) for pair in caches]
+            core = update_caches(core, new, (k, 0, 0, 0, 0))
             change = ops.softmax(logits, -1) - ops.softmax(before, -1)
             return k + 1, noisy, logits, ops.max(ops.abs(change)), core
 

@@ -107,6 +107,14 @@ def fill_caches(layers, state, noise=None):
     return caches
 
 
+def update_caches(caches, parts, place):
+    """Pairs of keys and values with `parts` of them written at `place`."""
+    return [
+        tuple(ops.slice_update(o, place, n) for o, n in zip(*both, strict=True))
+        for both in zip(caches, parts, strict=True)
+    ]
+
+
 def chain_starts(model, sampler, shape, generator):
     """Noise `(*shape, D)` each token's chain starts from; or one zero each."""
     if sampler.start == "zero":

@@ -88,13 +88,6 @@ class EndToEndText(
         )
         return ops.mean(entropy)
 
-    def check_targets(self, x, y):
-        if y is not None:
-            raise ValueError(
-                "The tokens are data and target at once. Received: y. "
-                "Pass them alone, `fit(tokens)`."
-            )
-
     def check_data(self, x, y=None):
         tokens = ops.convert_to_numpy(x)
         check_tokens(tokens, self.vocabulary_size, self.sequence_length)

@@ -5,6 +5,7 @@ import numpy as np
 from keras_dblocks.applications.text.decode import Decoder
 from keras_dblocks.applications.text.strings import is_text
 from keras_dblocks.models.checks import check_integer
+from keras_dblocks.samplers.unmasking import check_drawing
 
 
 class GeneratesText:
@@ -58,7 +59,7 @@ class GeneratesText:
         ):
             check_integer(name, value)
         check_integer("seed", seed, 0)
-        _check_drawing(temperature, top_p)
+        check_drawing(temperature, top_p)
         text = prompts is None and self.tokenizer is not None
         text = text or is_text(prompts)
         rows = self._prompts(prompts, max_length)
@@ -148,11 +149,3 @@ class GeneratesText:
                     "Use the tokenizer the model was made for."
                 )
         return prompts or [np.zeros((0,), "int32")]
-
-
-def _check_drawing(temperature, top_p):
-    if not temperature >= 0 or not 0 < top_p <= 1:
-        raise ValueError(
-            "`temperature` must be at least 0 and `top_p` in (0, 1]. "
-            f"Received: temperature={temperature}, top_p={top_p}. Use 1."
-        )

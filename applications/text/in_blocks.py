@@ -36,13 +36,6 @@ class NextTokenBlocks(
     def split(self, x, y):
         return x, self.condition_of(x)
 
-    def check_targets(self, x, y):
-        if y is not None:
-            raise ValueError(
-                "The tokens are data and target at once. Received: y. "
-                "Pass them alone, `fit(tokens)`."
-            )
-
     def check_data(self, x, y=None):
         self.check_targets(x, y)
         self._target.check(ops.convert_to_numpy(x))

@@ -75,14 +75,7 @@ class EvaluatesLikelihood:
                 "The likelihood takes tokens and `batch_size`. "
                 f"Received: {', '.join(kwargs)}. Leave it out."
             )
-        self.check_targets(x, y)
-        tokens = np.asarray(self.sequences_of(x))
-        self.check_data(tokens)
-        if not len(tokens):
-            raise ValueError(
-                "The likelihood needs at least one sequence. Received: none. "
-                f"Pass {self.sequence_length} tokens or more."
-            )
+        tokens = self.tokens_to_score(x, y, "likelihood")
         if not self.built:
             self.build()
         entropies = self.__dict__.get("_entropies")
@@ -91,7 +84,7 @@ class EvaluatesLikelihood:
             # No sublayer: it holds the model.
             object.__setattr__(self, "_entropies", Entropies(self))
         steps = self._entropies.predict(
-            tokens.astype("int32"), batch_size=batch_size, verbose=0
+            tokens, batch_size=batch_size, verbose=0
         )
         whole = steps[:, -1]
         error = np.nan

@@ -33,6 +33,30 @@ class TakesStrings:
             kwargs["validation_data"] = (self.sequences_of(validation),)
         return super().fit(self.sequences_of(x), y, *args, **kwargs)
 
+    def check_targets(self, x, y):
+        if y is not None:
+            raise ValueError(
+                "The tokens are data and target at once. Received: y. "
+                "Pass them alone, `fit(tokens)`."
+            )
+
+    def tokens_to_score(self, x, y, score):
+        """`x` of `evaluate` as checked tokens `(N, T)`, one row at least.
+
+        Args:
+            x, y: as given to `evaluate`.
+            score: string, what is computed of them, for the refusal.
+        """
+        self.check_targets(x, y)
+        tokens = np.asarray(self.sequences_of(x))
+        self.check_data(tokens)
+        if not len(tokens):
+            raise ValueError(
+                f"The {score} needs at least one sequence. Received: none. "
+                f"Pass {self.sequence_length} tokens or more."
+            )
+        return tokens.astype("int32")
+
     def tokens_of(self, text):
         """Tokens of a string, `(T,)`; a ValueError without a tokenizer."""
         if self.tokenizer is None:

@@ -137,21 +137,21 @@ def _blocks(x, y):
     return (x[start : start + rows] for start in range(0, len(x), rows))
 
 
-def _check(x, y):
+def _check(x, y, names=("x", "y"), one="example"):
     x, y = np.asarray(x, "float64"), np.asarray(y, "float64")
     fits = x.ndim == y.ndim == 2 and x.shape[1] == y.shape[1]
     if not fits or min(len(x), len(y)) < 2:
         raise ValueError(
             "Features must be two arrays (n, D) and (m, D) of 2 rows or more. "
             f"Received: shapes {x.shape} and {y.shape}. Use one extractor for "
-            "both sets, with one row of features for each example."
+            f"both sets, with one row of features for each {one}."
         )
-    for name, rows in (("x", x), ("y", y)):
+    for name, rows in zip(names, (x, y), strict=True):
         finite = np.isfinite(rows).all(1)
         if not finite.all():
             raise ValueError(
                 "Features must be finite. Received: NaN or infinity in row "
-                f"{finite.argmin()} of `{name}`. Repair or drop that example."
+                f"{finite.argmin()} of `{name}`. Repair or drop that {one}."
             )
     return x, y
 

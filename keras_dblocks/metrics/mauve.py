@@ -4,7 +4,11 @@
 
 import numpy as np
 
-from keras_dblocks.metrics.distances import _check_range, _squares
+from keras_dblocks.metrics.distances import (
+    _check,
+    _check_range,
+    _squares,
+)
 
 # The settings of published figures, those of the paper's program.
 EXPLAINED_VARIANCE = 0.9
@@ -66,7 +70,8 @@ def bucket_counts(p_features, q_features, num_buckets="auto", seed=0):
     Example: `mauve_of_counts(*bucket_counts(x, y), scaling_factor=2.0)`;
         several scaling factors can share one clustering.
     """
-    p, q = _check_features(p_features, q_features)
+    names = ("p_features", "q_features")
+    p, q = _check(p_features, q_features, names, "text")
     if num_buckets == "auto":
         num_buckets = max(2, round(min(len(p), len(q)) / 10))
     _check_range("num_buckets", num_buckets, 2, len(p) + len(q))
@@ -166,22 +171,3 @@ def _kmeans(rows, num_clusters, random):
         empty = np.setdiff1d(np.arange(num_clusters), filled)
         centres[empty] = rows[squares.argsort()[::-1][: len(empty)]]
     return labels, squares.sum()
-
-
-def _check_features(p, q):
-    p, q = np.asarray(p, "float64"), np.asarray(q, "float64")
-    fits = p.ndim == q.ndim == 2 and p.shape[1] == q.shape[1]
-    if not fits or min(len(p), len(q)) < 2:
-        raise ValueError(
-            "Features must be two arrays (n, D) and (m, D) of 2 rows or more. "
-            f"Received: shapes {p.shape} and {q.shape}. Use one extractor for "
-            "both sets, with one row of features for each text."
-        )
-    for name, rows in (("p_features", p), ("q_features", q)):
-        finite = np.isfinite(rows).all(1)
-        if not finite.all():
-            raise ValueError(
-                "Features must be finite. Received: NaN or infinity in row "
-                f"{finite.argmin()} of `{name}`. Repair or drop that text."
-            )
-    return p, q

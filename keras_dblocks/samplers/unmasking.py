@@ -63,11 +63,7 @@ class UnmaskingSampler(Sampler):
                     f"`{argument}` must be one of {allowed}. "
                     f"Received: {argument}={value!r}. Use {allowed[0]!r}."
                 )
-        if not temperature >= 0 or not 0 < top_p <= 1:
-            raise ValueError(
-                "`temperature` must be at least 0 and `top_p` in (0, 1]. "
-                f"Received: temperature={temperature}, top_p={top_p}. Use 1."
-            )
+        check_drawing(temperature, top_p)
         self.grid = grid
         self.schedule_name = schedule
         self.order = order
@@ -161,6 +157,15 @@ class UnmaskingSampler(Sampler):
         names = ("num_steps", "grid", "order", "temperature", "top_p", "seed")
         config = {name: getattr(self, name) for name in (*names, "masked")}
         return {"name": self.name, "schedule": self.schedule_name, **config}
+
+
+def check_drawing(temperature, top_p):
+    """Refuses what tokens cannot be drawn with."""
+    if not temperature >= 0 or not 0 < top_p <= 1:
+        raise ValueError(
+            "`temperature` must be at least 0 and `top_p` in (0, 1]. "
+            f"Received: temperature={temperature}, top_p={top_p}. Use 1."
+        )
 
 
 def nucleus(logits, top_p):

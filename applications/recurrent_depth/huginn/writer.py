@@ -5,7 +5,7 @@
 import numpy as np
 from keras import ops
 
-from keras_dblocks.applications.text.decode import through_caches
+from keras_dblocks.applications.text.decode import through_caches, update_caches
 
 
 class HuginnWriter:
@@ -80,14 +80,7 @@ class HuginnWriter:
                 tuple(ops.slice(p, (0, index, 0, 0), size)[None] for p in pair)
                 for pair in kept
             ]
-            return state, _updated(made, new, (k, 0, 0, 0, 0))
+            return state, update_caches(made, new, (k, 0, 0, 0, 0))
 
         state, made = ops.fori_loop(0, self.num_steps, body, (state, made))
-        return state, _updated(caches, made, (0, 0, index, 0, 0))
-
-
-def _updated(caches, parts, place):
-    return [
-        tuple(ops.slice_update(o, place, n) for o, n in zip(*both, strict=True))
-        for both in zip(caches, parts, strict=True)
-    ]
+        return state, update_caches(caches, made, (0, 0, index, 0, 0))
