@@ -1,6 +1,6 @@
 """Block-wise training of residual networks by diffusion (DiffusionBlocks)."""
 
-from keras_dblocks import layers, metrics, samplers
+from keras_dblocks import layers, samplers
 from keras_dblocks.models.block import Block
 from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 from keras_dblocks.noise import LogNormalNoise
@@ -16,6 +16,5 @@ __all__ = [
     "LogNormalNoise",
     "Partition",
     "layers",
-    "metrics",
     "samplers",
 ]

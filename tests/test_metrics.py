@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from keras_dblocks.metrics import (
+from keras_dblocks.applications.metrics import (
     distances,
     frechet_distance,
     kernel_distance,

@@ -7,8 +7,12 @@ import pytest
 import scipy.cluster.vq
 import scipy.special
 
-from keras_dblocks.metrics import bucket_counts, mauve, mauve_of_counts
-from keras_dblocks.metrics.mauve import (
+from keras_dblocks.applications.metrics import (
+    bucket_counts,
+    mauve,
+    mauve_of_counts,
+)
+from keras_dblocks.applications.metrics.mauve import (
     EXPLAINED_VARIANCE,
     MAX_ITERATIONS,
     MIXTURES,

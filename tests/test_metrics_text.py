@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from keras_dblocks.metrics import (
+from keras_dblocks.applications.metrics import (
     distinct,
     generative_perplexity,
     repetition_rate,

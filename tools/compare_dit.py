@@ -27,7 +27,7 @@ from keras_dblocks.applications.images.features import (
     features,
     train_feature_network,
 )
-from keras_dblocks.metrics import (
+from keras_dblocks.applications.metrics import (
     frechet_distance,
     kernel_distance,
     precision_recall,

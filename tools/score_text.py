@@ -20,7 +20,7 @@ import numpy as np
 from keras import ops
 
 from keras_dblocks.applications.data import chunks, load_text
-from keras_dblocks.metrics import mauve, text_quality
+from keras_dblocks.applications.metrics import mauve, text_quality
 
 
 class Scores(keras.Model):

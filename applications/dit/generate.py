@@ -3,7 +3,7 @@
 import numpy as np
 
 from keras_dblocks import samplers
-from keras_dblocks.metrics import frechet_distance
+from keras_dblocks.applications.metrics import frechet_distance
 from keras_dblocks.models.assembly import read_block
 from keras_dblocks.samplers import generation
 

@@ -17,7 +17,7 @@ from keras_dblocks.applications.images.pictures import (
     save_grid,
     save_trajectory,
 )
-from keras_dblocks.metrics import frechet_distance
+from keras_dblocks.applications.metrics import frechet_distance
 
 from .run import Run
 

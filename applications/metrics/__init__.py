@@ -3,13 +3,17 @@
 For text also what needs no features: variety, repetition, perplexity.
 """
 
-from keras_dblocks.metrics.distances import (
+from keras_dblocks.applications.metrics.distances import (
     frechet_distance,
     kernel_distance,
     precision_recall,
 )
-from keras_dblocks.metrics.mauve import bucket_counts, mauve, mauve_of_counts
-from keras_dblocks.metrics.text import (
+from keras_dblocks.applications.metrics.mauve import (
+    bucket_counts,
+    mauve,
+    mauve_of_counts,
+)
+from keras_dblocks.applications.metrics.text import (
     distinct,
     generative_perplexity,
     repetition_rate,

@@ -4,7 +4,7 @@
 
 import numpy as np
 
-from keras_dblocks.metrics.distances import (
+from keras_dblocks.applications.metrics.distances import (
     _check,
     _check_range,
     _squares,
