@@ -158,7 +158,7 @@ def _check_same_network(model, other, path):
         )
     # What does not change the weights.
     settings = ("name", "seed", "sampler", "dtype", "overlap")
-    settings += ("schedule", "tokenizer")
+    settings += ("schedule", "tokenizer", "remat")
     mine, its = (
         {k: v for k, v in m.get_config().items() if k not in settings}
         for m in (model, other)

@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_dblocks.models.durable_model import DurableModel
+from keras_dblocks.models.rematerialization import rematerialized
 from keras_dblocks.noise import expand
 
 
@@ -139,8 +140,10 @@ class Block(DurableModel):
         return ops.cast(_call(self.head, denoised, context), "float32")
 
     def _through_layers(self, state, context):
+        remat = self.network().remat and context["training"]
         for layer in self.residual_layers:
-            state = _call(layer, state, context)
+            call = rematerialized(layer) if remat else layer
+            state = call(state, **_known(layer, context))
         return state
 
     def denoising_loss(
@@ -298,5 +301,8 @@ def accepts(layer, argument):
 
 def _call(layer, inputs, context):
     """Calls `layer` with those of `context` its `call` names."""
-    known = {k: v for k, v in context.items() if accepts(layer, k)}
-    return layer(inputs, **known)
+    return layer(inputs, **_known(layer, context))
+
+
+def _known(layer, context):
+    return {k: v for k, v in context.items() if accepts(layer, k)}

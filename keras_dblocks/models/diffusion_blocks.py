@@ -40,6 +40,8 @@ class DiffusionBlocks(Parts, BlockTrainer):
         sampler: as in `samplers.get`, or None for the default.
         reference: bool. The paper's settings wherever ours differ.
         seed: int. Noise, block order and fixed tables follow from it.
+        remat: bool. Layers are computed again in the backward pass, so that
+            a training step keeps their inputs alone (`keras.remat`).
         dtype: dtype policy; `"mixed_bfloat16"` works.
 
     Every constructor argument of a subclass must become an attribute of the
@@ -61,6 +63,7 @@ class DiffusionBlocks(Parts, BlockTrainer):
         sampler=None,
         reference=False,
         seed=0,
+        remat=False,
         dtype=None,
         name=None,
     ):
@@ -89,6 +92,7 @@ class DiffusionBlocks(Parts, BlockTrainer):
         self.loss_weighting = loss_weighting
         self.reference = reference
         self.seed = seed
+        self.remat = remat
         self.noise = self.make_noise()
         self.preconditioning = self.make_preconditioning()
         self.partition = Partition(
