@@ -114,6 +114,11 @@ class DiT(GeneratesImages, DiffusionBlocks):
     def condition_spec(self):
         return keras.KerasTensor((None,), dtype="int32")
 
+    def batch_spec(self):
+        side = self.image_size
+        images = keras.KerasTensor((None, side, side, self.channels))
+        return images, self.condition_spec()
+
     def make_target(self):
         shape = (self.image_size, self.image_size, self.channels)
         return ContinuousSignal(shape, self.value_range, name="images")

@@ -122,6 +122,9 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
     def condition_spec(self):
         return None
 
+    def batch_spec(self):
+        return (keras.KerasTensor((None, self.sequence_length), "int32"),)
+
     def make_noise(self):
         return MaskingNoise(self.vocabulary_size)
 

@@ -57,7 +57,9 @@ class RecurrentDepth(NextTokenBlocks):
     """
 
     presets = PRESETS
-    default_on_policy = 0.25  # a quarter: a step in a sixth of the twin's time
+    layers_keyword = "core_layers"
+    # Fewer, and more iterations would make the answer worse (README).
+    default_on_policy = 1.0
     most_iterations = 1  # without gradient, before a step on-policy
 
     def __init__(

@@ -26,6 +26,9 @@ class NextTokenBlocks(
     def condition_spec(self):
         return keras.KerasTensor((None, self.sequence_length), dtype="int32")
 
+    def batch_spec(self):
+        return (self.condition_spec(),)
+
     def make_preconditioning(self):
         skip = self.skip or self.reference
         return EDMPreconditioning() if skip else InputPreconditioning()

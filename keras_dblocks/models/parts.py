@@ -18,6 +18,11 @@ class Parts:
     """Hooks of `DiffusionBlocks`, and which block holds which variables."""
 
     ema_momentum = None  # of the weights' moving average; None for none
+    layers_keyword = "num_layers"  # of the constructor, for models of any depth
+
+    def batch_spec(self):
+        """Tuple of `keras.KerasTensor`, what `fit` takes: inputs, labels."""
+        return self.condition_spec(), keras.KerasTensor((None,), dtype="int32")
 
     def condition_spec(self):
         """`keras.KerasTensor` of the condition, or None if there is none."""

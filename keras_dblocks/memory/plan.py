@@ -1,0 +1,169 @@
+"""Memory of training foretold from steps of three and four layers.
+
+A step's memory is a straight line over the number of layers, so two small
+models of the same class give it for any cut of any depth. On JAX nothing is
+run for it; the other backends run those two models once.
+"""
+
+import dataclasses
+import re
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_dblocks.memory.measure import measure
+from keras_dblocks.memory.usage import Memory, size
+from keras_dblocks.models.checks import check_integer
+
+PROBES = 3, 4  # layers; below, the last layer's working space bends the line
+PARTS = "parameters", "optimizer_state", "gradients", "activations"
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+UNITS |= {f"{u}i": 1024**i for i, u in enumerate("kmgt", 1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What `plan` found.
+
+    Attributes:
+        num_blocks: int. B.
+        batch_size: int.
+        memory: `Memory` of a step.
+    """
+
+    num_blocks: int
+    batch_size: int
+    memory: Memory
+
+
+def plan(model, batch_size=32, budget=None, alone=False, offload=None):
+    """Smallest number of blocks, and batch, whose training fits a budget.
+
+    Args:
+        model: `DiffusionBlocks`; compiled, its optimizer is planned for, else
+            AdamW. Nothing is built of it. Its layers must be alike.
+        batch_size: int. The batch is halved until something fits.
+        budget: int, bytes, or string such as `"8 GiB"`. None: the model's own
+            number of blocks is planned for.
+        alone: bool. One block by itself, `model.block(i).fit`; otherwise
+            `model.fit`, where all parameters and optimizer states stay.
+        offload: `"host"` or None, as in `compile`: only one block's optimizer
+            state is counted then.
+
+    Returns:
+        `Plan`.
+
+    Raises:
+        ValueError: if nothing fits, saying what the least needs.
+
+    Example:
+
+    ```python
+    found = keras_dblocks.memory.plan(model, batch_size=128, budget="8 GiB")
+    print(found.num_blocks, found.batch_size, found.memory.total)
+    ```
+    """
+    check_integer("batch_size", batch_size)
+    limit = None if budget is None else _bytes(budget)
+    data = example(model, batch_size)
+    line = Line(lambda layers: shallow(model, layers), data)
+    counts = [model.num_blocks]
+    if limit is not None and model.layers_keyword == "num_layers":
+        depth = model.num_layers
+        counts = [b for b in range(1, depth + 1) if depth % b == 0]
+    batch = batch_size
+    while True:
+        for count in counts:
+            memory = of_blocks(model, line, count, alone, offload)
+            share = batch / batch_size
+            activations = int(memory.activations * share)
+            memory = dataclasses.replace(memory, activations=activations)
+            if limit is None or memory.total <= limit:
+                return Plan(count, batch, memory)
+        if batch == 1:
+            raise ValueError(
+                "Training must fit the budget. Received: "
+                f"budget={budget!r}; {counts[-1]} blocks and a batch of 1 "
+                f"need {memory.total:,} bytes. Pass "
+                '`offload="host"` or `alone=True`, or more memory.'
+            )
+        batch = batch // 2
+
+
+class Line:
+    """Memory of a step as a straight line over layers.
+
+    Args:
+        make: function of a number of layers to a compiled model.
+        data: tuple, a batch as `fit` takes it.
+    """
+
+    def __init__(self, make, data):
+        self.points = []
+        for layers in PROBES:
+            model = make(layers)
+            self.points.append(measure(model, *data))
+        target = getattr(model, "_target", None)
+        self.target = size(target.variables) if target is not None else 0
+
+    def at(self, layers):
+        """`Memory` of the model with so many layers."""
+        low, high = self.points
+        parts = {}
+        for name in PARTS:
+            first, second = getattr(low, name), getattr(high, name)
+            slope = (second - first) / (PROBES[1] - PROBES[0])
+            parts[name] = int(first + slope * (layers - PROBES[0]))
+        return Memory(**parts, how=f"foretold by {low.how}")
+
+
+def example(model, batch_size):
+    """A batch of zeros as `fit` takes it, of `model.batch_spec()`."""
+    return tree.map_structure(
+        lambda spec: np.zeros((batch_size, *spec.shape[1:]), spec.dtype),
+        model.batch_spec(),
+    )
+
+
+def of_blocks(model, line, num_blocks, alone=False, offload=None):
+    """`Memory` of `num_blocks` blocks from the `Line` of one."""
+    layers = model.num_layers // num_blocks
+    if num_blocks == model.num_blocks:
+        layers = max(model.layers_per_block)
+    block, whole, shell = (line.at(n) for n in (layers, model.num_layers, 0))
+    if alone:
+        return block
+    parameters, state = whole.parameters, whole.optimizer_state
+    if model.sharing == "targets":
+        others = num_blocks - 1
+        parameters += others * (shell.parameters - line.target)
+        state += others * shell.optimizer_state
+    if offload == "host":
+        state = block.optimizer_state
+    return dataclasses.replace(
+        block, parameters=parameters, optimizer_state=state
+    )
+
+
+def shallow(model, layers):
+    """A compiled model of one block like `model` with so many layers."""
+    config = {**model.get_config(), "num_blocks": 1, "layers_per_block": None}
+    config["sampler"] = None
+    shallow = type(model).from_config({**config, model.layers_keyword: layers})
+    template = "adamw"
+    if model.compiled:
+        template = model._compile_arguments["optimizer"]
+        template = type(template).from_config(template.get_config())
+    shallow.compile(template, on_policy=0.0)
+    return shallow
+
+
+def _bytes(budget):
+    number = re.fullmatch(r"([\d.]+)\s*([kmgt]?i?)b?", str(budget).lower())
+    if number is None or number[2] == "i":
+        raise ValueError(
+            '`budget` must be bytes or a size such as "8 GiB". '
+            f"Received: {budget!r}. Write a number and a unit."
+        )
+    return int(float(number[1]) * UNITS[number[2]])

@@ -1,0 +1,67 @@
+"""What a training step needs, by part."""
+
+import dataclasses
+import math
+import re
+
+import keras
+
+MIB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Memory:
+    """Bytes that one training step needs.
+
+    Attributes:
+        parameters: int. All weights that are resident.
+        optimizer_state: int. All state that is resident.
+        gradients: int. Of the variables one step trains.
+        activations: int. Everything else that is alive at the peak of a step:
+            what is kept for the backward pass, and working space.
+        how: string. How the figures were had.
+    """
+
+    parameters: int
+    optimizer_state: int
+    gradients: int
+    activations: int
+    how: str
+
+    @property
+    def temporaries(self):
+        """Gradients and activations, all that lives within a step (int)."""
+        return self.gradients + self.activations
+
+    @property
+    def total(self):
+        """Sum of the parts (int)."""
+        return self.parameters + self.optimizer_state + self.temporaries
+
+    def row(self):
+        """The parts and their sum in MiB, as strings of one width."""
+        parts = self.parameters, self.optimizer_state
+        parts += self.gradients, self.activations, self.total
+        return [f"{part / MIB:12,.1f}" for part in parts]
+
+
+def of_parts(resident, state, trained, temporaries, how):
+    """`Memory` of variables and of the temporaries of a step.
+
+    Gradients take the place of activations that were used, so that a step
+    with few activations has no more temporaries than gradients.
+    """
+    gradients = min(size(trained), temporaries)
+    rest = temporaries - gradients
+    return Memory(size(resident), size(state), gradients, rest, how)
+
+
+def size(variables):
+    """Bytes of variables, each counted once (int)."""
+    unique = {id(v): v for v in variables}.values()
+    return sum(math.prod(v.shape) * _width(v.dtype) for v in unique)
+
+
+def _width(dtype):
+    bits = re.search(r"\d+$", keras.backend.standardize_dtype(dtype))
+    return int(bits[0]) // 8 if bits else 1  # bool
