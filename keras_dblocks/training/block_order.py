@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-from keras_dblocks.models.checks import is_integer
+from keras_dblocks.models.checks import check_integer, is_integer
 
 
 class BlockOrder:
@@ -15,9 +15,11 @@ class BlockOrder:
             block), or a list of weights, one per block.
         num_blocks: int.
         seed: int.
+        steps_per_visit: int. Steps in a row that a block is drawn for.
 
     Raises:
-        ValueError: for an unknown order or weights that do not fit.
+        ValueError: for an unknown order, weights that do not fit or a visit
+            of no steps.
 
     Example:
 
@@ -27,12 +29,16 @@ class BlockOrder:
     ```
     """
 
-    def __init__(self, order="uniform", num_blocks=1, seed=0):
+    def __init__(
+        self, order="uniform", num_blocks=1, seed=0, steps_per_visit=1
+    ):
+        check_integer("steps_per_visit", steps_per_visit)
         if isinstance(order, np.ndarray):
             order = order.tolist()
         self.order = order
         self.num_blocks = num_blocks
         self.seed = seed
+        self.steps_per_visit = steps_per_visit
         self.cumulative = None
         if order == "uniform":
             order = [1.0] * num_blocks
@@ -63,12 +69,13 @@ class BlockOrder:
 
     def __call__(self, step):
         """Block of training step `step` (int, from 0)."""
+        visit = step // self.steps_per_visit
         if self.order == "round_robin":
-            return step % self.num_blocks
+            return visit % self.num_blocks
         if self.cumulative is None:
             return int(self.order)
         # Philox is counter-based: no state to save, the same on every backend.
-        bits = np.random.Philox(key=self.seed, counter=step)
+        bits = np.random.Philox(key=self.seed, counter=visit)
         draw = np.random.Generator(bits).random()
         block = np.searchsorted(self.cumulative, draw, side="right")
         return int(min(block, self.num_blocks - 1))
