@@ -7,6 +7,8 @@ entries go through the donated step; the other entries are left alone.
 import jax
 import keras
 
+from keras_dblocks.training.jax_offload_step import OffloadedStep
+
 
 def make_train_function(model):
     """The function Keras's JAX trainer calls with its state and a batch."""
@@ -29,7 +31,8 @@ def make_train_function(model):
                 raise
             index = model.next_block(lambda: _read_step(model, state[2]))
             if index not in steps:
-                steps[index] = BlockStep(model, index)
+                step = BlockStep(model, index)
+                steps[index] = OffloadedStep(step) if model.offload else step
             logs = model.merge_logs(steps[index](state, data))
         return logs, tuple(state)
 
@@ -100,7 +103,9 @@ class BlockStep:
         ]
         self.step = self._step
         if model.jit_compile and not model.run_eagerly:
-            self.step = jax.jit(self._step, donate_argnums=0)
+            self.step = jax.jit(
+                self._step, donate_argnums=0, compiler_options=_options()
+            )
 
     def __call__(self, state, data):
         active = tuple(
@@ -144,6 +149,14 @@ class BlockStep:
             logs = model.track_loss(index, loss, x)
         metrics = _values(scope, self.groups[3])
         return logs, (trainable, rest, optimizer, metrics)
+
+
+def _options():
+    # XLA's CPU compiler drops the barriers of `jax.checkpoint` and then finds
+    # what is computed again in the forward pass: nothing would be saved.
+    if jax.default_backend() != "cpu":
+        return None
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def _positions(variables, everything):

@@ -17,6 +17,11 @@ def make_train_function(model):
             f"Received: {strategy.num_replicas_in_sync} replicas. "
             "Train `model.block(i)`, an ordinary Keras model, or use JAX."
         )
+    if model.offload:
+        raise ValueError(
+            f"`offload` needs JAX or PyTorch. Received: {model.offload!r} on "
+            "TensorFlow. Leave it out, or train `model.block(i)` alone."
+        )
     steps = {}
 
     def train_function(iterator):
@@ -31,14 +36,15 @@ def make_train_function(model):
             model.check_batch(data)
             index = model.next_block(model.training_step)
             if index not in steps:
-                steps[index] = _make_step(model, index)
+                steps[index] = make_block_step(model, index)
             logs = model.merge_logs(steps[index](data))
         return logs
 
     return train_function
 
 
-def _make_step(model, index):
+def make_block_step(model, index):
+    """The traced step of one block, a function of a batch."""
     optimizer = model.block_optimizer(index)
     variables = model.blocks[index].trainable_variables
 

@@ -3,6 +3,8 @@
 import keras
 import torch
 
+from keras_dblocks.training.torch_offload_step import offloaded
+
 
 def make_train_function(model):
     """The function Keras's torch trainer calls with a list of one batch."""
@@ -40,4 +42,4 @@ def _make_step(model, index):
             variable.value.grad = None  # 1/B of the gradients, no more
         return model.track_loss(index, loss.detach(), x)
 
-    return step
+    return offloaded(model, index, step) if model.offload else step

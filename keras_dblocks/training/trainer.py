@@ -12,6 +12,7 @@ from keras_dblocks.samplers import hand_over
 from keras_dblocks.training.array_batches import is_array
 from keras_dblocks.training.block_optimizers import BlockOptimizers, clone
 from keras_dblocks.training.block_order import BlockOrder
+from keras_dblocks.training.offload import check_offload
 
 
 class BlockTrainer(DurableModel):
@@ -25,6 +26,8 @@ class BlockTrainer(DurableModel):
     # `compile(on_policy="auto")`; applications set what they measured.
     default_on_policy = 0.5
 
+    offload, offload_parameters = None, False  # until `compile`
+
     def compile(
         self,
         optimizer="adamw",
@@ -36,6 +39,9 @@ class BlockTrainer(DurableModel):
         run_eagerly=False,
         steps_per_execution=1,
         jit_compile="auto",
+        offload=None,
+        offload_parameters=False,
+        steps_per_visit=1,
     ):
         """Configures training.
 
@@ -52,6 +58,16 @@ class BlockTrainer(DurableModel):
             block_order: `"uniform"`, `"round_robin"`, a block or a list of
                 weights.
             run_eagerly, steps_per_execution, jit_compile: as in Keras.
+            offload: None, or `"host"` to keep the optimizer state of idle
+                blocks in host memory (JAX and PyTorch); it is moved while
+                steps run, so that two blocks' state is on the device at most.
+            offload_parameters: bool. Idle blocks' own parameters move too.
+                With `on_policy` above 0 those of earlier blocks come along
+                with a block, since the hand-over reads them. They are back
+                after each epoch of `fit` and for `predict` and `evaluate`;
+                on PyTorch, `eval()` brings them back at any other time.
+            steps_per_visit: int. Steps in a row for which a block is drawn;
+                more of them mean less moving.
 
         Raises:
             ValueError: for a loss, or values out of range.
@@ -62,11 +78,17 @@ class BlockTrainer(DurableModel):
         if on_policy == "auto":
             on_policy = 0.0 if self.reference else self.default_on_policy
         check_share("on_policy", on_policy, 'Use "auto", the default.')
+        check_offload(offload, offload_parameters)
+        self.bring_home()  # in case an epoch was cut short
+        self.block_order = BlockOrder(
+            block_order, self.num_blocks, self.seed, steps_per_visit
+        )
+        self.offload = offload
+        self.offload_parameters = bool(offload_parameters)
         self.on_policy = float(on_policy)
         # For `train_on_batch`; `fit` sets them anew.
         self._next_step, self._batches_seen = None, 0
         self._checks_stream = True
-        self.block_order = BlockOrder(block_order, self.num_blocks, self.seed)
         template = keras.optimizers.get(optimizer)
         self._compile_arguments = {
             "optimizer": template,
@@ -77,6 +99,9 @@ class BlockTrainer(DurableModel):
             "run_eagerly": run_eagerly,
             "steps_per_execution": steps_per_execution,
             "jit_compile": jit_compile,
+            "offload": offload,
+            "offload_parameters": self.offload_parameters,
+            "steps_per_visit": steps_per_visit,
         }
         super().compile(
             optimizer=self._make_optimizers(template),
@@ -149,12 +174,30 @@ class BlockTrainer(DurableModel):
         self._next_step += 1
         return block
 
+    def upcoming_block(self):
+        """Block of the step after the one under way."""
+        return self.block_order(self._next_step)
+
+    def bring_home(self):
+        """Puts offloaded parameters back into device memory."""
+        if self.offload_parameters:
+            _import_step("_offload").bring_home(self)
+
+    def jax_state_sync(self):
+        """Keras's on JAX, called before anyone reads variables."""
+        self.bring_home()
+        super().jax_state_sync()
+
+    def train(self, mode=True):
+        """PyTorch's; `eval()`, which Keras calls too, is `train(False)`."""
+        if not mode:
+            self.bring_home()
+        return super().train(mode)
+
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:
             return
-        backend = keras.backend.backend()
-        step = importlib.import_module(f"keras_dblocks.training.{backend}_step")
-        self.train_function = step.make_train_function(self)
+        self.train_function = _import_step().make_train_function(self)
 
     def check_batch(self, data):
         """Refuses a bad batch of a stream, where it lies in host memory.
@@ -239,3 +282,8 @@ class BlockTrainer(DurableModel):
             tracker.update_state(loss, sample_weight=weight)
             total = total + loss
         return total / self.num_blocks
+
+
+def _import_step(kind=""):
+    name = f"keras_dblocks.training.{keras.backend.backend()}{kind}_step"
+    return importlib.import_module(name)
