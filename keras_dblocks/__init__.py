@@ -1,6 +1,6 @@
 """Block-wise training of residual networks by diffusion (DiffusionBlocks)."""
 
-from keras_dblocks import layers, samplers
+from keras_dblocks import layers, memory, samplers
 from keras_dblocks.models.block import Block
 from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 from keras_dblocks.noise import LogNormalNoise
@@ -16,5 +16,6 @@ __all__ = [
     "LogNormalNoise",
     "Partition",
     "layers",
+    "memory",
     "samplers",
 ]

@@ -8,8 +8,8 @@ from keras import ops
 from small_ar import data, make, randomize
 
 from keras_dblocks.applications.text import llama
+from keras_dblocks.applications.text.causal_attention import CausalAttention
 from keras_dblocks.applications.text.llama import LlamaLayer
-from keras_dblocks.layers import CausalAttention
 
 BAR = 1e-5  # of the issue
 

@@ -20,7 +20,7 @@ from keras import ops
 from measure import BACKEND, jax_temporaries, report, seconds, stepper
 
 from keras_dblocks.applications import ARTransformer, RecurrentDepth
-from keras_dblocks.layers import CausalAttention
+from keras_dblocks.applications.text.causal_attention import CausalAttention
 
 
 def median_times(args, actions):

@@ -11,7 +11,10 @@ from keras_dblocks.applications.text.layers import (
     check_heads,
 )
 from keras_dblocks.applications.text.llama import LlamaLayer
-from keras_dblocks.layers import OneHotTokens, TokenEmbedding
+from keras_dblocks.applications.text.token_embedding import (
+    OneHotTokens,
+    TokenEmbedding,
+)
 from keras_dblocks.models.checks import check_integer, check_share
 
 from .layers import (
@@ -53,7 +56,7 @@ class ARTransformer(NextTokenBlocks):
         tied: bool. The head's weights are the target rows.
         simplex: bool. The clean signal is the unit vector of the token and
             not a row of a table; a block amends the distribution it is
-            handed (`layers.OneHotTokens`).
+            handed (`OneHotTokens`).
         clean_loss_weight: float. Weight of the next-token loss on the clean
             stream, beside the denoising loss. Wants `skip=False`.
         tokenizer: object of `keras_dblocks.applications.data`, or any

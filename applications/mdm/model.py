@@ -7,9 +7,9 @@ from keras import ops
 
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.applications.text.strings import TakesStrings
+from keras_dblocks.applications.text.tokens import Tokens
 from keras_dblocks.layers import (
     NoiseEmbedding,
-    Tokens,
     TransformerLayer,
 )
 from keras_dblocks.models.checks import check_integer, check_share

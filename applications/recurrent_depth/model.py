@@ -8,7 +8,8 @@ from keras import ops
 from keras_dblocks.applications.text.in_blocks import NextTokenBlocks
 from keras_dblocks.applications.text.layers import ScaledLogits, check_heads
 from keras_dblocks.applications.text.sandwich import SandwichLayer
-from keras_dblocks.layers import NoiseEmbedding, TokenEmbedding
+from keras_dblocks.applications.text.token_embedding import TokenEmbedding
+from keras_dblocks.layers import NoiseEmbedding
 from keras_dblocks.models.checks import check_integer
 from keras_dblocks.samplers import EulerSampler
 from keras_dblocks.samplers.euler import euler_step

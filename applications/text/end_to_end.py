@@ -10,7 +10,7 @@ from keras_dblocks.applications.text.generate import GeneratesText
 from keras_dblocks.applications.text.layers import check_heads
 from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
 from keras_dblocks.applications.text.strings import TakesStrings
-from keras_dblocks.layers.tokens import check_tokens
+from keras_dblocks.applications.text.tokens import check_tokens
 from keras_dblocks.models.checks import check_integer
 from keras_dblocks.models.durable_model import DurableModel
 

@@ -60,7 +60,7 @@ class AmendedLogits(ScaledLogits):
         x: tensor `(..., T, D)`.
         noise: tensor `(B, noise_dim)` or `(B, S, noise_dim)`, the last
             stream's counts.
-        signal: tensor `(B, T, V)`, see `layers.OneHotTokens`.
+        signal: tensor `(B, T, V)`, see `OneHotTokens`.
     """
 
     def __init__(self, vocabulary_size, floor=1e-5, **kwargs):

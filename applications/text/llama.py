@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dblocks.layers import CausalAttention
+from keras_dblocks.applications.text.causal_attention import CausalAttention
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -26,7 +26,7 @@ class LlamaLayer(keras.layers.Layer):
     Call arguments:
         x: tensor `(B, S, T, D)`; stream 0 clean, stream 1 noisy.
         noise: tensor `(B, S, noise_dim)`, the embedded level of each stream.
-        cache, index: see `layers.CausalAttention`.
+        cache, index: see `CausalAttention`.
 
     Returns:
         Tensor `(B, S, T, D)`; with a cache also the new cache.

@@ -5,7 +5,7 @@
 import keras
 from keras import ops
 
-from keras_dblocks.layers import CausalAttention
+from keras_dblocks.applications.text.causal_attention import CausalAttention
 
 THETA = 50000.0  # base of Huginn's rotary wavelengths
 
@@ -27,7 +27,7 @@ class SandwichLayer(keras.layers.Layer):
     Call arguments:
         x: tensor `(B, S, T, D)`.
         noise: tensor `(B, noise_dim)`, the embedded level.
-        cache, index: see `layers.CausalAttention`.
+        cache, index: see `CausalAttention`.
 
     Returns:
         Tensor `(B, S, T, D)`; with a cache also the new cache.

@@ -8,7 +8,6 @@ run for it; the other backends run those two models once.
 import dataclasses
 import re
 
-import keras
 import numpy as np
 from keras import tree
 

@@ -23,7 +23,9 @@ def temporaries(model, data, index=None):
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(
         keras.tree.map_structure(keras.ops.convert_to_tensor, data)
     )
-    before = [(v, keras.ops.copy(v)) for v in model.variables if not v.trainable]
+    before = [
+        (v, keras.ops.copy(v)) for v in model.variables if not v.trainable
+    ]
 
     def loss():
         if index is None:

@@ -4,8 +4,8 @@ import numpy as np
 from keras import ops
 from keras.saving import register_keras_serializable
 
+from keras_dblocks.applications.text.tokens import check_tokens
 from keras_dblocks.layers.label_embedding import LabelEmbedding
-from keras_dblocks.layers.tokens import check_tokens
 
 
 @register_keras_serializable(package="keras_dblocks")

@@ -1,10 +1,13 @@
-"""What a user would do instead: the ways to train one network, side by side."""
+"""The program of memory: what training needs, by the ways to do it."""
 
+import argparse
 import re
+import sys
 
 import keras
 
-from keras_dblocks.memory.plan import Line, example, of_blocks, shallow
+from keras_dblocks.memory.plan import Line, example, of_blocks, plan, shallow
+from keras_dblocks.memory.usage import MIB
 from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 
 
@@ -80,3 +83,48 @@ def _compute_again(layer):
         return keras.remat(lambda x: call(x, **options))(x)
 
     layer.call = again
+
+
+def main(classes, argv=None):
+    """Prints the table of a preset.
+
+    Args:
+        classes: list of subclasses of `DiffusionBlocks` with `presets`.
+        argv: list of strings, or None for the command line's.
+
+    Returns:
+        Exit status: 0, or 2 for settings that do not fit together.
+    """
+    presets = {name: c for c in classes for name in c.presets}
+    parser = argparse.ArgumentParser(
+        prog="python -m keras_dblocks.memory",
+        description="What training needs, by method, before it is begun.",
+    )
+    add = parser.add_argument
+    add("--preset", required=True, choices=sorted(presets), metavar="NAME")
+    add("--batch-size", type=int, default=128)
+    add("--num-blocks", type=int)
+    add("--vocabulary-size", type=int, help="of text (default: the class's)")
+    add("--budget", help='such as "8 GiB": which blocks and batch would fit')
+    args = parser.parse_args(argv)
+    names = ("num_blocks", "vocabulary_size")
+    config = {k: getattr(args, k) for k in names if getattr(args, k)}
+    try:
+        model = presets[args.preset].from_preset(args.preset, **config)
+        names = ("parameters", "state", "gradients", "activations", "total")
+        heads = [f"{name:>12}" for name in names]
+        print(f"{args.preset}, batch {args.batch_size}, MiB")
+        print(f"{'':32}", *heads)
+        for name, memory in table(model, args.batch_size):
+            print(f"{name:32}", *memory.row(), flush=True)
+        print(f"({memory.how})")
+        if args.budget:
+            found = plan(model, args.batch_size, args.budget)
+            print(
+                f"{args.budget}: num_blocks={found.num_blocks}, batch "
+                f"{found.batch_size}, {found.memory.total / MIB:,.1f} MiB"
+            )
+    except (TypeError, ValueError) as error:
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
