@@ -2,13 +2,11 @@
 
     KERAS_BACKEND=jax python tools/measure_text.py attention
     KERAS_BACKEND=jax python tools/measure_text.py generation
-    KERAS_BACKEND=jax python tools/measure_text.py recurrence
 
 attention: a forward and backward pass of one attention on two streams, against
 the masked attention over both of them; time, and temporaries by XLA's own
 accounting (JAX alone). generation: tokens per second with caches, a step per
-block, against the twin. recurrence: a training step of RecurrentDepth against
-Huginn's truncated backpropagation; time, and temporaries on JAX.
+block, against the twin.
 """
 
 import argparse
@@ -17,9 +15,9 @@ import statistics
 import keras
 import numpy as np
 from keras import ops
-from measure import BACKEND, jax_temporaries, report, seconds, stepper
+from steps import report, seconds
 
-from keras_dblocks.applications import ARTransformer, RecurrentDepth
+from keras_dblocks.applications import ARTransformer
 from keras_dblocks.applications.text.causal_attention import CausalAttention
 
 
@@ -109,49 +107,11 @@ def generation(args):
         )
 
 
-def recurrence(args):
-    """Ratios of a training step to truncated backpropagation's."""
-    sizes = {"sequence_length": args.lengths[0], "vocabulary_size": 256}
-    sizes |= {"hidden_dim": args.hidden_dim, "num_heads": args.num_heads}
-    tokens = np.random.default_rng(0).integers(
-        0, 256, (args.batch_size, args.lengths[0])
-    )
-    data = (tokens.astype("int32"),)
-    for on_policy in (0.0, "auto"):
-        twin = RecurrentDepth.end_to_end(**sizes)
-        twin.build()
-        twin.compile("adamw")
-        twin.optimizer.build(twin.trainable_variables)
-        model = RecurrentDepth(**sizes)
-        model.compile("adamw", on_policy=on_policy)
-        values = {}
-        if BACKEND == "jax":
-            whole = jax_temporaries(twin, data)
-            part = jax_temporaries(model, data, 0)
-            values["temporaries"] = round(part / whole, 3)
-            values["twin_mb"] = round(whole / 2**20, 1)
-        steps = {"twin": stepper(twin, data), "ours": stepper(model, data)}
-        # The twin's number of iterations is drawn: a mean, not a median.
-        for step in steps.values():
-            step()
-        taken = {
-            name: statistics.mean(seconds(step) for _ in range(args.steps))
-            for name, step in steps.items()
-        }
-        report(
-            "recurrence",
-            on_policy=model.on_policy,
-            time=round(taken["ours"] / taken["twin"], 3),
-            twin_s=round(taken["twin"], 3),
-            **values,
-        )
-
-
 def main():
     """Prints one JSON line a figure."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    figures = {f.__name__: f for f in (attention, generation, recurrence)}
+    figures = {f.__name__: f for f in (attention, generation)}
     add("figure", choices=list(figures))
     add("--batch-size", type=int, default=4)
     add("--lengths", type=int, nargs="+", default=[512, 2048])

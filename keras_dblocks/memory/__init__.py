@@ -2,6 +2,6 @@
 
 from keras_dblocks.memory.measure import measure
 from keras_dblocks.memory.plan import Plan, plan
-from keras_dblocks.memory.usage import Memory
+from keras_dblocks.memory.usage import PARTS, Memory
 
-__all__ = ["Memory", "Plan", "measure", "plan"]
+__all__ = ["PARTS", "Memory", "Plan", "measure", "plan"]

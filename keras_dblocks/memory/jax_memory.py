@@ -2,7 +2,7 @@
 
 import jax
 
-from keras_dblocks.training.jax_step import BlockStep
+from keras_dblocks.training.jax_step import BlockStep, compiler_options
 
 
 def how():
@@ -24,7 +24,11 @@ def temporaries(model, data, index=None):
     else:
         model._symbolic_build(data_batch=data)
         model.make_train_function()
-        step = jax.jit(model.train_step, donate_argnums=0)
+        step = jax.jit(
+            model.train_step,
+            donate_argnums=0,
+            compiler_options=compiler_options(),
+        )
         arguments = (state_of(model),)
     lowered = step.lower(*arguments, data)
     return lowered.compile().memory_analysis().temp_size_in_bytes

@@ -12,11 +12,10 @@ import numpy as np
 from keras import tree
 
 from keras_dblocks.memory.measure import measure
-from keras_dblocks.memory.usage import Memory, size
+from keras_dblocks.memory.usage import PARTS, Memory, size
 from keras_dblocks.models.checks import check_integer
 
 PROBES = 3, 4  # layers; below, the last layer's working space bends the line
-PARTS = "parameters", "optimizer_state", "gradients", "activations"
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 UNITS |= {f"{u}i": 1024**i for i, u in enumerate("kmgt", 1)}
 

@@ -7,6 +7,7 @@ import re
 import keras
 
 MIB = 2**20
+PARTS = "parameters", "optimizer_state", "gradients", "activations"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +41,8 @@ class Memory:
 
     def row(self):
         """The parts and their sum in MiB, as strings of one width."""
-        parts = self.parameters, self.optimizer_state
-        parts += self.gradients, self.activations, self.total
-        return [f"{part / MIB:12,.1f}" for part in parts]
+        sizes = [getattr(self, part) for part in PARTS]
+        return [f"{size / MIB:12,.1f}" for size in (*sizes, self.total)]
 
 
 def of_parts(resident, state, trained, temporaries, how):

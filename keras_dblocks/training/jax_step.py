@@ -104,7 +104,9 @@ class BlockStep:
         self.step = self._step
         if model.jit_compile and not model.run_eagerly:
             self.step = jax.jit(
-                self._step, donate_argnums=0, compiler_options=_options()
+                self._step,
+                donate_argnums=0,
+                compiler_options=compiler_options(),
             )
 
     def __call__(self, state, data):
@@ -151,9 +153,13 @@ class BlockStep:
         return logs, (trainable, rest, optimizer, metrics)
 
 
-def _options():
-    # XLA's CPU compiler drops the barriers of `jax.checkpoint` and then finds
-    # what is computed again in the forward pass: nothing would be saved.
+def compiler_options():
+    """Options of XLA under which what is computed again stays so.
+
+    Its CPU compiler drops the barriers of `jax.checkpoint` and then finds the
+    same values in the forward pass: nothing would be saved. Keras's own step
+    is helped by `XLA_FLAGS=--xla_disable_hlo_passes=cse_barrier_expander`.
+    """
     if jax.default_backend() != "cpu":
         return None
     return {"xla_disable_hlo_passes": "cse_barrier_expander"}

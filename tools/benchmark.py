@@ -1,0 +1,226 @@
+"""Memory and time of training, method by method, in one run.
+
+    KERAS_BACKEND=jax python tools/benchmark.py --applications vit ar
+    KERAS_BACKEND=torch python tools/benchmark.py --plot benchmark.png
+
+For each system: the end-to-end twin, the twin with every layer computed again
+(remat), with gradient accumulation, DiffusionBlocks with and without remat,
+one block alone. Memory by `keras_dblocks.memory.measure`, by part; step time,
+the median over `--steps` steps of all rows in turn. `x B` is a row's figure
+times B over the twin's: B steps through 1 / B of the layers are as many layer
+evaluations. One JSON line a row, and with `--csv` a table.
+"""
+
+import argparse
+import csv
+import functools
+import json
+import os
+import statistics
+import subprocess
+import time
+
+import keras
+import numpy as np
+from steps import BACKEND, seconds, stepper
+
+from keras_dblocks import applications, memory
+from keras_dblocks.applications.program.memory import twin
+from keras_dblocks.memory.plan import example
+
+CLASSES = {
+    "vit": "ViT",
+    "dit": "DiT",
+    "mdm": "MDM",
+    "ar": "ARTransformer",
+    "recurrent_depth": "RecurrentDepth",
+}
+BATCHES = {"vit": 128, "dit": 64, "mdm": 32, "ar": 16, "recurrent_depth": 8}
+
+
+def config_of(args, name):
+    """Constructor keywords of the application's class."""
+    sizes = {"hidden_dim": args.hidden_dim, "num_heads": 4}
+    if args.dtype:
+        sizes["dtype"] = args.dtype
+    if args.intermediate_dim:
+        sizes["intermediate_dim"] = args.intermediate_dim
+    if name in ("vit", "dit"):
+        sizes |= {"image_size": 32, "patch_size": 4, "num_classes": 100}
+    else:
+        sizes |= {"vocabulary_size": 256}
+        sizes |= {"sequence_length": args.sequence_length}
+    if name != "recurrent_depth":
+        sizes |= {"num_layers": args.num_layers}
+    return sizes
+
+
+def make_rows(args, name):
+    """Name of a row to (B, batch, function that makes the model).
+
+    `DiffusionBlocks` train one of the inner blocks all the time: blocks of as
+    many layers cost the same, and each would be compiled.
+    """
+    cls = getattr(applications, CLASSES[name])
+    config, batch = config_of(args, name), args.batch_size or BATCHES[name]
+
+    def blocks(count, remat=False):
+        own = {} if name == "recurrent_depth" else {"num_blocks": count}
+        model = cls(**{**config, **own, "remat": remat})
+        order = {"block_order": model.num_blocks // 2}
+        options = {"jit_compile": args.jit_compile, **order}
+        model.compile("adamw", on_policy=args.on_policy, **options)
+        return model
+
+    def alone(count, remat=False):
+        model = cls(**{**config, "num_blocks": count, "remat": remat})
+        block = model.block(count // 2)
+        block.compile("adamw", jit_compile=args.jit_compile)
+        return block
+
+    def whole(**options):
+        model = twin(cls, config, **options)
+        if args.jit_compile != "auto":
+            model.jit_compile = args.jit_compile
+        return model
+
+    part = functools.partial
+    rows = {"end to end": (1, batch, whole)}
+    counts = [1] if name == "recurrent_depth" else args.blocks
+    for count in counts:
+        rows[f"{count} blocks"] = (count, batch, part(blocks, count))
+    if not args.alternatives:
+        return cls, config, rows
+    last = counts[-1]
+    rows["end to end, remat"] = (1, batch, part(whole, remat=True))
+    if last > 1:
+        make = part(whole, gradient_accumulation_steps=last)
+        rows[f"end to end, {last} small batches"] = (1, batch // last, make)
+        rows["one block alone"] = (last, batch, part(alone, last))
+    rows[f"{last} blocks, remat"] = (last, batch, part(blocks, last, True))
+    return cls, config, rows
+
+
+def run(args, name):
+    """Yields one dict a row."""
+    cls, config, rows = make_rows(args, name)
+    spec = cls(**{**config, "num_blocks": 1})
+    used, steps, built = {}, {}, {}
+    for row, (_, batch, make) in rows.items():
+        model, data = make(), example(spec, batch)
+        if not args.time_only:
+            index = getattr(model, "num_blocks", 1) // 2
+            used[row] = memory.measure(model, *data, blocks=[index])
+        if not args.memory_only:
+            keras.utils.set_random_seed(0)
+            begin = time.perf_counter()
+            steps[row] = stepper(model, data)
+            steps[row]()
+            built[row] = time.perf_counter() - begin
+            steps[row]()
+    taken = {row: [] for row in steps}
+    for _ in range(args.steps):
+        for row, step in steps.items():
+            small = rows["end to end"][1] // rows[row][1]
+            taken[row].append(sum(seconds(step) for _ in range(small)))
+    average = (
+        statistics.mean
+        if name == "recurrent_depth"
+        else (
+            statistics.median  # the other twin draws its number of iterations
+        )
+    )
+    first = next(iter(rows))
+    for row, (count, _, _) in rows.items():
+        result = {"application": name, "row": row}
+        if used:
+            need, whole = used[row], used[first]
+            result |= {p: getattr(need, p) for p in memory.PARTS}
+            result |= {"total": need.total, "how": need.how}
+            share = need.temporaries / whole.temporaries
+            result["temporaries_x_B"] = round(count * share, 3)
+            result["total_x_B"] = round(count * need.total / whole.total, 3)
+        if steps:
+            each = average(taken[row])
+            result["step_s"] = round(each, 4)
+            result["first_step_s"] = round(built[row], 2)
+            share = each / average(taken[first])
+            result["time_x_B"] = round(count * share, 3)
+        yield result
+
+
+def save_plot(path, results):
+    """Memory and time of each row, one pair of panels an application."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    names = list(dict.fromkeys(r["application"] for r in results))
+    figure, axes = pyplot.subplots(
+        len(names), 2, figsize=(11, 2.2 * len(names)), squeeze=False
+    )
+    parts = memory.PARTS
+    for (left, right), name in zip(axes, names, strict=True):
+        rows = [r for r in results if r["application"] == name][::-1]
+        labels = [r["row"] for r in rows]
+        start = np.zeros(len(rows))
+        for part in parts if "total" in rows[0] else ():
+            width = np.array([r[part] / 2**20 for r in rows])
+            left.barh(labels, width, left=start, label=part)
+            start += width
+        left.set_title(f"{name}: MiB of a step")
+        if "time_x_B" in rows[0]:
+            right.barh(labels, [r["time_x_B"] for r in rows])
+            right.axvline(1.0, color="black", linewidth=0.8)
+        right.set_yticks([])
+        right.set_title("time of as many layer evaluations / twin's")
+    axes[0][0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main():
+    """Prints one JSON line a row."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    add("--applications", nargs="+", choices=list(CLASSES), default=[*CLASSES])
+    add("--blocks", type=int, nargs="+", default=[2, 3, 4])
+    add("--batch-size", type=int, help="default: the application's")
+    add("--num-layers", type=int, default=12)
+    add("--hidden-dim", type=int, default=128)
+    add("--intermediate-dim", type=int)
+    add("--sequence-length", type=int, default=128)
+    add("--dtype", help="such as mixed_bfloat16")
+    add("--on-policy", type=float, default=0.0)
+    add("--jit-compile", type=json.loads, default='"auto"')
+    add("--steps", type=int, default=5)
+    add("--memory-only", action="store_true")
+    add("--time-only", action="store_true")
+    add("--alternatives", action="store_true", help="remat and the others")
+    add("--csv", help="file")
+    add("--plot", help="file")
+    args = parser.parse_args()
+    # As in training/jax_step.py, so that remat works for Keras's own step too.
+    flag = "--xla_disable_hlo_passes=cse_barrier_expander"
+    os.environ.setdefault("XLA_FLAGS", flag)
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True)
+    results = []
+    for name in args.applications:
+        for result in run(args, name):
+            result |= {"backend": BACKEND, "commit": commit.stdout.strip()}
+            print(json.dumps(result), flush=True)
+            results.append(result)
+    if args.csv:
+        with open(args.csv, "w", newline="") as file:
+            names = list(dict.fromkeys(k for r in results for k in r))
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(results)
+    if args.plot:
+        save_plot(args.plot, results)
+
+
+if __name__ == "__main__":
+    main()
