@@ -25,6 +25,8 @@ if os.environ.get("KERAS_BACKEND", "jax") == "jax":
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        # Compiling takes most of the time; nothing runs long enough to pay.
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
 
 # Read once, on import: hence no keras or numpy at the top of this file.

@@ -82,6 +82,7 @@ def main():
     add("--seeds", type=int, nargs="+", default=[0, 1])
     add("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     add("--folder", type=Path, help="keep the models here")
+    add("--plot", type=Path, help="picture of the score over iterations")
     args = parser.parse_args()
     data = load_text(args.data, args.tokenizer)
     text = data.validation if args.validation else data.test
@@ -89,6 +90,7 @@ def main():
     train = chunks(data.train, args.sequence_length)[: args.test_sequences]
     command = ["git", "rev-parse", "--short", "HEAD"]
     commit = subprocess.run(command, capture_output=True, text=True)
+    lines = {}
     for seed in args.seeds:
         for row in args.rows:
             run = make(args, data, row, seed)
@@ -113,10 +115,31 @@ def main():
             for steps in args.iterations:
                 entropy = run.model.evaluate(test, num_steps=steps)[0]
                 result[f"after_{steps}"] = round(entropy, 4)
+                line = lines.setdefault(f"{row}, seed {seed}", [])
+                line.append((steps, entropy))
             print(json.dumps(result), flush=True)
             if args.folder:
                 args.folder.mkdir(parents=True, exist_ok=True)
                 run.model.save(args.folder / f"{row}-{seed}.keras")
+    if args.plot:
+        save_plot(args.plot, lines)
+
+
+def save_plot(path, lines):
+    """Nats over iterations, a line for each row and seed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots()
+    for name, points in lines.items():
+        axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("iterations")
+    axes.set_ylabel("nats per token")
+    axes.legend()
+    figure.savefig(path)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,8 @@ class RecurrentDepth(NextTokenBlocks):
         that any number of steps at inference is met in training.
         """
         block = self.blocks[index]
-        count = self.batch_size_of(condition)
+        stem, count = block.stem, self.batch_size_of(condition)
+        context = stem.context(stem.rows(condition))  # once for all steps
         seed = block.seed_generator if training else self.seed
         draw = keras.random.uniform((2,), dtype="float32", seed=seed)
         steps = ops.cast(draw[0] * (self.most_iterations + 1), "int32")
@@ -175,7 +176,12 @@ class RecurrentDepth(NextTokenBlocks):
         def body(i, noisy):
             ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
             level, following = level_of(i), level_of(i + 1)
-            prediction = block.denoise(noisy, level * ones, condition)
+            prediction = block.denoise(
+                noisy,
+                level * ones,
+                condition,
+                stem=lambda scaled: stem.adapt(scaled, context),
+            )
             denoised = block.target.bridge(prediction)
             return euler_step(noisy, denoised, level, following)
 

@@ -135,14 +135,14 @@ class TransformerLayer(keras.layers.Layer):
         if not self.conditioned:
             h = self.attention(self.attention_norm(x), training=training)
             x = x + self._drop(self.attention_output(h), training)
-            h = self.intermediate(self.mlp_norm(x))
+            h = self._widen(self.mlp_norm(x), training)
             return x + self._drop(self.output_dense(h), training)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self._maps(noise)
         h = self._modulate(self.attention_norm, x, shift_a, scale_a, training)
         h = self.attention(h, training=training)
         x = self._add(self.attention_output, x, h, gate_a, training)
         h = self._modulate(self.mlp_norm, x, shift_m, scale_m, training)
-        h = self.output_dense(self.intermediate(h))
+        h = self.output_dense(self._widen(h, training))
         return x + gate_m * self._drop(h, training)
 
     def _maps(self, noise):
@@ -175,6 +175,17 @@ class TransformerLayer(keras.layers.Layer):
         add = keras.remat(add) if training else add
         kernel, bias = (_tensor(v, h.dtype) for v in (dense.kernel, dense.bias))
         return add(x, h, kernel, bias, gate)
+
+    def _widen(self, x, training):
+        dense = self.intermediate
+        if not training or keras.backend.backend() != "torch":
+            return dense(x)
+        # The bias as one more row: run eagerly, adding it takes a pass over
+        # the widest array, and so does its gradient.
+        kernel, bias = (_tensor(v, x.dtype) for v in (dense.kernel, dense.bias))
+        weights = ops.concatenate([kernel, ops.expand_dims(bias, 0)], 0)
+        x = ops.concatenate([x, ops.ones_like(x[..., :1])], -1)
+        return dense.activation(ops.matmul(x, weights))
 
     def _drop(self, x, training):
         return self.dropout_layer(x, training=training)

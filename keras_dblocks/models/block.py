@@ -107,7 +107,13 @@ class Block(DurableModel):
             yield
 
     def denoise(
-        self, noisy, level, condition=None, training=False, layers=None
+        self,
+        noisy,
+        level,
+        condition=None,
+        training=False,
+        layers=None,
+        stem=None,
     ):
         """What the loss sees: logits, or the denoised signal.
 
@@ -118,6 +124,8 @@ class Block(DurableModel):
             training: bool.
             layers: function of the first state and the context, a dict, to
                 the last state, in place of the residual layers (with caches).
+            stem: function of the scaled noisy signal to the first state, in
+                place of the stem (with what it makes of the condition kept).
         """
         spec = self.network().condition_spec()
         if spec is not None:
@@ -131,7 +139,10 @@ class Block(DurableModel):
         scaled = noisy
         if scale.c_in is not None:
             scaled = expand(scale.c_in, noisy) * noisy
-        state = _call(self.stem, scaled, context)
+        if stem is None:
+            state = _call(self.stem, scaled, context)
+        else:
+            state = stem(scaled)
         state = (layers or self._through_layers)(state, context)
         denoised = ops.cast(_call(self.readout, state, context), "float32")
         if scale.c_out is not None:
