@@ -50,8 +50,9 @@ class RecurrentStem(keras.layers.Layer):
         )
         self.adapter.build((batch, 1, length, 2 * dim))
 
-    def call(self, noisy, condition):
-        return self.adapt(noisy, self.context(self.rows(condition)))
+    def call(self, noisy, condition, training=None):
+        context = self.context(self.rows(condition), training)
+        return self.adapt(noisy, context)
 
     def rows(self, tokens):
         """Embedded tokens `(B, 1, T, D)`."""
@@ -61,10 +62,10 @@ class RecurrentStem(keras.layers.Layer):
         rows = ops.take(table, ops.cast(tokens, "int32"), axis=0)
         return ops.expand_dims(rows, 1)
 
-    def context(self, state):
+    def context(self, state, training=None):
         """The prelude of embedded tokens `(B, 1, T, D)`, normed."""
         for layer in self.prelude:
-            state = layer(state)
+            state = layer(state, training=training)
         return self.norm(state)
 
     def adapt(self, noisy, context):
@@ -75,7 +76,7 @@ class RecurrentStem(keras.layers.Layer):
             return ops.concatenate([context, state], 1)
         return state
 
-    def compute_output_spec(self, noisy, condition):
+    def compute_output_spec(self, noisy, condition, training=None):
         batch, length, dim = noisy.shape
         shape = (batch, 1 + self.both, length, dim)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
@@ -105,11 +106,11 @@ class RecurrentReadout(keras.layers.Layer):
         )
         self.norm.build(x_shape)
 
-    def call(self, x, noise):
+    def call(self, x, noise, training=None):
         for layer in self.coda:
-            x = layer(x, noise=noise)
+            x = layer(x, noise=noise, training=training)
         return self.norm(x[:, -1])
 
-    def compute_output_spec(self, x, noise):
+    def compute_output_spec(self, x, noise, training=None):
         batch, _, length, dim = x.shape
         return keras.KerasTensor((batch, length, dim), dtype=self.compute_dtype)

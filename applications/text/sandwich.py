@@ -8,6 +8,7 @@ from keras import ops
 from keras_dblocks.applications.text.causal_attention import CausalAttention
 
 THETA = 50000.0  # base of Huginn's rotary wavelengths
+EPSILON = 1e-6
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -51,8 +52,9 @@ class SandwichLayer(keras.layers.Layer):
         )
         self.attention.build(x_shape)
         for i in (1, 2, 3, 4):
-            norm = keras.layers.RMSNormalization(name=f"norm_{i}", **kwargs)
-            setattr(self, f"norm_{i}", norm)
+            name = f"norm_{i}"
+            norm = keras.layers.RMSNormalization(name=name, **kwargs)
+            setattr(self, name, norm)
             norm.build(x_shape)
         wide = (*x_shape[:-1], self.intermediate_dim)
         for name, units, shape in (
@@ -75,16 +77,24 @@ class SandwichLayer(keras.layers.Layer):
             self.modulation.build(noise_shape)
 
     def call(self, x, noise=None, cache=None, index=0, training=None):
-        maps = (None,) * 4
+        maps = ()
         if self.conditioned:
             maps = self.modulation(ops.silu(noise))  # (B, 4 D)
             maps = ops.split(maps[:, None, None], 4, axis=-1)
-        h = _modulate(self.norm_1, x, *maps[:2])
+        # Element by element, so computed again in the backward pass: less to
+        # keep, and no slower.
+        again = keras.remat if training else lambda function: function
+
+        def norm(number, x, *maps):
+            layer = getattr(self, f"norm_{number}")
+            gain = ops.cast(ops.convert_to_tensor(layer.scale), x.dtype)
+            return again(_modulated_norm)(x, gain, *maps)
+
+        h = norm(1, x, *maps[:2])
         h, cache = self.attention(h, cache=cache, index=index)
-        x = self.norm_2(x + self.attention_output(h))
-        h = self.fc(_modulate(self.norm_3, x, *maps[2:]))
-        gate, up = ops.split(h, 2, axis=-1)
-        x = self.norm_4(x + self.down(ops.silu(gate) * up))
+        x = norm(2, x + self.attention_output(h))
+        h = again(_gated)(self.fc(norm(3, x, *maps[2:])))
+        x = norm(4, x + self.down(h))
         return x if cache is None else (x, cache)
 
     def compute_output_spec(self, x, noise=None, cache=None, index=0, **kwargs):
@@ -100,6 +110,14 @@ class SandwichLayer(keras.layers.Layer):
         }
 
 
-def _modulate(norm, x, shift, scale):
-    h = norm(x)
-    return h if shift is None else h * (1 + scale) + shift
+def _modulated_norm(x, gain, *maps):
+    h = ops.rms_normalization(x, gain, axis=-1, epsilon=EPSILON)
+    if not maps:
+        return h
+    shift, scale = maps
+    return h * (1 + scale) + shift
+
+
+def _gated(h):
+    gate, up = ops.split(h, 2, axis=-1)
+    return ops.silu(gate) * up
