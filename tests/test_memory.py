@@ -19,6 +19,17 @@ from keras_dblocks.memory.plan import example, shallow
 SIZES = {"hidden_dim": 48, "num_heads": 2}
 IMAGES = {"image_size": 16, "channels": 1, "num_classes": 4, **SIZES}
 TOKENS = {"vocabulary_size": 27, "sequence_length": 64, **SIZES}
+# There each figure takes a fresh process, ten seconds and more.
+slow_there = (
+    [pytest.mark.slow] if keras.backend.backend() == "tensorflow" else []
+)
+
+
+def slowly(test):
+    """Marks a test of several figures."""
+    return slow_there[0](test) if slow_there else test
+
+
 SYSTEMS = [
     (ViT, {**IMAGES, "num_layers": 6, "num_blocks": 1}),
     (DiT, {**IMAGES, "num_layers": 6, "num_blocks": 1}),
@@ -34,7 +45,10 @@ def compiled(cls, config, **options):
     return model
 
 
-@pytest.mark.parametrize(("cls", "config"), SYSTEMS)
+@pytest.mark.parametrize(
+    ("cls", "config"),
+    [SYSTEMS[0], *(pytest.param(*s, marks=slow_there) for s in SYSTEMS[1:])],
+)
 def test_plan_is_what_is_measured(cls, config):
     model = compiled(cls, config)
     # TensorFlow's figure is that of a whole process: large enough to count.
@@ -49,6 +63,7 @@ def test_plan_is_what_is_measured(cls, config):
     )
 
 
+@slowly
 @pytest.mark.parametrize("sharing", ["all", "targets"])
 def test_plan_of_blocks_counts_what_is_resident(sharing):
     config = {**SYSTEMS[0][1], "num_blocks": 3, "sharing": sharing}
@@ -68,6 +83,7 @@ def test_plan_of_blocks_counts_what_is_resident(sharing):
     assert alone.temporaries == found.temporaries
 
 
+@slowly
 def test_measuring_changes_nothing():
     model = compiled(ViT, {**SYSTEMS[0][1], "num_blocks": 2, "dropout": 0.1})
     before = state(model)
@@ -76,6 +92,7 @@ def test_measuring_changes_nothing():
         np.testing.assert_array_equal(one, other)
 
 
+@slowly
 def test_a_block_needs_less_than_the_twin_and_less_again_with_remat():
     config = {**SYSTEMS[0][1], "num_layers": 8}
     data = example(ViT(**config), 32)
@@ -92,6 +109,7 @@ def test_a_block_needs_less_than_the_twin_and_less_again_with_remat():
     assert again.temporaries < 0.75 * block.temporaries
 
 
+@slowly
 def test_one_block_alone_is_measured_with_its_own_state():
     model = ViT(**{**SYSTEMS[0][1], "num_blocks": 3, "sharing": "targets"})
     block = model.block(1)
@@ -104,6 +122,7 @@ def test_one_block_alone_is_measured_with_its_own_state():
     )
 
 
+@slowly
 def test_budget_gives_the_fewest_blocks_and_then_the_largest_batch():
     model = ViT(**SYSTEMS[0][1])
     needs = {

@@ -1,7 +1,16 @@
-"""The GPU's own count, or how far a step makes the process grow on a CPU."""
+"""The GPU's own count, or the peak of a fresh process on a CPU.
 
-import ctypes
+What a process has freed stays with its allocator, so that only the first large
+step of a process shows what it needs.
+"""
+
+import importlib
+import os
+import pickle
 import re
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import keras
@@ -9,30 +18,55 @@ import tensorflow as tf
 
 from keras_dblocks.training.tensorflow_step import make_block_step
 
-PROCESS = Path("/proc/self")  # Linux
+STATUS = Path("/proc/self/status")  # Linux
 
 
 def how():
     """How the figures were had."""
     if tf.config.list_physical_devices("GPU"):
         return "TensorFlow's peak on the GPU in a step"
-    return "peak of the process in a step, less what it held before (CPU)"
+    return "peak of a fresh process in a step, less what it held before (CPU)"
 
 
 def temporaries(model, data, index=None):
     """Bytes by which a step of the model, or of block `index`, needs more.
 
     Raises:
-        ValueError: where the process cannot be looked at (not Linux).
+        ValueError: where a process cannot be looked at (not Linux), or could
+            not load the model.
     """
-    gpu = bool(tf.config.list_physical_devices("GPU"))
-    if not gpu and not PROCESS.exists():
+    if not tf.config.list_physical_devices("GPU") and not STATUS.exists():
         raise ValueError(
             "On TensorFlow memory is measured on a GPU or on Linux. Received: "
             "neither. Measure on JAX, which needs nothing of the machine."
         )
-    variables = [*model.variables, *model.optimizer.variables]
-    before = [(v, keras.ops.convert_to_numpy(v)) for v in variables]
+    modules = {type(layer).__module__ for layer in model._flatten_layers()}
+    modules = sorted(m for m in modules if m.partition(".")[0] != "keras")
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(os.path.join(folder, "model.keras"))
+        Path(folder, "data").write_bytes(pickle.dumps((data, index, modules)))
+        done = subprocess.run(
+            [sys.executable, "-m", __name__, folder],
+            env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+            capture_output=True,
+            text=True,
+        )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["nothing"]
+        raise ValueError(
+            "Measuring wants a model that a fresh process can load. "
+            f"Received: {lines[-1]} Put its class into a module."
+        )
+    return int(done.stdout.split()[-1])
+
+
+def main(folder):
+    """Prints the bytes, in the fresh process."""
+    read = Path(folder, "data").read_bytes()
+    data, index, modules = pickle.loads(read)
+    for module in modules:
+        importlib.import_module(module)
+    model = keras.saving.load_model(os.path.join(folder, "model.keras"))
     step = model.train_on_batch
     if index is not None:
         block = make_block_step(model, index)
@@ -41,34 +75,27 @@ def temporaries(model, data, index=None):
             block(batch)
 
     # Traced twice, so that batches of any size run the same graph.
-    for count in (1, 2):
-        step(*_tensors(data, count))
-    batch = _tensors(data, None)
-    peak = _on_gpu(step, batch) if gpu else _on_cpu(step, batch)
-    for variable, value in before:
-        variable.assign(value)
-    return peak
+    for count in (1, 2, None):
+        rows = slice(count)
+        batch = keras.tree.map_structure(
+            lambda a, rows=rows: tf.constant(a[rows]), data
+        )
+        before = _resident("VmRSS")
+        if tf.config.list_physical_devices("GPU"):
+            tf.config.experimental.reset_memory_stats("GPU:0")
+            before = _on_gpu("current")
+        step(*batch)
+    gpu = tf.config.list_physical_devices("GPU")
+    print((_on_gpu("peak") if gpu else _resident("VmHWM")) - before)
 
 
-def _tensors(data, count):
-    return keras.tree.map_structure(lambda a: tf.constant(a[:count]), data)
+def _on_gpu(name):
+    return tf.config.experimental.get_memory_info("GPU:0")[name]
 
 
-def _on_gpu(step, batch):
-    start = tf.config.experimental.get_memory_info("GPU:0")["current"]
-    tf.config.experimental.reset_memory_stats("GPU:0")
-    step(*batch)
-    return tf.config.experimental.get_memory_info("GPU:0")["peak"] - start
+def _resident(name):
+    return 1024 * int(re.search(rf"{name}:\s*(\d+)", STATUS.read_text())[1])
 
 
-def _on_cpu(step, batch):
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back
-    (PROCESS / "clear_refs").write_text("5")  # the peak starts anew
-    start = _kilobytes("VmRSS")
-    step(*batch)
-    return 1024 * (_kilobytes("VmHWM") - start)
-
-
-def _kilobytes(name):
-    status = (PROCESS / "status").read_text()
-    return int(re.search(rf"{name}:\s*(\d+) kB", status)[1])
+if __name__ == "__main__":
+    main(sys.argv[1])
