@@ -19,15 +19,14 @@ from keras_dblocks.memory.plan import example, shallow
 SIZES = {"hidden_dim": 48, "num_heads": 2}
 IMAGES = {"image_size": 16, "channels": 1, "num_classes": 4, **SIZES}
 TOKENS = {"vocabulary_size": 27, "sequence_length": 64, **SIZES}
-# There each figure takes a fresh process, ten seconds and more.
-slow_there = (
-    [pytest.mark.slow] if keras.backend.backend() == "tensorflow" else []
-)
+BACKEND = keras.backend.backend()
+# A figure takes a compilation on JAX, and on TensorFlow a fresh process.
+costly = [] if BACKEND == "torch" else [pytest.mark.slow]
 
 
 def slowly(test):
-    """Marks a test of several figures."""
-    return slow_there[0](test) if slow_there else test
+    """Marks a test of several figures where each takes a process."""
+    return pytest.mark.slow(test) if BACKEND == "tensorflow" else test
 
 
 SYSTEMS = [
@@ -47,12 +46,12 @@ def compiled(cls, config, **options):
 
 @pytest.mark.parametrize(
     ("cls", "config"),
-    [SYSTEMS[0], *(pytest.param(*s, marks=slow_there) for s in SYSTEMS[1:])],
+    [SYSTEMS[0], *(pytest.param(*s, marks=costly) for s in SYSTEMS[1:])],
 )
 def test_plan_is_what_is_measured(cls, config):
     model = compiled(cls, config)
     # TensorFlow's figure is that of a whole process: large enough to count.
-    batch = 64 if keras.backend.backend() == "tensorflow" else 4
+    batch = 64 if BACKEND == "tensorflow" else 4
     found = memory.plan(model, batch).memory
     real = memory.measure(model, *example(model, batch))
     assert found.total == pytest.approx(real.total, rel=0.1)
