@@ -33,7 +33,7 @@ PRESETS = {
         "description": "text that ships with Python; minutes on two cores",
         "config": {**_SMALL, "sequence_length": 64, "hidden_dim": 64},
         "training": {**_RECIPE, "data": "python"},
-        "expected": "not measured yet",
+        "expected": "not measured",
     },
     "ar_austen": {
         "description": "six novels; a GPU, or a day",

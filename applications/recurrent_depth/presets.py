@@ -19,13 +19,14 @@ PRESETS = {
         "description": "text that ships with Python; minutes on two cores",
         "config": {**_SMALL, "hidden_dim": 64},
         "training": {**_RECIPE, "data": "python"},
-        "expected": "not measured yet",
+        "expected": "not measured",
     },
     "recurrent_austen": {
         "description": "six novels; an hour on two cores",
         "config": _SMALL,
         "training": {**_RECIPE, "data": "austen.txt"},
-        "expected": "not measured yet",
+        "expected": "1.24 nats after 2,100 steps of 16 sequences (two seeds), "
+        "Huginn 1.63 in as much time",
     },
     "recurrent_lm1b": {
         "description": "news, the paper's sizes; a GPU",
