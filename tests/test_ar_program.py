@@ -1,9 +1,13 @@
 """The program of next-token prediction: block after block, text, a twin."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
+import small_text
 from small_ar import SIZES
+from small_text import write_text
 from small_vit import values
 
 from keras_dblocks.applications.ar import ARTransformer
@@ -28,14 +32,10 @@ def tiny(monkeypatch):
 
 @pytest.fixture
 def text(tmp_path):
-    path = tmp_path / "rhyme.txt"
-    path.write_text("Round and round the ragged rock. " * 60)
-    return path
+    return write_text(tmp_path)
 
 
-def run(folder, text, *more):
-    arguments = ["--preset", "tiny", "--text", text, "--output", folder, *more]
-    return main(ARTransformer, [str(a) for a in arguments])
+run = functools.partial(small_text.run, ARTransformer)
 
 
 def test_train_resume_and_generate(tmp_path, text, capsys):

@@ -1,11 +1,14 @@
 """The program of the text systems: trains, resumes, samples, generates."""
 
+import functools
 import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+import small_text
+from small_text import write_text
 
 from keras_dblocks.applications.data import Text8Tokenizer
 from keras_dblocks.applications.mdm import MDM
@@ -40,14 +43,10 @@ def tiny(monkeypatch):
 
 @pytest.fixture
 def text(tmp_path):
-    path = tmp_path / "rhyme.txt"
-    path.write_text("Round and round the ragged rock. " * 60)
-    return path
+    return write_text(tmp_path)
 
 
-def run(folder, text, *more):
-    arguments = ["--preset", "tiny", "--text", text, "--output", folder, *more]
-    return main(MDM, [str(a) for a in arguments])
+run = functools.partial(small_text.run, MDM)
 
 
 def test_train_resume_and_generate(tmp_path, text, capsys):

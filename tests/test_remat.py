@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from small_vit import data, make, state
+from small_vit import data, make, state, values
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
@@ -31,7 +31,9 @@ def test_a_block_alone_trains_the_same():
         block = model.block(1)
         block.compile("sgd")
         block.fit(*data(), batch_size=12, verbose=0)
-    for one, other in zip(state_of(kept), state_of(again), strict=True):
+    for one, other in zip(
+        values(kept.weights), values(again.weights), strict=True
+    ):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
@@ -40,7 +42,3 @@ def built(**kwargs):
     model = make(**kwargs)
     model.build()
     return model
-
-
-def state_of(model):
-    return [np.array(w) for w in model.get_weights()]

@@ -17,12 +17,11 @@ import functools
 import json
 import os
 import statistics
-import subprocess
 import time
 
 import keras
 import numpy as np
-from steps import BACKEND, seconds, stepper
+from steps import BACKEND, commit, seconds, stepper
 
 from keras_dblocks import applications, memory
 from keras_dblocks.applications.program.memory import twin
@@ -67,13 +66,16 @@ def make_rows(args, name):
     def blocks(count, remat=False):
         own = {} if name == "recurrent_depth" else {"num_blocks": count}
         model = cls(**{**config, **own, "remat": remat})
-        order = {"block_order": model.num_blocks // 2}
-        options = {"jit_compile": args.jit_compile, **order}
-        model.compile("adamw", on_policy=args.on_policy, **options)
+        model.compile(
+            "adamw",
+            on_policy=args.on_policy,
+            block_order=model.num_blocks // 2,
+            jit_compile=args.jit_compile,
+        )
         return model
 
-    def alone(count, remat=False):
-        model = cls(**{**config, "num_blocks": count, "remat": remat})
+    def alone(count):
+        model = cls(**{**config, "num_blocks": count})
         block = model.block(count // 2)
         block.compile("adamw", jit_compile=args.jit_compile)
         return block
@@ -123,13 +125,9 @@ def run(args, name):
         for row, step in steps.items():
             small = rows["end to end"][1] // rows[row][1]
             taken[row].append(sum(seconds(step) for _ in range(small)))
-    average = (
-        statistics.mean
-        if name == "recurrent_depth"
-        else (
-            statistics.median  # the other twin draws its number of iterations
-        )
-    )
+    average = statistics.median
+    if name == "recurrent_depth":  # its twin draws a number of iterations
+        average = statistics.mean
     first = next(iter(rows))
     for row, (count, _, _) in rows.items():
         result = {"application": name, "row": row}
@@ -204,12 +202,10 @@ def main():
     # As in training/jax_step.py, so that remat works for Keras's own step too.
     flag = "--xla_disable_hlo_passes=cse_barrier_expander"
     os.environ.setdefault("XLA_FLAGS", flag)
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True)
     results = []
     for name in args.applications:
         for result in run(args, name):
-            result |= {"backend": BACKEND, "commit": commit.stdout.strip()}
+            result |= {"backend": BACKEND, "commit": commit()}
             print(json.dumps(result), flush=True)
             results.append(result)
     if args.csv:

@@ -72,8 +72,7 @@ def main():
             dtype=args.dtype,
             **SIZES,
         )
-        order = {"block_order": count // 2}
-        model.compile("adamw", on_policy=0.0, **order)
+        model.compile("adamw", on_policy=0.0, block_order=count // 2)
         data = example(model, args.batch_size)
         steps[count] = stepper(model, data)
     steps[0] = plain_step(args, *data)

@@ -14,12 +14,12 @@ to a folder; `score` generates from them and prints one JSON line each:
 import argparse
 import json
 import random
-import subprocess
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
+from steps import commit
 
 from keras_dblocks.applications import DiT
 from keras_dblocks.applications.data import load_images
@@ -127,14 +127,6 @@ def repeat(count, wanted, seed):
     epochs = -(-wanted // count)
     rows = [rng.permutation(count) for _ in range(epochs)]
     return np.concatenate(rows)[:wanted]
-
-
-def commit():
-    """Short hash of the checkout."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    return subprocess.run(
-        command, capture_output=True, text=True
-    ).stdout.strip()
 
 
 def score(args):

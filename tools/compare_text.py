@@ -11,11 +11,11 @@ row and seed, with what `evaluate` says of the test text:
 
 import argparse
 import json
-import subprocess
 import time
 from pathlib import Path
 
 import keras
+from steps import commit
 
 from keras_dblocks.applications import MDM, ARTransformer, RecurrentDepth
 from keras_dblocks.applications.data import chunks, load_text
@@ -88,8 +88,6 @@ def main():
     text = data.validation if args.validation else data.test
     test = chunks(text, args.sequence_length)[: args.test_sequences]
     train = chunks(data.train, args.sequence_length)[: args.test_sequences]
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True)
     lines = {}
     for seed in args.seeds:
         for row in args.rows:
@@ -110,7 +108,7 @@ def main():
                 **{k: round(v, 4) for k, v in scores.items()},
                 f"train_{name}": round(seen[name], 4),
                 "backend": keras.backend.backend(),
-                "commit": commit.stdout.strip(),
+                "commit": commit(),
             }
             for steps in args.iterations:
                 entropy = run.model.evaluate(test, num_steps=steps)[0]

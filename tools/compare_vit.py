@@ -12,11 +12,11 @@ of a step). Prints one JSON line a row and seed:
 
 import argparse
 import json
-import subprocess
 import time
 
 import keras
 import numpy as np
+from steps import commit
 
 from keras_dblocks.applications.data import load_images
 from keras_dblocks.applications.vit import ViT
@@ -157,9 +157,6 @@ def main():
         seed=seed,
         **args.options,
     )
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
     for row in args.rows:
         for seed in args.seeds:
             keras.utils.set_random_seed(seed)
@@ -172,7 +169,7 @@ def main():
                 "cross_entropy": losses,
                 "seconds": round(time.time() - begin),
                 "backend": keras.backend.backend(),
-                "commit": commit,
+                "commit": commit(),
             }
             print(json.dumps(result), flush=True)
 

@@ -1,6 +1,7 @@
 """One training step of a compiled model at a time, to be timed."""
 
 import json
+import subprocess
 import time
 
 import keras
@@ -11,14 +12,13 @@ from keras_dblocks import DiffusionBlocks
 BACKEND = keras.backend.backend()
 
 
-def stepper(model, data, index=None):
+def stepper(model, data):
     """A function that takes one training step and waits for it."""
-    blocks = isinstance(model, DiffusionBlocks)
-    if blocks:
+    if isinstance(model, DiffusionBlocks):
         model._next_step, model._checks_stream = 0, False
         model._batches_seen = 0
         model.reset_metrics()
-    if not blocks:
+    else:
         model._symbolic_build(data_batch=data)
     model.make_train_function(force=True)
     if BACKEND == "jax":
@@ -59,6 +59,13 @@ def seconds(step):
     begin = time.perf_counter()
     step()
     return time.perf_counter() - begin
+
+
+def commit():
+    """Short hash of the checkout."""
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.stdout.strip()
 
 
 def report(figure, **values):

@@ -24,21 +24,22 @@ def table(model, batch_size):
     cls, blocks = type(model), model.num_blocks
     config, depth = model.get_config(), getattr(model, model.layers_keyword)
 
-    def whole(size=batch_size, **options):
+    data = example(model, batch_size)
+
+    def whole(data=data, **options):
         def make(layers):
             return twin(cls, {**config, cls.layers_keyword: layers}, **options)
 
-        return Line(make, example(model, size)).at(depth)
+        return Line(make, data).at(depth)
 
     yield "end to end", whole()
     yield "end to end, remat", whole(remat=True)
     if blocks > 1:
-        part = max(1, batch_size // blocks)
+        part = example(model, max(1, batch_size // blocks))
         memory = whole(part, gradient_accumulation_steps=blocks)
         yield f"end to end, {blocks} small batches", memory
     for remat in (False, True):
         base = cls.from_config({**config, "remat": remat})
-        data = example(model, batch_size)
         line = Line(lambda n, base=base: shallow(base, n), data)
         more = ", remat" if remat else ""
         yield f"{blocks} blocks{more}", of_blocks(base, line, blocks)

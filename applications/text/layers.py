@@ -7,6 +7,8 @@ from keras import ops
 
 from keras_dblocks.models.checks import check_integer
 
+EPSILON = 1e-6  # of all norms, Llama's and Huginn's
+
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class ScaledLogits(keras.layers.Layer):
@@ -97,3 +99,9 @@ def check_heads(hidden_dim, num_heads, num_key_value_heads):
             f"Received: hidden_dim={hidden_dim}, num_heads={num_heads}, "
             f"num_key_value_heads={num_key_value_heads}. Change one of them."
         )
+
+
+def modulated_norm(x, gain, shift=None, scale=None):
+    """Root mean square norm of `x`, then shifted and scaled if it is to be."""
+    h = ops.rms_normalization(x, gain, axis=-1, epsilon=EPSILON)
+    return h if shift is None else h * (1 + scale) + shift

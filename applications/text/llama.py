@@ -7,6 +7,8 @@ import numpy as np
 from keras import ops
 
 from keras_dblocks.applications.text.causal_attention import CausalAttention
+from keras_dblocks.applications.text.layers import modulated_norm
+from keras_dblocks.rematerialization import as_tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -113,17 +115,9 @@ class LlamaLayer(keras.layers.Layer):
     def _norm(self, norm, x, shift, scale, training):
         # Computed again in the backward pass: what conditioning adds to the
         # activations of a plain layer is not kept.
-        def modulate(x, gain, shift, scale):
-            h = ops.rms_normalization(x, gain, axis=-1, epsilon=1e-6)
-            return h * (1 + scale) + shift
-
-        # A tensor also on TensorFlow: a variable would be counted twice in the
-        # gradient of what is computed again, once as what it was called with.
-        gain = ops.cast(ops.convert_to_tensor(norm.scale), x.dtype)
-        if shift is None:
-            return ops.rms_normalization(x, gain, axis=-1, epsilon=1e-6)
-        modulate = keras.remat(modulate) if training else modulate
-        return modulate(x, gain, shift, scale)
+        again = training and shift is not None
+        modulate = keras.remat(modulated_norm) if again else modulated_norm
+        return modulate(x, as_tensor(norm.scale, x.dtype), shift, scale)
 
     def _add(self, x, dense, h, gate, training):
         if gate is None or (training and self.dropout):
@@ -134,7 +128,7 @@ class LlamaLayer(keras.layers.Layer):
             return x + gate * ops.matmul(h, kernel)
 
         add = keras.remat(add) if training else add
-        kernel = ops.cast(ops.convert_to_tensor(dense.kernel), h.dtype)
+        kernel = as_tensor(dense.kernel, h.dtype)
         return add(x, h, kernel, gate)
 
     def compute_output_spec(self, x, noise=None, cache=None, index=0, **kwargs):

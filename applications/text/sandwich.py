@@ -6,9 +6,10 @@ import keras
 from keras import ops
 
 from keras_dblocks.applications.text.causal_attention import CausalAttention
+from keras_dblocks.applications.text.layers import modulated_norm
+from keras_dblocks.rematerialization import as_tensor
 
 THETA = 50000.0  # base of Huginn's rotary wavelengths
-EPSILON = 1e-6
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -87,8 +88,8 @@ class SandwichLayer(keras.layers.Layer):
 
         def norm(number, x, *maps):
             layer = getattr(self, f"norm_{number}")
-            gain = ops.cast(ops.convert_to_tensor(layer.scale), x.dtype)
-            return again(_modulated_norm)(x, gain, *maps)
+            gain = as_tensor(layer.scale, x.dtype)
+            return again(modulated_norm)(x, gain, *maps)
 
         h = norm(1, x, *maps[:2])
         h, cache = self.attention(h, cache=cache, index=index)
@@ -108,14 +109,6 @@ class SandwichLayer(keras.layers.Layer):
             "intermediate_dim": self.intermediate_dim,
             "conditioned": self.conditioned,
         }
-
-
-def _modulated_norm(x, gain, *maps):
-    h = ops.rms_normalization(x, gain, axis=-1, epsilon=EPSILON)
-    if not maps:
-        return h
-    shift, scale = maps
-    return h * (1 + scale) + shift
 
 
 def _gated(h):

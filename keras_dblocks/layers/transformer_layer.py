@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_dblocks.layers.self_attention import SelfAttention
+from keras_dblocks.rematerialization import as_tensor
 
 SILU_IS_ONE = 1.2784645  # silu(1.2784645) = 1
 
@@ -164,7 +165,9 @@ class TransformerLayer(keras.layers.Layer):
 
         modulate = keras.remat(modulate) if training else modulate
         affine = (norm.gamma, norm.beta) if self.affine else ()
-        return modulate(x, shift, scale, *(_tensor(v, x.dtype) for v in affine))
+        return modulate(
+            x, shift, scale, *(as_tensor(v, x.dtype) for v in affine)
+        )
 
     def _add(self, dense, x, h, gate, training):
         def add(x, h, kernel, bias, gate):
@@ -173,7 +176,9 @@ class TransformerLayer(keras.layers.Layer):
         if training and self.dropout:  # a second draw would differ
             return x + gate * self._drop(dense(h), training)
         add = keras.remat(add) if training else add
-        kernel, bias = (_tensor(v, h.dtype) for v in (dense.kernel, dense.bias))
+        kernel, bias = (
+            as_tensor(v, h.dtype) for v in (dense.kernel, dense.bias)
+        )
         return add(x, h, kernel, bias, gate)
 
     def _widen(self, x, training):
@@ -182,7 +187,9 @@ class TransformerLayer(keras.layers.Layer):
             return dense(x)
         # The bias as one more row: run eagerly, adding it takes a pass over
         # the widest array, and so does its gradient.
-        kernel, bias = (_tensor(v, x.dtype) for v in (dense.kernel, dense.bias))
+        kernel, bias = (
+            as_tensor(v, x.dtype) for v in (dense.kernel, dense.bias)
+        )
         weights = ops.concatenate([kernel, ops.expand_dims(bias, 0)], 0)
         x = ops.concatenate([x, ops.ones_like(x[..., :1])], -1)
         return dense.activation(ops.matmul(x, weights))
@@ -207,12 +214,6 @@ class TransformerLayer(keras.layers.Layer):
             "affine": self.affine,
             "rotary": self.rotary,
         }
-
-
-def _tensor(variable, dtype):
-    # Also on TensorFlow run eagerly: there a variable would be counted twice
-    # in the gradient of what is computed again.
-    return ops.cast(ops.convert_to_tensor(variable), dtype)
 
 
 def _gelu_tanh(x):

@@ -152,8 +152,7 @@ def shallow(model, layers):
     template = "adamw"
     if model.compiled:
         template = model._compile_arguments["optimizer"]
-        template = type(template).from_config(template.get_config())
-    shallow.compile(template, on_policy=0.0)
+    shallow.compile(template, on_policy=0.0)  # makes optimizers of its own
     return shallow
 
 

@@ -80,21 +80,20 @@ def main(folder):
         batch = keras.tree.map_structure(
             lambda a, rows=rows: tf.constant(a[rows]), data
         )
-        before = _resident("VmRSS")
-        if tf.config.list_physical_devices("GPU"):
-            tf.config.experimental.reset_memory_stats("GPU:0")
-            before = _on_gpu("current")
+        before, _ = _held()
         step(*batch)
-    gpu = tf.config.list_physical_devices("GPU")
-    print((_on_gpu("peak") if gpu else _resident("VmHWM")) - before)
+    print(_held()[1] - before)
 
 
-def _on_gpu(name):
-    return tf.config.experimental.get_memory_info("GPU:0")[name]
-
-
-def _resident(name):
-    return 1024 * int(re.search(rf"{name}:\s*(\d+)", STATUS.read_text())[1])
+def _held():
+    """Bytes held now, and the most since the last call or the start."""
+    if tf.config.list_physical_devices("GPU"):
+        held = tf.config.experimental.get_memory_info("GPU:0")
+        tf.config.experimental.reset_memory_stats("GPU:0")
+        return held["current"], held["peak"]
+    status = STATUS.read_text()
+    sizes = (re.search(rf"{n}:\s*(\d+)", status) for n in ("VmRSS", "VmHWM"))
+    return tuple(1024 * int(size[1]) for size in sizes)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ import keras
 from keras import ops
 
 from keras_dblocks.models.durable_model import DurableModel
-from keras_dblocks.models.rematerialization import rematerialized
 from keras_dblocks.noise import expand
+from keras_dblocks.rematerialization import rematerialized
 
 
 class Reference:

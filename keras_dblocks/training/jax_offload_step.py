@@ -19,11 +19,9 @@ class OffloadedStep:
 
     def __init__(self, step):
         self.step, model = step, step.model
-        lists = model.trainable_variables, model.non_trainable_variables
-        lists += model.optimizer.variables, model.metrics_variables
         places = {
             id(v): (kind, i)
-            for kind, variables in enumerate(lists)
+            for kind, variables in enumerate(step.everything)
             for i, v in enumerate(variables)
         }
         self.groups = [{places[id(v)] for v in g} for g in needed(model)]

@@ -77,12 +77,7 @@ class BlockStep:
                 for v in metric.variables
             ],
         )
-        everything = (
-            model.trainable_variables,
-            model.non_trainable_variables,
-            model.optimizer.variables,
-            model.metrics_variables,
-        )
+        self.everything = everything = state_variables(model)
         self.positions = [
             _positions(group, all_of_kind)
             for group, all_of_kind in zip(self.groups, everything, strict=True)
@@ -103,19 +98,19 @@ class BlockStep:
         ]
         self.step = self._step
         if model.jit_compile and not model.run_eagerly:
-            self.step = jax.jit(
-                self._step,
-                donate_argnums=0,
-                compiler_options=compiler_options(),
-            )
+            self.step = compiled(self._step)
 
-    def __call__(self, state, data):
+    def part_of(self, state):
+        """Of the state's lists: what the step changes, and what it reads."""
         active = tuple(
             [values[i] for i in positions]
             for values, positions in zip(state, self.positions, strict=True)
         )
         frozen = [state[kind][i] for kind, i in self.frozen_positions]
-        logs, active = self.step(active, frozen, data)
+        return active, frozen
+
+    def __call__(self, state, data):
+        logs, active = self.step(*self.part_of(state), data)
         for values, positions, new in zip(
             state, self.positions, active, strict=True
         ):
@@ -153,16 +148,27 @@ class BlockStep:
         return logs, (trainable, rest, optimizer, metrics)
 
 
-def compiler_options():
-    """Options of XLA under which what is computed again stays so.
+def state_variables(model):
+    """Variables in the four lists that Keras's JAX trainer holds."""
+    return (
+        model.trainable_variables,
+        model.non_trainable_variables,
+        model.optimizer.variables,
+        model.metrics_variables,
+    )
 
-    Its CPU compiler drops the barriers of `jax.checkpoint` and then finds the
+
+def compiled(step):
+    """`step` compiled, its first argument donated; remat in it is kept.
+
+    XLA's CPU compiler drops the barriers of `jax.checkpoint` and then finds the
     same values in the forward pass: nothing would be saved. Keras's own step
     is helped by `XLA_FLAGS=--xla_disable_hlo_passes=cse_barrier_expander`.
     """
-    if jax.default_backend() != "cpu":
-        return None
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    options = None
+    if jax.default_backend() == "cpu":
+        options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+    return jax.jit(step, donate_argnums=0, compiler_options=options)
 
 
 def _positions(variables, everything):

@@ -33,12 +33,9 @@ def rematerialized(layer):
                 result = layer(state, **plain, **rest)
             return result, [scope.get_current_value(v) for v in moving]
 
-        # Tensors, not variables, which TensorFlow run eagerly would count
-        # twice; copies of what moves, since PyTorch refuses a second look.
+        # Copies of what moves, since PyTorch refuses a second look.
         values = [
-            ops.cast(ops.convert_to_tensor(v), v.dtype)
-            if v.trainable
-            else ops.copy(v)
+            as_tensor(v, v.dtype) if v.trainable else ops.copy(v)
             for v in variables
         ]
         result, moved = keras.remat(pure)(state, *leaves, *values)
@@ -47,6 +44,15 @@ def rematerialized(layer):
         return result
 
     return call
+
+
+def as_tensor(variable, dtype):
+    """A variable's value, to be passed to what is computed again.
+
+    A tensor also on TensorFlow run eagerly: there a variable would be counted
+    twice in the gradient, once as what the function was called with.
+    """
+    return ops.cast(ops.convert_to_tensor(variable), dtype)
 
 
 def _is_plain(value):
