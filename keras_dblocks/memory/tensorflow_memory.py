@@ -1,9 +1,11 @@
 """The GPU's own count, or the peak of a fresh process on a CPU.
 
-What a process has freed stays with its allocator, so that only the first large
-step of a process shows what it needs.
+What a process has freed stays with its allocator unless it is told to give it
+back, and operations that run side by side hold more or less by chance; the
+fresh process does neither.
 """
 
+import ctypes
 import importlib
 import os
 import pickle
@@ -19,6 +21,12 @@ import tensorflow as tf
 from keras_dblocks.training.tensorflow_step import make_block_step
 
 STATUS = Path("/proc/self/status")  # Linux
+# One operation at a time; large arrays go back to the machine when freed.
+STEADY = {
+    "TF_NUM_INTEROP_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "0",
+}
 
 
 def how():
@@ -47,7 +55,7 @@ def temporaries(model, data, index=None):
         Path(folder, "data").write_bytes(pickle.dumps((data, index, modules)))
         done = subprocess.run(
             [sys.executable, "-m", __name__, folder],
-            env={**os.environ, "KERAS_BACKEND": "tensorflow"},
+            env={**os.environ, **STEADY, "KERAS_BACKEND": "tensorflow"},
             capture_output=True,
             text=True,
         )
@@ -80,17 +88,23 @@ def main(folder):
         batch = keras.tree.map_structure(
             lambda a, rows=rows: tf.constant(a[rows]), data
         )
-        before, _ = _held()
+        before, _ = _held(forget=True)
         step(*batch)
     print(_held()[1] - before)
 
 
-def _held():
-    """Bytes held now, and the most since the last call or the start."""
+def _held(forget=False):
+    """Bytes held now, and the most so far or since it was last forgotten."""
     if tf.config.list_physical_devices("GPU"):
         held = tf.config.experimental.get_memory_info("GPU:0")
-        tf.config.experimental.reset_memory_stats("GPU:0")
+        if forget:
+            tf.config.experimental.reset_memory_stats("GPU:0")
         return held["current"], held["peak"]
+    if forget:
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        if trim:
+            trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak is now
     status = STATUS.read_text()
     sizes = (re.search(rf"{n}:\s*(\d+)", status) for n in ("VmRSS", "VmHWM"))
     return tuple(1024 * int(size[1]) for size in sizes)
