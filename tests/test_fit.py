@@ -177,7 +177,8 @@ def test_noise_is_float32_under_bfloat16():
     assert keras.backend.standardize_dtype(noisy.dtype) == "float32"
     prediction = block.denoise(noisy, sigma, ops.convert_to_tensor(x[:4]))
     assert keras.backend.standardize_dtype(prediction.dtype) == "float32"
-    level = block._draw_levels(8, block.seed_generator, True)
+    bounds = block.level_bounds()
+    level = block._draw_levels(8, block.seed_generator, bounds)
     assert keras.backend.standardize_dtype(level.dtype) == "float32"
     mixed.compile("adamw")
     loss = mixed.fit(x, y, batch_size=8, verbose=0).history["loss"]

@@ -188,7 +188,8 @@ def test_averages_of_weights_stay():
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="nothing is compiled")
-def test_a_block_is_compiled_once(monkeypatch):
+@pytest.mark.parametrize("moves", [{}, BOTH], ids=["stays", "moves"])
+def test_blocks_of_the_same_layers_are_compiled_once(moves, monkeypatch):
     from keras_dblocks.training import jax_step
 
     steps = []
@@ -199,8 +200,10 @@ def test_a_block_is_compiled_once(monkeypatch):
             steps.append(self)
 
     monkeypatch.setattr(jax_step, "BlockStep", Kept)
-    fit(compiled(on_policy=0.5, block_order="round_robin", **BOTH))
-    assert [step.step._cache_size() for step in steps] == [1, 1, 1]
+    fit(compiled(on_policy=0.5, block_order="round_robin", **moves))
+    assert [step.step._cache_size() for step in steps] == [1, 0, 0]
+    # What is handed over comes from 0, 1 and 2 blocks.
+    assert [step.hand_over._cache_size() for step in steps] == [1, 1, 1]
 
 
 def test_what_moves():

@@ -90,7 +90,8 @@ def drawing_blocks(**kwargs):
 
 
 def draw(block, count, training=True):
-    levels = block._draw_levels(count, block.seed_generator, training)
+    bounds = block.level_bounds(training)
+    levels = block._draw_levels(count, block.seed_generator, bounds)
     levels = ops.convert_to_numpy(levels)
     assert levels.dtype == "float32" and levels.shape == (count,)
     return levels.astype("float64")

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from test_custom_network import example
 
 from keras_dblocks.applications.vit import ViT
 
@@ -167,6 +168,44 @@ def test_only_the_active_block_moves(on_policy, active):
         not np.array_equal(a, b)
         for a, b in zip(shared, values(model.shared_variables()), strict=True)
     )
+
+
+class Unlike(keras.layers.Layer):
+    """Of the same shapes in every block, but another function."""
+
+    def __init__(self, index, **kwargs):
+        super().__init__(**kwargs)
+        self.index = index
+        self.dense = keras.layers.Dense(8)
+
+    def build(self, x_shape):
+        self.dense.build(x_shape)
+
+    def call(self, x):
+        return x + (self.index + 1) * self.dense(x)
+
+
+class UnlikeBlocks(example.ResidualMLP):
+    def make_layer(self, index):
+        return Unlike(index)
+
+
+def test_each_block_takes_its_own_step():
+    # JAX compiles blocks of the same layers once; these are not the same.
+    results = []
+    for eagerly in (False, True):
+        keras.utils.set_random_seed(0)
+        model = UnlikeBlocks(2, 3, width=8, num_layers=3, num_blocks=3)
+        model.compile(
+            keras.optimizers.SGD(0.1),
+            on_policy=0.5,
+            block_order="round_robin",
+            run_eagerly=eagerly,
+        )
+        model.fit(*example.spirals(48, 0), batch_size=8, verbose=0)
+        results.append(values(model.trainable_variables))
+    for compiled, eager in zip(*results, strict=True):
+        np.testing.assert_allclose(compiled, eager, atol=1e-5)
 
 
 def test_blocks_drawn_are_those_of_the_block_order():

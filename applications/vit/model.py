@@ -7,12 +7,12 @@ from keras_dblocks import DiffusionBlocks
 from keras_dblocks.applications.images.sizes import check_sizes
 from keras_dblocks.layers import (
     LabelEmbedding,
-    ModulatedDense,
     NoiseEmbedding,
     PatchEmbedding,
     TransformerLayer,
 )
 
+from .modulated_dense import ModulatedDense
 from .presets import PRESETS
 
 

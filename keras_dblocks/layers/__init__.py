@@ -2,7 +2,6 @@
 
 from keras_dblocks.layers.continuous_signal import ContinuousSignal
 from keras_dblocks.layers.label_embedding import LabelEmbedding
-from keras_dblocks.layers.modulated_dense import ModulatedDense
 from keras_dblocks.layers.moving_average import MovingAverage
 from keras_dblocks.layers.noise_embedding import NoiseEmbedding
 from keras_dblocks.layers.noise_modulation import NoiseModulation
@@ -13,7 +12,6 @@ from keras_dblocks.layers.transformer_layer import TransformerLayer
 __all__ = [
     "ContinuousSignal",
     "LabelEmbedding",
-    "ModulatedDense",
     "MovingAverage",
     "NoiseEmbedding",
     "NoiseModulation",

@@ -13,14 +13,14 @@ def how():
 def temporaries(model, data, index=None):
     """Bytes of temporaries of a step of the model, or of block `index`."""
     if index is not None:
-        block = BlockStep(model, index)
-        step, arguments = block.step, block.part_of(state_of(model))
+        programs = BlockStep(model, index).lowered(state_of(model), data)
     else:
         model._symbolic_build(data_batch=data)
         model.make_train_function()
-        step, arguments = compiled(model.train_step), (state_of(model),)
-    lowered = step.lower(*arguments, data)
-    return lowered.compile().memory_analysis().temp_size_in_bytes
+        step = compiled(model.train_step)
+        programs = [step.lower(state_of(model), data)]
+    sizes = [p.compile().memory_analysis() for p in programs]
+    return max(size.temp_size_in_bytes for size in sizes)
 
 
 def state_of(model):

@@ -158,7 +158,13 @@ class Block(DurableModel):
         return state
 
     def denoising_loss(
-        self, x, y, sample_weight=None, handed=None, training=True
+        self,
+        x,
+        y,
+        sample_weight=None,
+        handed=None,
+        training=True,
+        bounds=None,
     ):
         """Mean loss over levels of this block's range.
 
@@ -169,8 +175,12 @@ class Block(DurableModel):
                 examples (METHOD 9), states and levels; the others are noised.
             training: bool. False fixes the noise and drops the overlap, so
                 that a validation loss does not move by chance.
+            bounds: None for `level_bounds(training)`; a compiled step takes
+                them as an argument, so that blocks can share it.
         """
         network = self.network()
+        if bounds is None:
+            bounds = self.level_bounds(training)
         if training:
             for average in self._averages():
                 average.update()
@@ -181,7 +191,7 @@ class Block(DurableModel):
         fixed = 2 * (network.seed * network.num_blocks + self.index)
         seeds = (self.seed_generator,) * 2 if training else (fixed, fixed + 1)
         rest = clean[count:]
-        level = self._draw_levels(ops.shape(rest)[0], seeds[0], training)
+        level = self._draw_levels(ops.shape(rest)[0], seeds[0], bounds)
         noisy = network.noise.corrupt(rest, level, seeds[1])
         if handed is not None:
             level = ops.concatenate([handed[1], level], 0)
@@ -192,9 +202,16 @@ class Block(DurableModel):
         )  # (B,)
         return network.weigh(loss, level, sample_weight)
 
-    def _draw_levels(self, count, seed, training):
+    def level_bounds(self, training=True):
+        """Ends of this block's range: two probabilities, two noise levels."""
         partition = self.network().partition
-        low, high = partition.probability_range(self.index, overlap=training)
+        return (
+            *partition.probability_range(self.index, overlap=training),
+            *partition.noise_range(self.index, overlap=training),
+        )
+
+    def _draw_levels(self, count, seed, bounds):
+        low, high, lowest, highest = bounds
         if self.network().stratified:
             # One draw for the batch, spread evenly: the same distribution
             # for each example, less variance in the mean.
@@ -204,9 +221,9 @@ class Block(DurableModel):
             uniform = ops.mod(shift + steps, 1.0)
         else:
             uniform = keras.random.uniform((count,), dtype="float32", seed=seed)
-        level = partition.noise.quantile_tensor(low + uniform * (high - low))
-        low, high = partition.noise_range(self.index, overlap=training)
-        return ops.clip(level, low, high)
+        noise = self.network().noise
+        level = noise.quantile_tensor(low + uniform * (high - low))
+        return ops.clip(level, lowest, highest)
 
     @property
     def upper_level(self):

@@ -1,8 +1,12 @@
-"""Gradient step on JAX: one jitted function per block.
+"""Gradient step on JAX: what is handed over and the step, jitted apart.
 
 Keras keeps all state in four lists during an epoch. Only the active block's
-entries go through the donated step; the other entries are left alone.
+entries go through the donated step; the other entries are left alone. A block's
+weights, state and noise range are arguments, so that blocks of the same layers
+are one program, which is compiled once.
 """
+
+import hashlib
 
 import jax
 import keras
@@ -12,7 +16,7 @@ from keras_dblocks.training.jax_offload_step import OffloadedStep
 
 def make_train_function(model):
     """The function Keras's JAX trainer calls with its state and a batch."""
-    steps = {}
+    steps, programs = {}, {}
 
     def train_function(state, iterator):
         state = [list(part) for part in state]
@@ -31,7 +35,7 @@ def make_train_function(model):
                 raise
             index = model.next_block(lambda: _read_step(model, state[2]))
             if index not in steps:
-                step = BlockStep(model, index)
+                step = BlockStep(model, index, programs)
                 steps[index] = OffloadedStep(step) if model.offload else step
             logs = model.merge_logs(steps[index](state, data))
         return logs, tuple(state)
@@ -59,11 +63,19 @@ def _read_step(model, optimizer_values):
 
 
 class BlockStep:
-    """One block's compiled step, and where its variables lie in the lists."""
+    """One block's step, and where its variables lie in the lists.
 
-    def __init__(self, model, index):
+    Args:
+        model: `DiffusionBlocks`.
+        index: int. The block.
+        programs: dict of the steps that other blocks have, to be shared.
+    """
+
+    def __init__(self, model, index, programs=None):
         self.model = model
         self.index = index
+        self.programs = {} if programs is None else programs
+        self.chosen = {}  # of them, by the shapes of a batch
         self.optimizer = model.block_optimizer(index)
         block = model.blocks[index]
         self.groups = (
@@ -73,7 +85,7 @@ class BlockStep:
             self.optimizer.variables,
             [
                 v
-                for metric in (model._loss_tracker, model.block_losses[index])
+                for metric in model.loss_trackers(index)
                 for v in metric.variables
             ],
         )
@@ -96,8 +108,11 @@ class BlockStep:
             )
             for variable in self.frozen
         ]
-        self.step = self._step
-        if model.jit_compile and not model.run_eagerly:
+        self.bounds = jax.numpy.array(block.level_bounds(), "float32")
+        self.hand_over, self.step = self._hand_over, self._step
+        self.jitted = model.jit_compile and not model.run_eagerly
+        if self.jitted:
+            self.hand_over = jax.jit(self._hand_over)
             self.step = compiled(self._step)
 
     def part_of(self, state):
@@ -110,30 +125,65 @@ class BlockStep:
         return active, frozen
 
     def __call__(self, state, data):
-        logs, active = self.step(*self.part_of(state), data)
+        active, frozen = self.part_of(state)
+        handed = None
+        if self.model.on_policy:
+            handed, rest = self.hand_over(active[:2], frozen, data)
+            active = active[0], rest, *active[2:]
+        arguments = active, self.bounds, handed, data
+        logs, active = self._program(arguments)(*arguments)
         for values, positions, new in zip(
             state, self.positions, active, strict=True
         ):
             for i, value in zip(positions, new, strict=True):
                 values[i] = value
-        return logs
+        names = (t.name for t in self.model.loss_trackers(self.index))
+        return dict(zip(names, logs, strict=True))
 
-    def _step(self, active, frozen, data):
+    def _program(self, arguments):
+        """Another block's step if it is the same program, or our own."""
+        if not self.jitted:
+            return self.step
+        data = jax.tree.leaves(arguments[1:])
+        shapes = tuple((a.shape, str(a.dtype)) for a in data)
+        if shapes not in self.chosen:
+            text = self.step.lower(*arguments).as_text()
+            key = hashlib.sha256(text.encode()).digest()
+            self.chosen[shapes] = self.programs.setdefault(key, self.step)
+        return self.chosen[shapes]
+
+    def lowered(self, state, data):
+        """The programs of a step, not yet compiled."""
+        active, frozen = self.part_of(state)
+        arguments = active[:2], frozen, data
+        handed, programs = None, []
+        if self.model.on_policy:
+            handed, _ = jax.eval_shape(self.hand_over, *arguments)
+            programs = [self.hand_over.lower(*arguments)]
+        return [*programs, self.step.lower(active, self.bounds, handed, data)]
+
+    def _hand_over(self, active, frozen, data):
+        """What the earlier blocks hand over, and the block's seeds after."""
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        known = list(zip(self.frozen, frozen, strict=True))
+        for group, values in zip(self.groups[:2], active, strict=True):
+            known += list(zip(group, values, strict=True))
+        with keras.StatelessScope(state_mapping=known) as scope:
+            handed = self.model.hand_over(self.index, x, y)
+        return handed, _values(scope, self.groups[1])
+
+    def _step(self, active, bounds, handed, data):
         model, index = self.model, self.index
         trainable, rest, optimizer, metrics = active
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        mapping = list(zip(self.frozen, frozen, strict=True))
-        known = mapping + list(zip(self.groups[0], trainable, strict=True))
-        known += list(zip(self.groups[1], rest, strict=True))
-        with keras.StatelessScope(state_mapping=known) as scope:
-            handed = model.hand_over(index, x, y)
-        rest = _values(scope, self.groups[1])
 
         def loss_fn(trainable, rest):
-            known = mapping + list(zip(self.groups[0], trainable, strict=True))
+            known = list(zip(self.groups[0], trainable, strict=True))
             known += list(zip(self.groups[1], rest, strict=True))
             with keras.StatelessScope(state_mapping=known) as scope:
-                loss = model.training_loss(index, x, y, sample_weight, handed)
+                loss = model.training_loss(
+                    index, x, y, sample_weight, handed, bounds
+                )
             return loss, _values(scope, self.groups[1])
 
         gradient = jax.value_and_grad(loss_fn, has_aux=True)
@@ -143,7 +193,7 @@ class BlockStep:
         )
         known = list(zip(self.groups[3], metrics, strict=True))
         with keras.StatelessScope(state_mapping=known) as scope:
-            logs = model.track_loss(index, loss, x)
+            logs = list(model.track_loss(index, loss, x).values())
         metrics = _values(scope, self.groups[3])
         return logs, (trainable, rest, optimizer, metrics)
 

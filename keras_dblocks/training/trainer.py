@@ -218,16 +218,20 @@ class BlockTrainer(DurableModel):
             number = self._batches_seen
             raise ValueError(f"Batch {number} of `fit`: {error}") from error
 
-    def training_loss(self, index, x, y, sample_weight, handed):
-        """Loss of one block and its trackers; called under the gradient."""
+    def training_loss(self, index, x, y, sample_weight, handed, bounds=None):
+        """Loss of one block and its layers; called under the gradient."""
         block = self.blocks[index]
-        loss = block.denoising_loss(x, y, sample_weight, handed)
+        loss = block.denoising_loss(x, y, sample_weight, handed, bounds=bounds)
         return sum(block.losses, loss)
+
+    def loss_trackers(self, index):
+        """Running means that a step of block `index` updates."""
+        return self._loss_tracker, self.block_losses[index]
 
     def track_loss(self, index, loss, x):
         """Updates the running losses and returns their values."""
         weight = self.batch_size_of(x)
-        trackers = self._loss_tracker, self.block_losses[index]
+        trackers = self.loss_trackers(index)
         for tracker in trackers:
             tracker.update_state(loss, sample_weight=weight)
         return {tracker.name: tracker.result() for tracker in trackers}
