@@ -34,10 +34,16 @@ class PrefixSums(RecurrentDepth):
     check_data = DiffusionBlocks.check_data
 
 
+START = 2  # symbol before the bits: attention alone knows no first place
+
+
 def strings(count, length, seed):
-    """Bits `(count, length)` and their running parities."""
+    """Symbols `(count, 1 + length)`, start and bits, and running parities."""
     bits = np.random.default_rng(seed).integers(0, 2, (count, length))
-    return bits, bits.cumsum(-1) % 2
+    bits = np.pad(bits, ((0, 0), (1, 0)))
+    symbols = bits.copy()
+    symbols[:, 0] = START
+    return symbols, bits.cumsum(-1) % 2
 
 
 def main(argv=None):
@@ -50,10 +56,10 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     model = PrefixSums(
-        2,
-        args.length,
-        prelude_layers=1,
-        core_layers=2,
+        3,
+        1 + args.length,
+        prelude_layers=0,
+        core_layers=1,
         coda_layers=0,
         hidden_dim=args.hidden_dim,
         num_heads=4,

@@ -104,18 +104,19 @@ def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
 
 
-def check_same(ours, oracle, inputs, layer):
+def check_same(ours, oracle, inputs, layer, shape=None):
     """Equal outputs, and equal gradients of a sum of them.
 
     Args:
-        ours, oracle: functions of the inputs to `(B, 2, T, D)`.
-        inputs: list of arrays, the first of the shape of the outputs. They
-            get gradients too.
+        ours, oracle: functions of the inputs to `(B, S, T, D)`.
+        inputs: list of arrays. They get gradients too.
         layer: whose weights both use.
+        shape: of the outputs; that of the first input by default.
     """
     inputs = [keras.Variable(array) for array in inputs]
     # The outputs are the gradient of their weights in the sum.
-    weights = keras.Variable(normal(*inputs[0].shape, seed=9), name="outputs")
+    shape = shape or inputs[0].shape
+    weights = keras.Variable(normal(*shape, seed=9), name="outputs")
     variables = [weights, *inputs, *layer.trainable_variables]
 
     def total(function):
@@ -154,23 +155,27 @@ def test_attention(key_value_heads):
     )
 
 
+@pytest.mark.parametrize("last_only", [False, True])
 @pytest.mark.parametrize("training", [True, False])
-def test_layer(training):
-    layer = LlamaLayer(4, 24, num_key_value_heads=2)
+def test_layer(training, last_only):
+    layer = LlamaLayer(4, 24, num_key_value_heads=2, last_only=last_only)
     x, noise = normal(2, 2, 9, 16), normal(2, 2, 8, seed=1)
     layer.build(x.shape, noise.shape)
     randomize(layer)
+    first = 1 if last_only else 0
     check_same(
         lambda x, noise: layer(x, noise=noise, training=training),
-        lambda x, noise: masked_layer(layer, x, noise),
+        lambda x, noise: masked_layer(layer, x, noise)[:, first:],
         [x, noise],
         layer,
+        (2, 2 - first, 9, 16),
     )
 
 
 class MaskedAttention(CausalAttention):
-    def call(self, x, cache=None, index=0):
-        return masked_attention(self, x), cache
+    def call(self, x, cache=None, index=0, last_only=False):
+        result = masked_attention(self, x)
+        return result[:, 1:] if last_only else result, cache
 
 
 def test_step_of_a_block(monkeypatch):

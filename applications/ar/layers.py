@@ -108,13 +108,13 @@ class ARStem(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class ARReadout(keras.layers.Layer):
-    """Modulated norm of the noisy stream, `(B, 2, T, D)` to `(B, T, D)`.
+    """Modulated norm of the noisy stream, `(B, S, T, D)` to `(B, T, D)`.
 
     Args:
         both: bool. In training the clean stream too, `(B, 2, T, D)`.
 
     Call arguments:
-        x: tensor `(B, 2, T, D)`.
+        x: tensor `(B, S, T, D)`, the noisy stream last.
         noise: tensor `(B, 2, noise_dim)`.
     """
 
@@ -137,7 +137,7 @@ class ARReadout(keras.layers.Layer):
 
     def call(self, x, noise, training=None):
         if not (self.both and training):
-            x, noise = x[:, 1:], noise[:, 1:]
+            x, noise = x[:, -1:], noise[:, -1:]
         maps = ops.expand_dims(self.modulation(ops.silu(noise)), 2)
         shift, scale = ops.split(maps, 2, axis=-1)  # each (B, S, 1, D)
         x = self.norm(x) * (1 + scale) + shift

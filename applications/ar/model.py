@@ -179,8 +179,14 @@ class ARTransformer(NextTokenBlocks):
             self.num_key_value_heads,
             self.dropout,
             open_gates=not self.reference,
+            last_only=self._is_last(index) and not self.clean_loss_weight,
             name=f"layer_{index}",
         )
+
+    def _is_last(self, index):
+        # Nothing reads a block's clean stream after its last layer.
+        ranges = map(self.partition.layers_of, range(self.num_blocks))
+        return any(index == layers[-1] for layers in ranges)
 
     def make_readout(self):
         return ARReadout(bool(self.clean_loss_weight), name="readout")

@@ -30,9 +30,11 @@ class CausalAttention(keras.layers.Layer):
             slots; or None for the T slots of `x` alone. Theirs are written
             into it first.
         index: int tensor `()`. Slot of the cache that is the first of `x`.
+        last_only: bool. Of the other stream, keys and values alone.
 
     Returns:
-        Tensor `(B, S, T, D)`, the heads side by side; and the new cache.
+        Tensor `(B, S, T, D)`, the heads side by side, or `(B, 1, T, D)` of
+        the last stream; and the new cache.
 
     References:
      - [Llama 2](https://arxiv.org/abs/2307.09288)
@@ -66,21 +68,26 @@ class CausalAttention(keras.layers.Layer):
             setattr(self, f"{name}_dense", dense)
             dense.build(x_shape)
 
-    def call(self, x, cache=None, index=0):
+    def call(self, x, cache=None, index=0, last_only=False):
         streams, length, dim = x.shape[1:]
         size = dim // self.num_heads
+        asking = x[:, -1:] if last_only else x
         query, key, value = (
-            ops.reshape(dense(x), (-1, streams, length, heads, size))
-            for dense, heads in (
-                (self.query_dense, self.num_heads),
-                (self.key_dense, self.num_key_value_heads),
-                (self.value_dense, self.num_key_value_heads),
+            ops.reshape(dense(t), (-1, t.shape[1], length, heads, size))
+            for dense, heads, t in (
+                (self.query_dense, self.num_heads, asking),
+                (self.key_dense, self.num_key_value_heads, x),
+                (self.value_dense, self.num_key_value_heads, x),
             )
         )
+        first = streams - query.shape[1]
         # A noisy slot stands one position after the clean one it lies beside.
         query, key = (
-            [rotate(t[:, s], self.theta, index + s) for s in range(streams)]
-            for t in (query, key)
+            [
+                rotate(t[:, s], self.theta, index + skipped + s)
+                for s in range(t.shape[1])
+            ]
+            for t, skipped in ((query, first), (key, 0))
         )
         value = [value[:, s] for s in range(streams)]
         if cache is None:
@@ -92,20 +99,16 @@ class CausalAttention(keras.layers.Layer):
                 for old, new in zip(cache, (key[0], value[0]), strict=True)
             )
         past, own = self._repeated(past), self._repeated((key[-1], value[-1]))
-        if cache is None:
-            result = [
-                ops.dot_product_attention(query[0], *past, is_causal=True)
-            ]
-        else:
-            mask = _reaches(length, past[0].shape[1], index)
-            result = [
-                ops.dot_product_attention(
-                    query[0], *past, mask=mask[None, None]
-                )
-            ]
+        result = []
+        if first == 0:
+            how = {"is_causal": True}
+            if cache is not None:
+                mask = _reaches(length, past[0].shape[1], index)
+                how = {"mask": mask[None, None]}
+            result = [ops.dot_product_attention(query[0], *past, **how)]
         if streams == 2:
-            result.append(attend_past_and_self(query[1], *past, *own, index))
-        return ops.reshape(ops.stack(result, 1), (-1, *x.shape[1:])), cache
+            result.append(attend_past_and_self(query[-1], *past, *own, index))
+        return ops.reshape(ops.stack(result, 1), (-1, *asking.shape[1:])), cache
 
     def _repeated(self, pair):
         times = self.num_heads // self.num_key_value_heads
@@ -120,8 +123,10 @@ class CausalAttention(keras.layers.Layer):
         shape = (batch_size, length, heads, size)
         return (ops.zeros(shape, self.compute_dtype),) * 2
 
-    def compute_output_spec(self, x, cache=None, index=0):
-        return keras.KerasTensor(x.shape, dtype=self.compute_dtype), cache
+    def compute_output_spec(self, x, cache=None, index=0, last_only=False):
+        batch, streams, *rest = x.shape
+        shape = (batch, 1 if last_only else streams, *rest)
+        return keras.KerasTensor(shape, dtype=self.compute_dtype), cache
 
     def get_config(self):
         return {

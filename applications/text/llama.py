@@ -24,6 +24,9 @@ class LlamaLayer(keras.layers.Layer):
             Defaults to True; False is Llama's own layer.
         open_gates: bool. The gates of the modulation start at 1 and not at
             0, so that the layer starts as Llama's. Defaults to True.
+        last_only: bool. Only the last stream comes out, of the other one no
+            more is computed than the keys and values it asks for: a block's
+            last layer. Defaults to False.
 
     Call arguments:
         x: tensor `(B, S, T, D)`; stream 0 clean, stream 1 noisy.
@@ -31,7 +34,8 @@ class LlamaLayer(keras.layers.Layer):
         cache, index: see `CausalAttention`.
 
     Returns:
-        Tensor `(B, S, T, D)`; with a cache also the new cache.
+        Tensor `(B, S, T, D)`, or `(B, 1, T, D)` if `last_only`; with a cache
+        also the new cache.
 
     References:
      - [Llama 2](https://arxiv.org/abs/2307.09288)
@@ -46,6 +50,7 @@ class LlamaLayer(keras.layers.Layer):
         dropout=0.0,
         conditioned=True,
         open_gates=True,
+        last_only=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -55,6 +60,7 @@ class LlamaLayer(keras.layers.Layer):
         self.dropout = dropout
         self.conditioned = conditioned
         self.open_gates = open_gates
+        self.last_only = last_only
 
     def build(self, x_shape, noise_shape=None):
         dim = x_shape[-1]
@@ -105,7 +111,15 @@ class LlamaLayer(keras.layers.Layer):
             maps = ops.split(ops.expand_dims(maps, 2), 6, axis=-1)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = maps
         h = self._norm(self.attention_norm, x, shift_a, scale_a, training)
-        h, cache = self.attention(h, cache=cache, index=index)
+        h, cache = self.attention(
+            h, cache=cache, index=index, last_only=self.last_only
+        )
+        if self.last_only:
+            x = x[:, -1:]
+            gate_a, shift_m, scale_m, gate_m = (
+                m if m is None else m[:, -1:]
+                for m in (gate_a, shift_m, scale_m, gate_m)
+            )
         x = self._add(x, self.attention_output, h, gate_a, training)
         h = self._norm(self.mlp_norm, x, shift_m, scale_m, training)
         h = ops.silu(self.gate(h)) * self.up(h)
@@ -132,7 +146,9 @@ class LlamaLayer(keras.layers.Layer):
         return add(x, h, kernel, gate)
 
     def compute_output_spec(self, x, noise=None, cache=None, index=0, **kwargs):
-        spec = keras.KerasTensor(x.shape, dtype=self.compute_dtype)
+        batch, streams, *rest = x.shape
+        shape = (batch, 1 if self.last_only else streams, *rest)
+        spec = keras.KerasTensor(shape, dtype=self.compute_dtype)
         return spec if cache is None else (spec, cache)
 
     def get_config(self):
@@ -144,4 +160,5 @@ class LlamaLayer(keras.layers.Layer):
             "dropout": self.dropout,
             "conditioned": self.conditioned,
             "open_gates": self.open_gates,
+            "last_only": self.last_only,
         }
