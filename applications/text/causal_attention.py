@@ -84,12 +84,12 @@ class CausalAttention(keras.layers.Layer):
         # A noisy slot stands one position after the clean one it lies beside.
         query, key = (
             [
-                rotate(t[:, s], self.theta, index + skipped + s)
-                for s in range(t.shape[1])
+                rotate(t, self.theta, index + place)
+                for place, t in enumerate(ops.unstack(both, axis=1), start)
             ]
-            for t, skipped in ((query, first), (key, 0))
+            for both, start in ((query, first), (key, 0))
         )
-        value = [value[:, s] for s in range(streams)]
+        value = ops.unstack(value, axis=1)
         if cache is None:
             past = key[0], value[0]
         else:
@@ -141,7 +141,9 @@ class CausalAttention(keras.layers.Layer):
 def attend_past_and_self(query, past_key, past_value, key, value, index=0):
     """Attention of each slot to the past up to its place, and to itself.
 
-    One softmax over N + 1 scores, of which no more than `T x N` are kept.
+    One softmax over N + 1 scores, of which no more than `T x N` are kept. On
+    PyTorch one fused call over N + T keys, most of the last T masked: it
+    keeps no scores, and is twice as fast as what it would save.
 
     Args:
         query, key, value: tensors `(B, T, H, d)` of the slots.
@@ -151,10 +153,16 @@ def attend_past_and_self(query, past_key, past_value, key, value, index=0):
     Returns:
         Tensor `(B, T, H, d)`.
     """
+    reaches = _reaches(query.shape[1], past_key.shape[1], index)
+    if keras.backend.backend() == "torch":
+        itself = ops.eye(query.shape[1], dtype="bool")
+        mask = ops.concatenate([reaches, itself], 1)[None, None]
+        key = ops.concatenate([past_key, key], 1)
+        value = ops.concatenate([past_value, value], 1)
+        return ops.dot_product_attention(query, key, value, mask=mask)
     dtype, scale = query.dtype, query.shape[-1] ** -0.5
     scores = ops.einsum("bthd,bnhd->bhtn", query * scale, past_key)
     scores = ops.cast(scores, "float32")
-    reaches = _reaches(query.shape[1], past_key.shape[1], index)
     scores = ops.where(reaches, scores, -1e9)
     itself = ops.cast(ops.sum(query * scale * key, -1), "float32")
     itself = ops.expand_dims(ops.transpose(itself, (0, 2, 1)), -1)  # B, H, T, 1

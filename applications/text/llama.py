@@ -134,16 +134,8 @@ class LlamaLayer(keras.layers.Layer):
         return modulate(x, as_tensor(norm.scale, x.dtype), shift, scale)
 
     def _add(self, x, dense, h, gate, training):
-        if gate is None or (training and self.dropout):
-            h = self.dropout_layer(dense(h), training=training)
-            return x + (h if gate is None else gate * h)
-
-        def add(x, h, kernel, gate):
-            return x + gate * ops.matmul(h, kernel)
-
-        add = keras.remat(add) if training else add
-        kernel = as_tensor(dense.kernel, h.dtype)
-        return add(x, h, kernel, gate)
+        h = self.dropout_layer(dense(h), training=training)
+        return x + (h if gate is None else gate * h)
 
     def compute_output_spec(self, x, noise=None, cache=None, index=0, **kwargs):
         batch, streams, *rest = x.shape
