@@ -49,9 +49,9 @@ def strings(count, length, seed):
 def main(argv=None):
     """Trains, and returns the share of right strings by iterations."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--length", type=int, default=24)
+    parser.add_argument("--length", type=int, default=16)
     parser.add_argument("--examples", type=int, default=20000)
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--hidden-dim", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
@@ -65,13 +65,17 @@ def main(argv=None):
         num_heads=4,
         seed=args.seed,
     )
-    model.compile(keras.optimizers.AdamW(1e-3, clipnorm=1.0))
+    steps = args.epochs * args.examples // 64
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, steps, alpha=0.05, warmup_target=1e-3, warmup_steps=steps // 30
+    )
+    model.compile(keras.optimizers.AdamW(rate, clipnorm=1.0))
     x, y = strings(args.examples, args.length, seed=args.seed)
-    model.fit(x, y, batch_size=128, epochs=args.epochs, verbose=2)
+    model.fit(x, y, batch_size=64, epochs=args.epochs, verbose=2)
     x, y = strings(1000, args.length, seed=args.seed + 1)
     right = {}
     for steps in (1, 2, 4, 8, 16, 32):
-        model.sampler = EulerSampler(steps, grid="equal_mass")
+        model.sampler = EulerSampler(steps)
         answer = model.predict(x, batch_size=500, verbose=0).argmax(-1)
         right[steps] = float((answer == y).all(-1).mean())
         bits = float((answer == y).mean())

@@ -183,13 +183,19 @@ class TransformerLayer(keras.layers.Layer):
 
     def _widen(self, x, training):
         dense = self.intermediate
-        if not training or keras.backend.backend() != "torch":
+        torch = keras.backend.backend() == "torch"
+        if not training or not (self.conditioned or torch):
             return dense(x)
-        # The bias as one more row: run eagerly, adding it takes a pass over
-        # the widest array, and so does its gradient.
         kernel, bias = (
             as_tensor(v, x.dtype) for v in (dense.kernel, dense.bias)
         )
+        if not torch:
+            # What the activation computes on its way is not kept.
+            x = ops.matmul(x, kernel) + bias
+            return keras.remat(dense.activation)(x)
+        # One operation, which keeps nothing else. The bias as one more row:
+        # run eagerly, adding it takes a pass over the widest array, and so
+        # does its gradient.
         weights = ops.concatenate([kernel, ops.expand_dims(bias, 0)], 0)
         x = ops.concatenate([x, ops.ones_like(x[..., :1])], -1)
         return dense.activation(ops.matmul(x, weights))
