@@ -175,14 +175,14 @@ class Unlike(keras.layers.Layer):
 
     def __init__(self, index, **kwargs):
         super().__init__(**kwargs)
-        self.index = index
+        self.factor = np.full(8, index + 1, "float32")  # a constant array
         self.dense = keras.layers.Dense(8)
 
     def build(self, x_shape):
         self.dense.build(x_shape)
 
     def call(self, x):
-        return x + (self.index + 1) * self.dense(x)
+        return x + ops.convert_to_tensor(self.factor) * self.dense(x)
 
 
 class UnlikeBlocks(example.ResidualMLP):

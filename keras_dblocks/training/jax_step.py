@@ -83,11 +83,7 @@ class BlockStep:
             list(self.optimizer._trainable_variables),
             block.non_trainable_variables,
             self.optimizer.variables,
-            [
-                v
-                for metric in model.loss_trackers(index)
-                for v in metric.variables
-            ],
+            [v for t in model.loss_trackers(index) for v in t.variables],
         )
         self.everything = everything = state_variables(model)
         self.positions = [
@@ -99,15 +95,12 @@ class BlockStep:
         earlier = model.blocks[:index] if model.on_policy else []
         frozen = {id(v): v for b in earlier for v in b.variables}
         self.frozen = [v for k, v in frozen.items() if k not in active]
-        self.frozen_positions = [
-            next(
-                (kind, i)
-                for kind in (0, 1)
-                for i, other in enumerate(everything[kind])
-                if other is variable
-            )
-            for variable in self.frozen
-        ]
+        places = {
+            id(v): (kind, i)
+            for kind in (0, 1)
+            for i, v in enumerate(everything[kind])
+        }
+        self.frozen_positions = [places[id(v)] for v in self.frozen]
         self.bounds = jax.numpy.array(block.level_bounds(), "float32")
         self.hand_over, self.step = self._hand_over, self._step
         self.jitted = model.jit_compile and not model.run_eagerly
