@@ -185,8 +185,8 @@ class ARTransformer(NextTokenBlocks):
 
     def _is_last(self, index):
         # Nothing reads a block's clean stream after its last layer.
-        ranges = map(self.partition.layers_of, range(self.num_blocks))
-        return any(index == layers[-1] for layers in ranges)
+        layers_of, blocks = self.partition.layers_of, range(self.num_blocks)
+        return index in {layers_of(block)[-1] for block in blocks}
 
     def make_readout(self):
         return ARReadout(bool(self.clean_loss_weight), name="readout")

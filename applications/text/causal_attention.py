@@ -80,15 +80,14 @@ class CausalAttention(keras.layers.Layer):
                 (self.value_dense, self.num_key_value_heads, x),
             )
         )
-        first = streams - query.shape[1]
-        # A noisy slot stands one position after the clean one it lies beside.
-        query, key = (
-            [
-                rotate(t, self.theta, index + place)
-                for place, t in enumerate(ops.unstack(both, axis=1), start)
-            ]
-            for both, start in ((query, first), (key, 0))
-        )
+        first = streams - asking.shape[1]
+
+        def rotated(t, first):
+            # A noisy slot stands one position after the clean one beside it.
+            each = enumerate(ops.unstack(t, axis=1), first)
+            return [rotate(t, self.theta, index + place) for place, t in each]
+
+        query, key = rotated(query, first), rotated(key, 0)
         value = ops.unstack(value, axis=1)
         if cache is None:
             past = key[0], value[0]

@@ -176,26 +176,22 @@ class TransformerLayer(keras.layers.Layer):
         if training and self.dropout:  # a second draw would differ
             return x + gate * self._drop(dense(h), training)
         add = keras.remat(add) if training else add
-        kernel, bias = (
-            as_tensor(v, h.dtype) for v in (dense.kernel, dense.bias)
-        )
-        return add(x, h, kernel, bias, gate)
+        return add(x, h, *_weights(dense, h.dtype), gate)
 
     def _widen(self, x, training):
         dense = self.intermediate
-        torch = keras.backend.backend() == "torch"
-        if not training or not (self.conditioned or torch):
+        on_torch = keras.backend.backend() == "torch"
+        # An unconditioned layer elsewhere is computed as anyone would.
+        if not training or not (self.conditioned or on_torch):
             return dense(x)
-        kernel, bias = (
-            as_tensor(v, x.dtype) for v in (dense.kernel, dense.bias)
-        )
-        if not torch:
-            # What the activation computes on its way is not kept.
+        kernel, bias = _weights(dense, x.dtype)
+        if not on_torch:
+            # What the activation computes on its way is not kept; on torch it
+            # is one operation that keeps nothing.
             x = ops.matmul(x, kernel) + bias
             return keras.remat(dense.activation)(x)
-        # One operation, which keeps nothing else. The bias as one more row:
-        # run eagerly, adding it takes a pass over the widest array, and so
-        # does its gradient.
+        # The bias as one more row: run eagerly, adding it takes a pass over
+        # the widest array, and so does its gradient.
         weights = ops.concatenate([kernel, ops.expand_dims(bias, 0)], 0)
         x = ops.concatenate([x, ops.ones_like(x[..., :1])], -1)
         return dense.activation(ops.matmul(x, weights))
@@ -220,6 +216,11 @@ class TransformerLayer(keras.layers.Layer):
             "affine": self.affine,
             "rotary": self.rotary,
         }
+
+
+def _weights(dense, dtype):
+    """Kernel and bias."""
+    return [as_tensor(v, dtype) for v in (dense.kernel, dense.bias)]
 
 
 def _gelu_tanh(x):

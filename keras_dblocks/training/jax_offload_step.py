@@ -19,11 +19,7 @@ class OffloadedStep:
 
     def __init__(self, step):
         self.step, model = step, step.model
-        places = {
-            id(v): (kind, i)
-            for kind, variables in enumerate(step.everything)
-            for i, v in enumerate(variables)
-        }
+        places = step.places
         self.groups = [{places[id(v)] for v in g} for g in needed(model)]
         idle = set().union(*self.groups) - self.groups[step.index]
         kinds = [m.kind for m in jax.local_devices()[0].addressable_memories()]

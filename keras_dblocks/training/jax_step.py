@@ -85,22 +85,19 @@ class BlockStep:
             self.optimizer.variables,
             [v for t in model.loss_trackers(index) for v in t.variables],
         )
-        self.everything = everything = state_variables(model)
-        self.positions = [
-            _positions(group, all_of_kind)
-            for group, all_of_kind in zip(self.groups, everything, strict=True)
-        ]
+        # Which of the lists each variable of the model lies in, and where.
+        self.places = places = {
+            id(v): (kind, i)
+            for kind, variables in enumerate(state_variables(model))
+            for i, v in enumerate(variables)
+        }
+        self.active_places = [[places[id(v)] for v in g] for g in self.groups]
         # Earlier blocks are read by the hand-over, never written.
         active = {id(v) for group in self.groups for v in group}
         earlier = model.blocks[:index] if model.on_policy else []
         frozen = {id(v): v for b in earlier for v in b.variables}
         self.frozen = [v for k, v in frozen.items() if k not in active]
-        places = {
-            id(v): (kind, i)
-            for kind in (0, 1)
-            for i, v in enumerate(everything[kind])
-        }
-        self.frozen_positions = [places[id(v)] for v in self.frozen]
+        self.frozen_places = [places[id(v)] for v in self.frozen]
         self.bounds = jax.numpy.array(block.level_bounds(), "float32")
         self.hand_over, self.step = self._hand_over, self._step
         self.jitted = model.jit_compile and not model.run_eagerly
@@ -110,12 +107,11 @@ class BlockStep:
 
     def part_of(self, state):
         """Of the state's lists: what the step changes, and what it reads."""
-        active = tuple(
-            [values[i] for i in positions]
-            for values, positions in zip(state, self.positions, strict=True)
+        *active, frozen = (
+            [state[kind][i] for kind, i in places]
+            for places in (*self.active_places, self.frozen_places)
         )
-        frozen = [state[kind][i] for kind, i in self.frozen_positions]
-        return active, frozen
+        return tuple(active), frozen
 
     def __call__(self, state, data):
         active, frozen = self.part_of(state)
@@ -125,11 +121,9 @@ class BlockStep:
             active = active[0], rest, *active[2:]
         arguments = active, self.bounds, handed, data
         logs, active = self._program(arguments)(*arguments)
-        for values, positions, new in zip(
-            state, self.positions, active, strict=True
-        ):
-            for i, value in zip(positions, new, strict=True):
-                values[i] = value
+        for places, new in zip(self.active_places, active, strict=True):
+            for (kind, i), value in zip(places, new, strict=True):
+                state[kind][i] = value
         names = (t.name for t in self.model.loss_trackers(self.index))
         return dict(zip(names, logs, strict=True))
 
@@ -212,11 +206,6 @@ def compiled(step):
     if jax.default_backend() == "cpu":
         options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
     return jax.jit(step, donate_argnums=0, compiler_options=options)
-
-
-def _positions(variables, everything):
-    position = {id(v): i for i, v in enumerate(everything)}
-    return [position[id(v)] for v in variables]
 
 
 def _values(scope, variables):
