@@ -201,9 +201,12 @@ def test_blocks_of_the_same_layers_are_compiled_once(moves, monkeypatch):
 
     monkeypatch.setattr(jax_step, "BlockStep", Kept)
     fit(compiled(on_policy=0.5, block_order="round_robin", **moves))
-    assert [step.step._cache_size() for step in steps] == [1, 0, 0]
+    programs = [step.step.function for step in steps]
+    assert [program._cache_size() for program in programs] == [1, 0, 0]
     # What is handed over comes from 0, 1 and 2 blocks.
-    assert [step.hand_over._cache_size() for step in steps] == [1, 1, 1]
+    passes = [[p[-1].function for p in step.passes] for step in steps]
+    times = [[program._cache_size() for program in p] for p in passes]
+    assert times == [[], [1], [1, 0]]
 
 
 def test_what_moves():

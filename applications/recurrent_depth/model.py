@@ -155,7 +155,7 @@ class RecurrentDepth(NextTokenBlocks):
             return EulerSampler(32, grid="equal_mass", start="noise")
         return EulerSampler(8)
 
-    def earlier_states(self, index, condition, training):
+    def first_state(self, index, condition, training):
         """States after 0 to `most_iterations` steps without gradient.
 
         The steps' levels fall from the highest to one drawn at random, so

@@ -2,7 +2,7 @@
 
 from keras_dblocks.samplers.euler import EulerSampler
 from keras_dblocks.samplers.grid import noise_levels
-from keras_dblocks.samplers.hand_over import hand_over
+from keras_dblocks.samplers.hand_over import hand_over, pass_on
 from keras_dblocks.samplers.heun import HeunSampler
 from keras_dblocks.samplers.sampler import Sampler, Visit
 from keras_dblocks.samplers.stochastic import StochasticSampler
@@ -21,6 +21,7 @@ __all__ = [
     "get",
     "hand_over",
     "noise_levels",
+    "pass_on",
 ]
 
 

@@ -21,13 +21,23 @@ def hand_over(model, block, condition, training=True):
     Returns:
         The state, float32 tensor `(count, ...)`, and its levels `(count,)`.
     """
-    seed = model.blocks[block].seed_generator if training else None
-    noisy = model.sampler.begin(model, model.batch_size_of(condition), seed)
-    ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
+    noisy, level = model.first_state(block, condition, training)
     for earlier in model.blocks[:block]:
-        level = earlier.upper_level
-        following = model.blocks[earlier.index + 1].upper_level
-        prediction = earlier.denoise(noisy, level * ones, condition)
-        denoised = earlier.target.bridge(prediction)
-        noisy = euler_step(noisy, denoised, level, following)
-    return ops.stop_gradient(noisy), model.blocks[block].upper_level * ones
+        levels = model.pass_levels(earlier.index)
+        noisy, level = pass_on(earlier, noisy, levels, condition)
+    return ops.stop_gradient(noisy), level
+
+
+def pass_on(earlier, noisy, levels, condition):
+    """State and levels after one Euler step with an earlier block.
+
+    Args:
+        earlier: `Block`.
+        noisy: tensor `(count, ...)`.
+        levels: noise levels before and after, two scalars.
+        condition: tensor(s) `(count, ...)`.
+    """
+    ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
+    prediction = earlier.denoise(noisy, levels[0] * ones, condition)
+    denoised = earlier.target.bridge(prediction)
+    return euler_step(noisy, denoised, *levels), levels[1] * ones

@@ -2,15 +2,18 @@
 
 Keras keeps all state in four lists during an epoch. Only the active block's
 entries go through the donated step; the other entries are left alone. A block's
-weights, state and noise range are arguments, so that blocks of the same layers
-are one program, which is compiled once.
+weights, state and noise levels are arguments, so that blocks of the same layers
+are one program, which is compiled once; so is the pass through an earlier
+block, of which a hand-over takes as many as there are.
 """
 
+import functools
 import hashlib
 
 import jax
 import keras
 
+from keras_dblocks.samplers import pass_on
 from keras_dblocks.training.jax_offload_step import OffloadedStep
 
 
@@ -68,14 +71,12 @@ class BlockStep:
     Args:
         model: `DiffusionBlocks`.
         index: int. The block.
-        programs: dict of the steps that other blocks have, to be shared.
+        programs: dict of the programs that other blocks have, to be shared.
     """
 
     def __init__(self, model, index, programs=None):
         self.model = model
         self.index = index
-        self.programs = {} if programs is None else programs
-        self.chosen = {}  # of them, by the shapes of a batch
         self.optimizer = model.block_optimizer(index)
         block = model.blocks[index]
         self.groups = (
@@ -92,72 +93,69 @@ class BlockStep:
             for i, v in enumerate(variables)
         }
         self.active_places = [[places[id(v)] for v in g] for g in self.groups]
-        # Earlier blocks are read by the hand-over, never written.
-        active = {id(v) for group in self.groups for v in group}
-        earlier = model.blocks[:index] if model.on_policy else []
-        frozen = {id(v): v for b in earlier for v in b.variables}
-        self.frozen = [v for k, v in frozen.items() if k not in active]
-        self.frozen_places = [places[id(v)] for v in self.frozen]
         self.bounds = jax.numpy.array(block.level_bounds(), "float32")
-        self.hand_over, self.step = self._hand_over, self._step
-        self.jitted = model.jit_compile and not model.run_eagerly
-        if self.jitted:
-            self.hand_over = jax.jit(self._hand_over)
-            self.step = compiled(self._step)
+        self.begin, self.step = self._begin, self._step
+        # Earlier blocks are read by the hand-over, never written.
+        self.passes = [
+            (
+                [places[id(v)] for v in block.variables],
+                jax.numpy.array(model.pass_levels(block.index), "float32"),
+                functools.partial(_pass_on, block),
+            )
+            for block in (model.blocks[:index] if model.on_policy else [])
+        ]
+        if model.jit_compile and not model.run_eagerly:
+            programs = {} if programs is None else programs
+            self.begin = jax.jit(self.begin)
+            self.step = SharedProgram(compiled(self.step), programs)
+            for i, (*rest, function) in enumerate(self.passes):
+                program = SharedProgram(jax.jit(function), programs)
+                program = programs.setdefault(i, program)
+                self.passes[i] = *rest, program
 
     def part_of(self, state):
-        """Of the state's lists: what the step changes, and what it reads."""
-        *active, frozen = (
-            [state[kind][i] for kind, i in places]
-            for places in (*self.active_places, self.frozen_places)
-        )
-        return tuple(active), frozen
+        """What the step changes, of the state's lists."""
+        places = self.active_places
+        return tuple([state[kind][i] for kind, i in part] for part in places)
 
     def __call__(self, state, data):
-        active, frozen = self.part_of(state)
-        handed = None
+        active, handed = self.part_of(state), None
         if self.model.on_policy:
-            handed, rest = self.hand_over(active[:2], frozen, data)
+            handed, part, rest = self.begin(active[:2], data)
             active = active[0], rest, *active[2:]
-        arguments = active, self.bounds, handed, data
-        logs, active = self._program(arguments)(*arguments)
+            for places, levels, program in self.passes if handed else ():
+                values = [state[kind][i] for kind, i in places]
+                handed = program(values, handed[0], levels, part)
+        logs, active = self.step(active, self.bounds, handed, data)
         for places, new in zip(self.active_places, active, strict=True):
             for (kind, i), value in zip(places, new, strict=True):
                 state[kind][i] = value
         names = (t.name for t in self.model.loss_trackers(self.index))
         return dict(zip(names, logs, strict=True))
 
-    def _program(self, arguments):
-        """Another block's step if it is the same program, or our own."""
-        if not self.jitted:
-            return self.step
-        data = jax.tree.leaves(arguments[1:])
-        shapes = tuple((a.shape, str(a.dtype)) for a in data)
-        if shapes not in self.chosen:
-            text = self.step.lower(*arguments).as_text()
-            key = hashlib.sha256(text.encode()).digest()
-            self.chosen[shapes] = self.programs.setdefault(key, self.step)
-        return self.chosen[shapes]
-
     def lowered(self, state, data):
         """The programs of a step, not yet compiled."""
-        active, frozen = self.part_of(state)
-        arguments = active[:2], frozen, data
-        handed, programs = None, []
+        active, handed, programs = self.part_of(state), None, []
         if self.model.on_policy:
-            handed, _ = jax.eval_shape(self.hand_over, *arguments)
-            programs = [self.hand_over.lower(*arguments)]
+            programs = [self.begin.lower(active[:2], data)]
+            handed, part, _ = jax.eval_shape(self.begin, active[:2], data)
+            for places, levels, program in self.passes if handed else ():
+                values = [state[kind][i] for kind, i in places]
+                programs += [program.lower(values, handed[0], levels, part)]
         return [*programs, self.step.lower(active, self.bounds, handed, data)]
 
-    def _hand_over(self, active, frozen, data):
-        """What the earlier blocks hand over, and the block's seeds after."""
+    def _begin(self, active, data):
+        """Start of a hand-over, its condition, the block's seeds after."""
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        known = list(zip(self.frozen, frozen, strict=True))
+        known = []
         for group, values in zip(self.groups[:2], active, strict=True):
             known += list(zip(group, values, strict=True))
+        first = None
         with keras.StatelessScope(state_mapping=known) as scope:
-            handed = self.model.hand_over(self.index, x, y)
-        return handed, _values(scope, self.groups[1])
+            part = self.model.share_handed_over(x, y)
+            if part is not None:
+                first = self.model.first_state(self.index, part, True)
+        return first, part, _values(scope, self.groups[1])
 
     def _step(self, active, bounds, handed, data):
         model, index = self.model, self.index
@@ -183,6 +181,39 @@ class BlockStep:
             logs = list(model.track_loss(index, loss, x).values())
         metrics = _values(scope, self.groups[3])
         return logs, (trainable, rest, optimizer, metrics)
+
+
+class SharedProgram:
+    """A jitted function, or another block's if both are the same program.
+
+    Args:
+        function: jitted; its first argument is the weights.
+        programs: dict of those that there are, changed in place.
+    """
+
+    def __init__(self, function, programs):
+        self.function = function
+        self.programs = programs
+        self.chosen = {}  # of them, by the shapes of all but the weights
+
+    def __call__(self, weights, *arguments):
+        leaves = jax.tree.leaves(arguments)
+        shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
+        if shapes not in self.chosen:
+            text = self.lower(weights, *arguments).as_text()
+            key = hashlib.sha256(text.encode()).digest()
+            self.chosen[shapes] = self.programs.setdefault(key, self.function)
+        return self.chosen[shapes](weights, *arguments)
+
+    def lower(self, *arguments):
+        """As the jitted function's."""
+        return self.function.lower(*arguments)
+
+
+def _pass_on(block, values, noisy, levels, condition):
+    known = list(zip(block.variables, values, strict=True))
+    with keras.StatelessScope(state_mapping=known):
+        return pass_on(block, noisy, levels, condition)
 
 
 def state_variables(model):

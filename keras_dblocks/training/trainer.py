@@ -238,6 +238,11 @@ class BlockTrainer(DurableModel):
 
     def hand_over(self, index, x, y, training=True):
         """On-policy share of a batch for block `index`, or None."""
+        part = self.share_handed_over(x, y)
+        return None if part is None else hand_over(self, index, part, training)
+
+    def share_handed_over(self, x, y):
+        """Condition of the examples that are handed over, or None."""
         if not self.on_policy:
             return None
         _, condition = self.split(x, y)
@@ -249,12 +254,19 @@ class BlockTrainer(DurableModel):
         else:  # TensorFlow, unknown until the step runs
             share = ops.cast(batch, "float32") * self.on_policy
             count = ops.cast(share + 0.5, "int32")
-        part = tree.map_structure(lambda t: t[:count], condition)
-        return self.earlier_states(index, part, training)
+        return tree.map_structure(lambda t: t[:count], condition)
 
-    def earlier_states(self, index, condition, training):
-        """What block `index` meets at inference: states and their levels."""
-        return hand_over(self, index, condition, training)
+    def first_state(self, index, condition, training):
+        """What hand-overs to block `index` begin with: states, levels."""
+        seed = self.blocks[index].seed_generator if training else None
+        noisy = self.sampler.begin(self, self.batch_size_of(condition), seed)
+        ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
+        return noisy, self.blocks[0].upper_level * ones
+
+    def pass_levels(self, index):
+        """Noise levels before and after block `index` in a hand-over."""
+        edges = self.blocks[index : index + 2]
+        return [block.upper_level for block in edges]
 
     def merge_logs(self, logs):
         """Adds the other blocks' latest losses to those of this step."""
