@@ -1,6 +1,7 @@
 """One block: an ordinary Keras model that denoises its own noise range."""
 
 import contextlib
+import functools
 import inspect
 
 import keras
@@ -324,7 +325,13 @@ def refuse_loss(loss):
 
 def accepts(layer, argument):
     """True if the layer's `call` takes the named argument."""
-    return argument in inspect.signature(layer.call).parameters
+    call = layer.call
+    return argument in _arguments(getattr(call, "__func__", call))
+
+
+@functools.cache
+def _arguments(call):
+    return frozenset(inspect.signature(call).parameters)
 
 
 def _call(layer, inputs, context):
