@@ -103,5 +103,7 @@ def check_heads(hidden_dim, num_heads, num_key_value_heads):
 
 def modulated_norm(x, gain, shift=None, scale=None):
     """Root mean square norm of `x`, then shifted and scaled if it is to be."""
-    h = ops.rms_normalization(x, gain, axis=-1, epsilon=EPSILON)
-    return h if shift is None else h * (1 + scale) + shift
+    if shift is None:
+        return ops.rms_normalization(x, gain, axis=-1, epsilon=EPSILON)
+    h = ops.rms_normalization(x, axis=-1, epsilon=EPSILON)
+    return h * (gain * (1 + scale)) + shift  # two passes over x, not three
