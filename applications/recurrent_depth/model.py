@@ -59,6 +59,7 @@ class RecurrentDepth(NextTokenBlocks):
 
     presets = PRESETS
     layers_keyword = "core_layers"
+    layers_in_readout = True  # the coda
     # Fewer, and more iterations would make the answer worse (README).
     default_on_policy = 1.0
     most_iterations = 1  # without gradient, before a step on-policy

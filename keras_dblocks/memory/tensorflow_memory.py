@@ -70,8 +70,7 @@ def temporaries(model, data, index=None):
 
 def main(folder):
     """Prints the bytes, in the fresh process."""
-    read = Path(folder, "data").read_bytes()
-    data, index, modules = pickle.loads(read)
+    data, index, modules = pickle.loads(Path(folder, "data").read_bytes())
     for module in modules:
         importlib.import_module(module)
     model = keras.saving.load_model(os.path.join(folder, "model.keras"))

@@ -152,9 +152,13 @@ class Block(DurableModel):
         return ops.cast(_call(self.head, denoised, context), "float32")
 
     def _through_layers(self, state, context):
-        remat = self.network().remat and context["training"]
-        for layer in self.residual_layers:
-            call = rematerialized(layer) if remat else layer
+        network, layers = self.network(), self.residual_layers
+        remat = network.remat and context["training"]
+        for layer in layers:
+            # The last one's backward pass comes next: what it keeps, it keeps
+            # but for a while.
+            spared = layer is layers[-1] and not network.layers_in_readout
+            call = rematerialized(layer) if remat and not spared else layer
             state = call(state, **_known(layer, context))
         return state
 

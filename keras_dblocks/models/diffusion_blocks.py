@@ -41,7 +41,8 @@ class DiffusionBlocks(Parts, BlockTrainer):
         reference: bool. The paper's settings wherever ours differ.
         seed: int. Noise, block order and fixed tables follow from it.
         remat: bool. Layers are computed again in the backward pass, so that
-            a training step keeps their inputs alone (`keras.remat`).
+            a training step keeps their inputs alone (`keras.remat`); not
+            a block's last layer, of which that would save nothing.
         dtype: dtype policy; `"mixed_bfloat16"` works.
 
     Every constructor argument of a subclass must become an attribute of the

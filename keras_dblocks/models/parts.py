@@ -19,6 +19,7 @@ class Parts:
 
     ema_momentum = None  # of the weights' moving average; None for none
     layers_keyword = "num_layers"  # of the constructor, for models of any depth
+    layers_in_readout = False  # if so, `remat` spares no residual layer
 
     def batch_spec(self):
         """Tuple of `keras.KerasTensor`, what `fit` takes: inputs, labels."""

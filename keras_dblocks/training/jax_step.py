@@ -98,11 +98,11 @@ class BlockStep:
         # Earlier blocks are read by the hand-over, never written.
         self.passes = [
             (
-                [places[id(v)] for v in block.variables],
-                jax.numpy.array(model.pass_levels(block.index), "float32"),
-                functools.partial(_pass_on, block),
+                [places[id(v)] for v in earlier.variables],
+                jax.numpy.array(model.pass_levels(earlier.index), "float32"),
+                functools.partial(_pass_on, earlier),
             )
-            for block in (model.blocks[:index] if model.on_policy else [])
+            for earlier in (model.blocks[:index] if model.on_policy else [])
         ]
         if model.jit_compile and not model.run_eagerly:
             programs = {} if programs is None else programs
@@ -110,8 +110,7 @@ class BlockStep:
             self.step = SharedProgram(compiled(self.step), programs)
             for i, (*rest, function) in enumerate(self.passes):
                 program = SharedProgram(jax.jit(function), programs)
-                program = programs.setdefault(i, program)
-                self.passes[i] = *rest, program
+                self.passes[i] = *rest, programs.setdefault(i, program)
 
     def part_of(self, state):
         """What the step changes, of the state's lists."""
@@ -141,17 +140,16 @@ class BlockStep:
             handed, part, _ = jax.eval_shape(self.begin, active[:2], data)
             for places, levels, program in self.passes if handed else ():
                 values = [state[kind][i] for kind, i in places]
-                programs += [program.lower(values, handed[0], levels, part)]
-        return [*programs, self.step.lower(active, self.bounds, handed, data)]
+                lower = program.function.lower
+                programs.append(lower(values, handed[0], levels, part))
+        lower = self.step.function.lower
+        return [*programs, lower(active, self.bounds, handed, data)]
 
     def _begin(self, active, data):
         """Start of a hand-over, its condition, the block's seeds after."""
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        known = []
-        for group, values in zip(self.groups[:2], active, strict=True):
-            known += list(zip(group, values, strict=True))
         first = None
-        with keras.StatelessScope(state_mapping=known) as scope:
+        with _scope(self.groups[:2], active) as scope:
             part = self.model.share_handed_over(x, y)
             if part is not None:
                 first = self.model.first_state(self.index, part, True)
@@ -163,9 +161,7 @@ class BlockStep:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
 
         def loss_fn(trainable, rest):
-            known = list(zip(self.groups[0], trainable, strict=True))
-            known += list(zip(self.groups[1], rest, strict=True))
-            with keras.StatelessScope(state_mapping=known) as scope:
+            with _scope(self.groups[:2], (trainable, rest)) as scope:
                 loss = model.training_loss(
                     index, x, y, sample_weight, handed, bounds
                 )
@@ -176,8 +172,7 @@ class BlockStep:
         trainable, optimizer = self.optimizer.stateless_apply(
             optimizer, grads, trainable
         )
-        known = list(zip(self.groups[3], metrics, strict=True))
-        with keras.StatelessScope(state_mapping=known) as scope:
+        with _scope(self.groups[3:], [metrics]) as scope:
             logs = list(model.track_loss(index, loss, x).values())
         metrics = _values(scope, self.groups[3])
         return logs, (trainable, rest, optimizer, metrics)
@@ -200,19 +195,14 @@ class SharedProgram:
         leaves = jax.tree.leaves(arguments)
         shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
         if shapes not in self.chosen:
-            text = self.lower(weights, *arguments).as_text()
+            text = self.function.lower(weights, *arguments).as_text()
             key = hashlib.sha256(text.encode()).digest()
             self.chosen[shapes] = self.programs.setdefault(key, self.function)
         return self.chosen[shapes](weights, *arguments)
 
-    def lower(self, *arguments):
-        """As the jitted function's."""
-        return self.function.lower(*arguments)
-
 
 def _pass_on(block, values, noisy, levels, condition):
-    known = list(zip(block.variables, values, strict=True))
-    with keras.StatelessScope(state_mapping=known):
+    with _scope([block.variables], [values]):
         return pass_on(block, noisy, levels, condition)
 
 
@@ -237,6 +227,12 @@ def compiled(step):
     if jax.default_backend() == "cpu":
         options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
     return jax.jit(step, donate_argnums=0, compiler_options=options)
+
+
+def _scope(groups, values):
+    pairs = zip(groups, values, strict=True)
+    known = [known for pair in pairs for known in zip(*pair, strict=True)]
+    return keras.StatelessScope(state_mapping=known)
 
 
 def _values(scope, variables):

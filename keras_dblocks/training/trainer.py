@@ -90,28 +90,24 @@ class BlockTrainer(DurableModel):
         self._next_step, self._batches_seen = None, 0
         self._checks_stream = True
         template = keras.optimizers.get(optimizer)
-        self._compile_arguments = {
-            "optimizer": template,
+        plain = {
             "metrics": metrics,
             "weighted_metrics": weighted_metrics,
-            "on_policy": self.on_policy,
-            "block_order": block_order,
             "run_eagerly": run_eagerly,
             "steps_per_execution": steps_per_execution,
             "jit_compile": jit_compile,
+        }
+        self._compile_arguments = {
+            "optimizer": template,
+            "on_policy": self.on_policy,
+            "block_order": block_order,
             "offload": offload,
             "offload_parameters": self.offload_parameters,
             "steps_per_visit": steps_per_visit,
+            **plain,
         }
-        super().compile(
-            optimizer=self._make_optimizers(template),
-            loss=None,
-            metrics=metrics,
-            weighted_metrics=weighted_metrics,
-            run_eagerly=run_eagerly,
-            steps_per_execution=steps_per_execution,
-            jit_compile=jit_compile,
-        )
+        optimizers = self._make_optimizers(template)
+        super().compile(optimizer=optimizers, loss=None, **plain)
 
     def _make_optimizers(self, template):
         groups = self._variable_groups()
@@ -265,8 +261,7 @@ class BlockTrainer(DurableModel):
 
     def pass_levels(self, index):
         """Noise levels before and after block `index` in a hand-over."""
-        edges = self.blocks[index : index + 2]
-        return [block.upper_level for block in edges]
+        return [b.upper_level for b in self.blocks[index : index + 2]]
 
     def merge_logs(self, logs):
         """Adds the other blocks' latest losses to those of this step."""
@@ -288,12 +283,9 @@ class BlockTrainer(DurableModel):
         total = 0.0
         weight = self.batch_size_of(x)
         for block, tracker in zip(self.blocks, self.block_losses, strict=True):
+            handed = self.hand_over(block.index, x, y, training=False)
             loss = block.denoising_loss(
-                x,
-                y,
-                sample_weight,
-                handed=self.hand_over(block.index, x, y, training=False),
-                training=False,
+                x, y, sample_weight, handed, training=False
             )
             tracker.update_state(loss, sample_weight=weight)
             total = total + loss
