@@ -193,7 +193,7 @@ class RecurrentDepth(NextTokenBlocks):
         )
         noisy = ops.fori_loop(0, steps, body, start)
         level = level_of(steps) * ops.ones_like(noisy[:, 0, 0])
-        return ops.stop_gradient(noisy), level
+        return noisy, level
 
     def evaluate(self, *args, num_steps=None, **kwargs):
         """`EvaluatesLikelihood.evaluate` after `num_steps` iterations."""
