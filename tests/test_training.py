@@ -231,12 +231,18 @@ def test_schedule_runs_in_each_blocks_own_steps():
     np.testing.assert_allclose(rates, float(schedule(3)), rtol=1e-6)
 
 
-def test_on_policy_input_is_what_inference_hands_over():
-    x, _ = data(4)
+def moved_from_the_start():
+    """At the start, layers are plain."""
     model = make()
-    for variable in model.trainable_variables:  # not the start, which is plain
+    for variable in model.trainable_variables:
         noise = keras.random.normal(variable.shape, stddev=0.3, seed=3)
         variable.assign(variable + noise)
+    return model
+
+
+def test_on_policy_input_is_what_inference_hands_over():
+    x, _ = data(4)
+    model = moved_from_the_start()
     model.compile("sgd", on_policy=1.0)
     steps = model.sampler.trajectory(model, ops.convert_to_tensor(x))
     for i in range(3):
@@ -246,6 +252,19 @@ def test_on_policy_input_is_what_inference_hands_over():
             ops.convert_to_numpy(steps[i]["noisy"]),
             atol=1e-6,
         )
+
+
+def test_a_step_trains_on_what_is_handed_over():
+    # Nothing is drawn then, so that the loss of a step is known before.
+    x, y = map(ops.convert_to_tensor, data(8))
+    model = moved_from_the_start()
+    for i in range(3):
+        model.compile("sgd", on_policy=1.0, block_order=i)
+        handed = model.hand_over(i, x, y)
+        wanted = model.training_loss(i, x, y, None, handed)
+        wanted = ops.convert_to_numpy(wanted)
+        logs = model.train_on_batch(*data(8), return_dict=True)
+        assert float(logs[f"block_{i}_loss"]) == pytest.approx(wanted, 1e-5)
 
 
 def test_on_policy_share_of_the_batch():
