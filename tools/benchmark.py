@@ -6,15 +6,17 @@
 For each system: the end-to-end twin, the twin with every layer computed again
 (remat), with gradient accumulation, DiffusionBlocks with and without remat,
 one block alone. Memory by `keras_dblocks.memory.measure`, by part; step time,
-the median over `--steps` steps of all rows in turn. `x B` is a row's figure
-times B over the twin's: B steps through 1 / B of the layers are as many layer
-evaluations. One JSON line a row, and with `--csv` a table.
+the median over `--steps` steps of all rows in turn, and processor time, of all
+cores together. `x B` is a row's figure times B over the twin's: B steps through
+1 / B of the layers are as many layer evaluations. One JSON line a row, and with
+`--csv` a table.
 """
 
 import argparse
 import csv
 import functools
 import json
+import math
 import os
 import statistics
 import time
@@ -26,6 +28,7 @@ from steps import BACKEND, commit, seconds, stepper
 from keras_dblocks import applications, memory
 from keras_dblocks.applications.program.memory import twin
 from keras_dblocks.memory.plan import example
+from keras_dblocks.models.block import Block
 
 CLASSES = {
     "vit": "ViT",
@@ -106,13 +109,23 @@ def make_rows(args, name):
     return cls, config, rows
 
 
+def outside_layers(model):
+    """Bytes of a single block's other parts: weights, gradients, AdamW."""
+    if not isinstance(model, Block):
+        return 0
+    layers = {id(v) for x in model.residual_layers for v in x.variables}
+    other = (v for v in model.trainable_variables if id(v) not in layers)
+    return 4 * 4 * sum(math.prod(v.shape) for v in other)
+
+
 def run(args, name):
     """Yields one dict a row."""
     cls, config, rows = make_rows(args, name)
     spec = cls(**{**config, "num_blocks": 1})
-    used, steps, built = {}, {}, {}
+    used, steps, built, shared = {}, {}, {}, {}
     for row, (_, batch, make) in rows.items():
         model, data = make(), example(spec, batch)
+        shared[row] = outside_layers(model)
         if not args.time_only:
             index = getattr(model, "num_blocks", 1) // 2
             used[row] = memory.measure(model, *data, blocks=[index])
@@ -123,11 +136,13 @@ def run(args, name):
             steps[row]()
             built[row] = time.perf_counter() - begin
             steps[row]()
-    taken = {row: [] for row in steps}
+    taken, busy = ({row: [] for row in steps} for _ in range(2))
     for _ in range(args.steps):
         for row, step in steps.items():
             small = rows["end to end"][1] // rows[row][1]
+            begin = time.process_time()
             taken[row].append(sum(seconds(step) for _ in range(small)))
+            busy[row].append(time.process_time() - begin)
     average = statistics.median
     if name == "recurrent_depth":  # some steps start from an iteration
         average = statistics.mean
@@ -141,9 +156,14 @@ def run(args, name):
             share = need.temporaries / whole.temporaries
             result["temporaries_x_B"] = round(count * share, 3)
             result["total_x_B"] = round(count * need.total / whole.total, 3)
+            if shared[row]:
+                share = (need.total - shared[row]) / whole.total
+                result["stem_and_head"] = shared[row]
+                result["total_x_B_without"] = round(count * share, 3)
         if steps:
             each = average(taken[row])
             result["step_s"] = round(each, 4)
+            result["processor_s"] = round(average(busy[row]), 4)
             result["first_step_s"] = round(built[row], 2)
             share = each / average(taken[first])
             result["time_x_B"] = round(count * share, 3)

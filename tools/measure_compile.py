@@ -1,0 +1,63 @@
+"""Compiling all blocks' steps on JAX against the twin's one step.
+
+    KERAS_BACKEND=jax python tools/measure_compile.py --application ar
+
+Seconds of each first step less those of a later one, tracing included: of the
+end-to-end twin, and of each block in turn. One JSON line.
+"""
+
+import argparse
+
+from benchmark import CLASSES
+from steps import report, seconds
+
+from keras_dblocks import applications
+from keras_dblocks.applications.program.memory import twin
+from keras_dblocks.memory.plan import example
+
+
+def first_less_later(model, data, steps):
+    """Seconds by which each of the first `steps` steps took longer."""
+
+    def step():
+        model.train_on_batch(*data)
+
+    first = [seconds(step) for _ in range(steps)]
+    return [one - seconds(step) for one in first]
+
+
+def main():
+    """Prints one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    add = parser.add_argument
+    names = [name for name in CLASSES if name != "recurrent_depth"]
+    add("--application", choices=names, default="vit")
+    add("--blocks", type=int, default=4)
+    add("--num-layers", type=int, default=12)
+    add("--batch-size", type=int, default=8)
+    add("--on-policy", type=float, default=0.0)
+    args = parser.parse_args()
+    cls = getattr(applications, CLASSES[args.application])
+    config = {"hidden_dim": 128, "num_heads": 4, "num_layers": args.num_layers}
+    if args.application in ("vit", "dit"):
+        config |= {"image_size": 32, "patch_size": 4, "num_classes": 100}
+    else:
+        config |= {"vocabulary_size": 256, "sequence_length": 128}
+    model = cls(**config, num_blocks=args.blocks)
+    data = example(model, args.batch_size)
+    (whole,) = first_less_later(twin(cls, config), data, 1)
+    order = {"on_policy": args.on_policy, "block_order": "round_robin"}
+    model.compile("adamw", **order)
+    blocks = first_less_later(model, data, args.blocks)
+    report(
+        "compile",
+        application=args.application,
+        on_policy=args.on_policy,
+        twin_s=round(whole, 2),
+        blocks_s=[round(one, 2) for one in blocks],
+        ratio=round(sum(blocks) / whole, 3),
+    )
+
+
+if __name__ == "__main__":
+    main()
