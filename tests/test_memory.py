@@ -79,7 +79,9 @@ def test_plan_of_blocks_counts_what_is_resident(sharing):
     assert alone.parameters < 0.6 * found.parameters
     assert kept.optimizer_state == alone.optimizer_state
     assert kept.parameters == found.parameters
-    assert alone.temporaries == found.temporaries
+    # TensorFlow's are measured anew each time, by the peak of a process.
+    anew = 0.1 if BACKEND == "tensorflow" else 0.0
+    assert alone.temporaries == pytest.approx(found.temporaries, rel=anew)
 
 
 @slowly
