@@ -57,6 +57,16 @@ def config_of(args, name):
     return sizes
 
 
+def add_sizes(parser):
+    """What `config_of` reads, on the command line."""
+    add = parser.add_argument
+    add("--num-layers", type=int, default=12)
+    add("--hidden-dim", type=int, default=128)
+    add("--intermediate-dim", type=int)
+    add("--sequence-length", type=int, default=128)
+    add("--dtype", help="such as mixed_bfloat16")
+
+
 def make_rows(args, name):
     """Name of a row to (B, batch, function that makes the model).
 
@@ -113,9 +123,8 @@ def outside_layers(model):
     """Bytes of a single block's other parts: weights, gradients, AdamW."""
     if not isinstance(model, Block):
         return 0
-    layers = {id(v) for x in model.residual_layers for v in x.variables}
-    other = (v for v in model.trainable_variables if id(v) not in layers)
-    return 4 * 4 * sum(math.prod(v.shape) for v in other)
+    shared = model.network().shared_variables()
+    return 4 * 4 * sum(math.prod(v.shape) for v in shared)
 
 
 def run(args, name):
@@ -208,11 +217,7 @@ def main():
     add("--applications", nargs="+", choices=list(CLASSES), default=[*CLASSES])
     add("--blocks", type=int, nargs="+", default=[2, 3, 4])
     add("--batch-size", type=int, help="default: the application's")
-    add("--num-layers", type=int, default=12)
-    add("--hidden-dim", type=int, default=128)
-    add("--intermediate-dim", type=int)
-    add("--sequence-length", type=int, default=128)
-    add("--dtype", help="such as mixed_bfloat16")
+    add_sizes(parser)
     add("--on-policy", type=float, default=0.0)
     add("--jit-compile", type=json.loads, default='"auto"')
     add("--steps", type=int, default=5)

@@ -8,7 +8,7 @@ end-to-end twin, and of each block in turn. One JSON line.
 
 import argparse
 
-from benchmark import CLASSES
+from benchmark import CLASSES, add_sizes, config_of
 from steps import report, seconds
 
 from keras_dblocks import applications
@@ -33,16 +33,12 @@ def main():
     names = [name for name in CLASSES if name != "recurrent_depth"]
     add("--application", choices=names, default="vit")
     add("--blocks", type=int, default=4)
-    add("--num-layers", type=int, default=12)
+    add_sizes(parser)
     add("--batch-size", type=int, default=8)
     add("--on-policy", type=float, default=0.0)
     args = parser.parse_args()
     cls = getattr(applications, CLASSES[args.application])
-    config = {"hidden_dim": 128, "num_heads": 4, "num_layers": args.num_layers}
-    if args.application in ("vit", "dit"):
-        config |= {"image_size": 32, "patch_size": 4, "num_classes": 100}
-    else:
-        config |= {"vocabulary_size": 256, "sequence_length": 128}
+    config = config_of(args, args.application)
     model = cls(**config, num_blocks=args.blocks)
     data = example(model, args.batch_size)
     (whole,) = first_less_later(twin(cls, config), data, 1)

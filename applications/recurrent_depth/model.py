@@ -11,8 +11,7 @@ from keras_dblocks.applications.text.sandwich import SandwichLayer
 from keras_dblocks.applications.text.token_embedding import TokenEmbedding
 from keras_dblocks.layers import NoiseEmbedding
 from keras_dblocks.models.checks import check_integer
-from keras_dblocks.samplers import EulerSampler
-from keras_dblocks.samplers.euler import euler_step
+from keras_dblocks.samplers import EulerSampler, pass_on
 
 from .layers import RecurrentReadout, RecurrentStem
 from .presets import PRESETS
@@ -163,7 +162,7 @@ class RecurrentDepth(NextTokenBlocks):
         that any number of steps at inference is met in training.
         """
         block = self.blocks[index]
-        stem, count = block.stem, self.batch_size_of(condition)
+        stem = block.stem
         context = stem.context(stem.rows(condition))  # once for all steps
         seed = block.seed_generator if training else self.seed
         draw = keras.random.uniform((2,), dtype="float32", seed=seed)
@@ -176,21 +175,14 @@ class RecurrentDepth(NextTokenBlocks):
             part = ops.cast(i, "float32") / ops.maximum(share, 1.0)
             return self.noise.quantile_tensor(1.0 - part * (1.0 - draw[1]))
 
-        def body(i, noisy):
-            ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
-            level, following = level_of(i), level_of(i + 1)
-            prediction = block.denoise(
-                noisy,
-                level * ones,
-                condition,
-                stem=lambda scaled: stem.adapt(scaled, context),
-            )
-            denoised = block.target.bridge(prediction)
-            return euler_step(noisy, denoised, level, following)
+        def adapted(scaled):
+            return stem.adapt(scaled, context)
 
-        start = self.sampler.begin(
-            self, count, block.seed_generator if training else None
-        )
+        def body(i, noisy):
+            levels = level_of(i), level_of(i + 1)
+            return pass_on(block, noisy, levels, condition, adapted)[0]
+
+        start, _ = super().first_state(index, condition, training)
         noisy = ops.fori_loop(0, steps, body, start)
         level = level_of(steps) * ops.ones_like(noisy[:, 0, 0])
         return noisy, level

@@ -28,7 +28,7 @@ def hand_over(model, block, condition, training=True):
     return ops.stop_gradient(noisy), level
 
 
-def pass_on(earlier, noisy, levels, condition):
+def pass_on(earlier, noisy, levels, condition, stem=None):
     """State and levels after one Euler step with an earlier block.
 
     Args:
@@ -36,8 +36,10 @@ def pass_on(earlier, noisy, levels, condition):
         noisy: tensor `(count, ...)`.
         levels: noise levels before and after, two scalars.
         condition: tensor(s) `(count, ...)`.
+        stem: as in `Block.denoise`.
     """
     ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
-    prediction = earlier.denoise(noisy, levels[0] * ones, condition)
+    level = levels[0] * ones
+    prediction = earlier.denoise(noisy, level, condition, stem=stem)
     denoised = earlier.target.bridge(prediction)
     return euler_step(noisy, denoised, *levels), levels[1] * ones

@@ -95,27 +95,27 @@ class BlockStep:
         self.active_places = [[places[id(v)] for v in g] for g in self.groups]
         self.bounds = jax.numpy.array(block.level_bounds(), "float32")
         self.begin, self.step = self._begin, self._step
-        # Earlier blocks are read by the hand-over, never written.
-        self.passes = [
-            (
-                [places[id(v)] for v in earlier.variables],
-                jax.numpy.array(model.pass_levels(earlier.index), "float32"),
-                functools.partial(_pass_on, earlier),
-            )
-            for earlier in (model.blocks[:index] if model.on_policy else [])
-        ]
-        if model.jit_compile and not model.run_eagerly:
-            programs = {} if programs is None else programs
+        programs = {} if programs is None else programs
+        jitted = model.jit_compile and not model.run_eagerly
+        if jitted:
             self.begin = jax.jit(self.begin)
             self.step = SharedProgram(compiled(self.step), programs)
-            for i, (*rest, function) in enumerate(self.passes):
-                program = SharedProgram(jax.jit(function), programs)
-                self.passes[i] = *rest, programs.setdefault(i, program)
+        # Earlier blocks are read by the hand-over, never written.
+        self.passes = []
+        for earlier in model.blocks[:index] if model.on_policy else []:
+            program = functools.partial(_pass_on, earlier)
+            if jitted:
+                program = SharedProgram(jax.jit(program), programs)
+                # Looked up once, not by every later block.
+                program = programs.setdefault(earlier.index, program)
+            levels = model.pass_levels(earlier.index)
+            levels = jax.numpy.array(levels, "float32")
+            read = [places[id(v)] for v in earlier.variables]
+            self.passes.append((read, levels, program))
 
     def part_of(self, state):
         """What the step changes, of the state's lists."""
-        places = self.active_places
-        return tuple([state[kind][i] for kind, i in part] for part in places)
+        return tuple(_at(places, state) for places in self.active_places)
 
     def __call__(self, state, data):
         active, handed = self.part_of(state), None
@@ -123,8 +123,7 @@ class BlockStep:
             handed, part, rest = self.begin(active[:2], data)
             active = active[0], rest, *active[2:]
             for places, levels, program in self.passes if handed else ():
-                values = [state[kind][i] for kind, i in places]
-                handed = program(values, handed[0], levels, part)
+                handed = program(_at(places, state), handed[0], levels, part)
         logs, active = self.step(active, self.bounds, handed, data)
         for places, new in zip(self.active_places, active, strict=True):
             for (kind, i), value in zip(places, new, strict=True):
@@ -139,9 +138,8 @@ class BlockStep:
             programs = [self.begin.lower(active[:2], data)]
             handed, part, _ = jax.eval_shape(self.begin, active[:2], data)
             for places, levels, program in self.passes if handed else ():
-                values = [state[kind][i] for kind, i in places]
-                lower = program.function.lower
-                programs.append(lower(values, handed[0], levels, part))
+                arguments = _at(places, state), handed[0], levels, part
+                programs.append(program.function.lower(*arguments))
         lower = self.step.function.lower
         return [*programs, lower(active, self.bounds, handed, data)]
 
@@ -233,6 +231,10 @@ def _scope(groups, values):
     pairs = zip(groups, values, strict=True)
     known = [known for pair in pairs for known in zip(*pair, strict=True)]
     return keras.StatelessScope(state_mapping=known)
+
+
+def _at(places, state):
+    return [state[kind][i] for kind, i in places]
 
 
 def _values(scope, variables):
