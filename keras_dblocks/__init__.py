@@ -1,20 +1,32 @@
 """Block-wise training of residual networks by diffusion (DiffusionBlocks)."""
 
 from keras_dblocks import layers, memory, samplers
+from keras_dblocks.diffusion.log_normal import LogNormalNoise
+from keras_dblocks.diffusion.masking import MaskingNoise
+from keras_dblocks.diffusion.noise import Noise
+from keras_dblocks.diffusion.partition import Partition
+from keras_dblocks.diffusion.preconditioning import (
+    EDMPreconditioning,
+    Preconditioning,
+)
+from keras_dblocks.diffusion.target import Target
 from keras_dblocks.models.block import Block
+from keras_dblocks.models.composed import ComposedBlocks
 from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
-from keras_dblocks.noise import LogNormalNoise
-from keras_dblocks.partition import Partition
-from keras_dblocks.preconditioning import EDMPreconditioning
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Block",
+    "ComposedBlocks",
     "DiffusionBlocks",
     "EDMPreconditioning",
     "LogNormalNoise",
+    "MaskingNoise",
+    "Noise",
     "Partition",
+    "Preconditioning",
+    "Target",
     "layers",
     "memory",
     "samplers",

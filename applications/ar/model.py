@@ -1,6 +1,6 @@
 """Autoregressive transformer, trained block by block."""
 
-import copy
+import dataclasses
 
 import keras
 
@@ -15,7 +15,8 @@ from keras_dblocks.applications.text.token_embedding import (
     OneHotTokens,
     TokenEmbedding,
 )
-from keras_dblocks.models.checks import check_integer, check_share
+from keras_dblocks.checks import check_integer, check_share
+from keras_dblocks.models.parts import Shell
 
 from .layers import (
     ARReadout,
@@ -48,9 +49,8 @@ class ARTransformer(NextTokenBlocks):
             `128`.
         skip: bool. EDM's skip from the noisy row to the answer, as in the
             paper; False takes the answer from the network alone.
-        bridge: `"soft"`, `"hard"` or `"unnormalized"`, from logits to the
-            next step's row; see `layers.LabelEmbedding`.
-        target_scale: float. Length of a target row. Defaults to `1.0`.
+        bridge: `"soft"` or `"unnormalized"`, from logits to the next step's
+            row; see `layers.LabelEmbedding`.
         logit_scale: float. Factor of the logits; a tied head wants 10 or
             more. Defaults to `1.0`.
         tied: bool. The head's weights are the target rows.
@@ -93,7 +93,6 @@ class ARTransformer(NextTokenBlocks):
         conditioning_dim=128,
         skip=False,
         bridge="soft",
-        target_scale=1.0,
         logit_scale=1.0,
         tied=False,
         simplex=False,
@@ -130,7 +129,6 @@ class ARTransformer(NextTokenBlocks):
         self.dropout = dropout
         self.conditioning_dim = conditioning_dim
         self.bridge = bridge
-        self.target_scale = target_scale
         self.logit_scale = logit_scale
         self.tied = tied
         self.simplex = simplex
@@ -143,6 +141,7 @@ class ARTransformer(NextTokenBlocks):
                 self.vocabulary_size,
                 self.sequence_length,
                 bridge=self.bridge,
+                clean_loss_weight=self.clean_loss_weight,
                 name="tokens",
             )
         return TokenEmbedding(
@@ -150,7 +149,7 @@ class ARTransformer(NextTokenBlocks):
             self.hidden_dim,
             self.sequence_length,
             self.bridge,
-            self.target_scale,
+            self.clean_loss_weight,
             name="tokens",
         )
 
@@ -162,14 +161,21 @@ class ARTransformer(NextTokenBlocks):
             name="noise_embedding",
         )
 
-    def make_stem(self):
-        target = self._target if self.reference else None
+    def make_stem(self, target=None):
         return ARStem(
             self.vocabulary_size,
             self.hidden_dim,
             target,
             quiet=self.simplex,
             name="stem",
+        )
+
+    def make_shell(self, target):
+        return Shell(
+            noise_embedding=self.make_noise_embedding(),
+            stem=self.make_stem(target if self.reference else None),
+            readout=self.make_readout(),
+            head=self.make_head(target if self.tied else None),
         )
 
     def make_layer(self, index):
@@ -191,29 +197,25 @@ class ARTransformer(NextTokenBlocks):
     def make_readout(self):
         return ARReadout(bool(self.clean_loss_weight), name="readout")
 
-    def make_head(self):
+    def make_head(self, target=None):
         if self.simplex:
             return AmendedLogits(self.vocabulary_size, name="head")
-        target = self._target if self.tied else None
         return ScaledLogits(
             self.vocabulary_size, self.logit_scale, target, name="head"
         )
 
-    def loss_of(self, target, clean_input, prediction, noisy, level):
-        if len(prediction.shape) == 3:
-            return target.loss(clean_input, prediction)
-        loss = target.loss(clean_input, prediction[:, 1])
-        clean = target.loss(clean_input, prediction[:, 0])
-        return loss + self.clean_loss_weight * clean
-
     def make_writer(self, num_steps):
         """`writers.BlockWriter` of this model."""
-        sampler = copy.copy(self.sampler)
-        sampler.num_steps = num_steps
+        sampler = dataclasses.replace(self.sampler, num_steps=num_steps)
         return BlockWriter(self, sampler)
 
+    def make_twin(self, num_layers, name):
+        config = {**self.get_config(), "num_layers": num_layers, "name": name}
+        config["tokenizer"] = self.tokenizer
+        return self.make_end_to_end(**config)
+
     @classmethod
-    def end_to_end(cls, **kwargs):
+    def make_end_to_end(cls, **kwargs):
         """An ordinary causal language model of the same size, `CausalLM`."""
         from .twin import CausalLM
 

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_dblocks.applications.text.end_to_end import EndToEndText
 from keras_dblocks.applications.text.llama import LlamaLayer
-from keras_dblocks.models.checks import check_integer, check_share
+from keras_dblocks.checks import check_integer, check_share
 
 from .writers import TwinWriter
 
@@ -90,7 +90,7 @@ class CausalLM(EndToEndText):
             layer.build(shape)
         self.norm.build(shape)
         self.head.build(shape)
-        self._track_progress()
+        self.track_progress()
 
     def following(self, tokens, training=False):
         """Logits `(B, T, V)` of what follows each of the tokens `(B, T)`."""

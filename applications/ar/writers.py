@@ -10,6 +10,7 @@ from keras_dblocks.applications.text.decode import (
     fill_caches,
     through_caches,
 )
+from keras_dblocks.diffusion.samplers import loop
 
 
 class BlockWriter:
@@ -26,7 +27,7 @@ class BlockWriter:
     def __init__(self, model, sampler):
         self.model = model
         self.sampler = sampler
-        self.visits = sampler.plan(model.partition)
+        self.visits = loop.plan(sampler, model.partition)
         self.beginning = model.vocabulary_size
 
     def fill(self, tokens):
@@ -49,7 +50,7 @@ class BlockWriter:
         batch = ops.shape(previous)[0]
         condition = ops.expand_dims(previous, 1)
         noisy = ops.zeros((batch, 1, self.model.blocks[0].target.dim)) + start
-        carry = self.sampler.carry(noisy)
+        state = self.sampler.initial(noisy)
         caches = dict(caches)
         for visit in [one for v in self.visits for one in v.split()]:
             block = self.model.blocks[visit.block]
@@ -63,9 +64,9 @@ class BlockWriter:
                 )
 
             level = call["level"] * ops.ones((batch,))
-            logits = block.denoise(carry[0], level, condition, layers=through)
+            logits = block.denoise(state[0], level, condition, layers=through)
             denoised = block.target.bridge(logits)
-            carry = self.sampler.step(carry, denoised, call)
+            state = self.sampler.step(state, denoised, call, None)
         return logits[:, 0], caches
 
 

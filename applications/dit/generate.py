@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from keras_dblocks import samplers
 from keras_dblocks.applications.metrics import frechet_distance
-from keras_dblocks.models.assembly import read_block
-from keras_dblocks.samplers import generation
+from keras_dblocks.diffusion import samplers
+from keras_dblocks.diffusion.samplers import generation, loop
+from keras_dblocks.models.assembly import network_of, read_block
 
 
 class GeneratesImages:
@@ -53,17 +53,19 @@ class GeneratesImages:
         labels = self._check_generate(labels, sampler, batch_size)
         if not self.built:
             self.build()
-        visits = sampler.plan(self.partition)
+        visits = loop.plan(sampler, self.partition)
         trajectory = None
         if return_trajectory:
             visits = [v for visit in visits for v in visit.split()]
             trajectory = generation.Trajectory()
+        parts = generation.batches(len(labels), batch_size, labels)
         batches = generation.generate(
             self._stages,
             visits,
             sampler,
-            self._starts(labels, sampler, batch_size),
-            generation.progress_bar(len(labels), batch_size, visits, verbose),
+            parts,
+            self._starts(sampler),
+            generation.progress_bar(parts, visits, verbose),
             trajectory,
         )
         images = [self._finish(batch, decoder) for batch in batches]
@@ -104,9 +106,7 @@ class GeneratesImages:
         images, bit for bit. The states of all images are kept between blocks.
         """
         ready = [read_block(paths[0])]
-        network = ready[0].network()
-        # Without that block, which is let go after its visit.
-        network = type(network).from_config(network.get_config())
+        network = network_of(ready[0])
         sampler = network.sampler_of(
             sampler, num_steps, guidance_scale, grid, seed
         )
@@ -115,7 +115,7 @@ class GeneratesImages:
         def load(index):
             block = ready.pop() if ready else read_block(paths[index])
             if block.index != index or (
-                block.network().partition.describe()
+                block.method.partition.describe()
                 != network.partition.describe()
             ):
                 raise ValueError(
@@ -130,13 +130,15 @@ class GeneratesImages:
                 f"One file per block is needed, {network.num_blocks}. "
                 f"Received: {len(paths)} files. Add or drop files."
             )
-        visits = sampler.plan(network.partition)
+        visits = loop.plan(sampler, network.partition)
+        parts = generation.batches(len(labels), batch_size, labels)
         batches = generation.stream(
             load,
             visits,
             sampler,
-            network._starts(labels, sampler, batch_size),
-            generation.progress_bar(len(labels), batch_size, visits, verbose),
+            parts,
+            network._starts(sampler),
+            generation.progress_bar(parts, visits, verbose),
         )
         return np.concatenate([network._finish(b, decoder) for b in batches])
 
@@ -200,13 +202,13 @@ class GeneratesImages:
             )
         return labels.astype("int32")
 
-    def _starts(self, labels, sampler, batch_size):
+    def _starts(self, sampler):
+        """Function of a `generation.Batch` to where its images start."""
         shape = (self.image_size, self.image_size, self.channels)
-        begin = generation.normal_start(self.noise, shape, sampler.seed)
-        total = len(labels)
-        return generation.batches(begin, labels, total, min(batch_size, total))
+        start = generation.Start(self.noise, shape)
+        return lambda batch: start.rows(sampler, batch.rows)
 
     def _finish(self, clean, decoder):
         if decoder is not None:
             return np.asarray(decoder(clean))
-        return self._target.restore(clean)
+        return self.target.restore(clean)

@@ -7,13 +7,13 @@ from keras import ops
 
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.applications.images.sizes import check_sizes
+from keras_dblocks.checks import check_share
+from keras_dblocks.diffusion.label_embedding import check_labels
+from keras_dblocks.diffusion.samplers import generation
 from keras_dblocks.layers import (
     ContinuousSignal,
     TransformerLayer,
 )
-from keras_dblocks.layers.label_embedding import check_labels
-from keras_dblocks.models.checks import check_share
-from keras_dblocks.samplers import generation
 
 from .generate import GeneratesImages
 from .layers import ClassAndNoiseEmbedding, DiTReadout, DiTStem
@@ -181,6 +181,6 @@ class DiT(GeneratesImages, DiffusionBlocks):
         super().check_data(x, y)
 
     @classmethod
-    def end_to_end(cls, **kwargs):
+    def make_end_to_end(cls, **kwargs):
         """The ordinary DiT: the same class with one block."""
         return cls(**{**kwargs, "num_blocks": 1, "layers_per_block": None})

@@ -49,7 +49,7 @@ def reference_names(block):
 
 
 def _pairs_of_block(block):
-    network = block.network()
+    channels = block.target.signal_shape[-1]
     patches = block.stem.patches
     noise = block.noise_embedding.noise
     classes = block.noise_embedding.classes
@@ -60,7 +60,7 @@ def _pairs_of_block(block):
     ]
     pairs += dense(noise.hidden_dense, "t_embedder.mlp.0")
     pairs += dense(noise.output_dense, "t_embedder.mlp.2")
-    layers = network.partition.layers_of(block.index)
+    layers = block.method.partition.layers_of(block.index)
     for index, layer in zip(layers, block.residual_layers, strict=True):
         pairs += _transformer_layer(layer, f"blocks.{index}")
     readout = block.readout
@@ -68,8 +68,8 @@ def _pairs_of_block(block):
     linear, name = readout.linear, "final_layer.linear"
     return [
         *pairs,
-        (linear.kernel, f"{name}.weight", _means(network.channels)),
-        (linear.bias, f"{name}.bias", _means(network.channels)),
+        (linear.kernel, f"{name}.weight", _means(channels)),
+        (linear.bias, f"{name}.bias", _means(channels)),
     ]
 
 

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_dblocks.applications.data.sources import unavailable
-from keras_dblocks.models.checks import check_array, check_rows
+from keras_dblocks.checks import check_array, check_rows
 
 # N images, H height, W width, C channels, D features. Pixels in [-1, 1].
 

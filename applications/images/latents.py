@@ -18,7 +18,7 @@ from keras_dblocks.applications.data import (
     load_images,
 )
 from keras_dblocks.applications.data.sources import unavailable
-from keras_dblocks.models.checks import check_array
+from keras_dblocks.checks import check_array
 
 from .features import check_images
 

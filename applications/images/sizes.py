@@ -1,6 +1,6 @@
 """Refusals of sizes no transformer on images can have."""
 
-from keras_dblocks.models.checks import check_integer
+from keras_dblocks.checks import check_integer
 
 
 def check_sizes(image_size, patch_size, hidden_dim, num_heads):

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dblocks.models.checks import check_integer
+from keras_dblocks import compat, streams
+from keras_dblocks.checks import check_integer
 
 
 class BoundStage(keras.Model):
@@ -20,7 +21,7 @@ class BoundStage(keras.Model):
         masked = ops.cast(noisy != clean, "float32")
         with self.block.averaged():
             logits = self.block.denoise(noisy, level)
-        return self.block.target.loss(clean, logits, masked)  # (B,) / T
+        return self.block.target.weighted_loss(clean, logits, masked)  # (B,)
 
 
 class EvaluatesBound:
@@ -58,7 +59,7 @@ class EvaluatesBound:
             ratio; and `block_0_bits_per_token`, ..., which add up with it to
             the whole.
         """
-        if kwargs.get("_use_cached_eval_dataset"):
+        if compat.inside_fit(kwargs):
             # Validation inside `fit`: the training loss on fixed noise.
             return super().evaluate(
                 x, y, batch_size, verbose, return_dict=return_dict, **kwargs
@@ -91,7 +92,7 @@ class EvaluatesBound:
         """Bits per token of each sequence `(N,)`, by block."""
         if not self.built:
             self.build()
-        rng = np.random.Generator(np.random.Philox(key=seed))
+        rng = streams.generator(seed, "bound")
         count = len(tokens)
         repeated = np.tile(tokens, (num_draws, 1))
         parts = {}

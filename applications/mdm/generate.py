@@ -2,8 +2,12 @@
 
 import numpy as np
 
-from keras_dblocks.models.checks import check_integer
-from keras_dblocks.samplers import UnmaskingSampler, generation
+from keras_dblocks.checks import check_integer
+from keras_dblocks.diffusion.samplers import (
+    UnmaskingSampler,
+    generation,
+    loop,
+)
 
 
 class GeneratesTokens:
@@ -32,8 +36,8 @@ class GeneratesTokens:
             prompt: int array `(T,)` or `(num_samples, T)`, T at most
                 `sequence_length`, or a string. What is not the mask token is
                 kept; masks, and what the prompt is short of, are filled in.
-            seed: int. With it, `batch_size` and the backend the result
-                repeats; each batch has random numbers of its own.
+            seed: int. The result depends on it and on the row alone, not on
+                `batch_size`.
             batch_size: int. Sequences made at once.
             return_trajectory: bool. Also return the states between.
             verbose: 1 for a progress bar.
@@ -53,27 +57,24 @@ class GeneratesTokens:
             order,
             temperature,
             top_p,
-            seed,
+            seed=seed,
             masked=float((starts == self.vocabulary_size).mean()),
+            mask_token=self.vocabulary_size,
         )
         if not self.built:
             self.build()
-        visits = sampler.plan(self.partition)
+        visits = loop.plan(sampler, self.partition)
         trajectory = generation.Trajectory() if return_trajectory else None
         if return_trajectory:
             visits = [one for visit in visits for one in visit.split()]
-        batch_size = min(batch_size, num_samples)
-        rows = iter(
-            np.split(starts, range(batch_size, num_samples, batch_size))
-        )
+        parts = generation.batches(num_samples, batch_size)
         batches = generation.generate(
             self._stages,
             visits,
             sampler,
-            generation.batches(
-                lambda count: next(rows), None, num_samples, batch_size
-            ),
-            generation.progress_bar(num_samples, batch_size, visits, verbose),
+            parts,
+            lambda batch: starts[np.minimum(batch.rows, num_samples - 1)],
+            generation.progress_bar(parts, visits, verbose),
             trajectory,
         )
         tokens = np.concatenate(list(batches))

@@ -8,14 +8,15 @@ from keras import ops
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.applications.text.strings import TakesStrings
 from keras_dblocks.applications.text.tokens import Tokens
+from keras_dblocks.checks import check_integer, check_share
+from keras_dblocks.diffusion.masking import MaskingNoise
+from keras_dblocks.diffusion.preconditioning import NoPreconditioning
+from keras_dblocks.diffusion.samplers import UnmaskingSampler, generation
 from keras_dblocks.layers import (
     NoiseEmbedding,
     TransformerLayer,
 )
-from keras_dblocks.models.checks import check_integer, check_share
-from keras_dblocks.noise import MaskingNoise, expand
-from keras_dblocks.preconditioning import NoPreconditioning
-from keras_dblocks.samplers import UnmaskingSampler, generation
+from keras_dblocks.models.parts import Shell
 
 from .bound import BoundStage, EvaluatesBound
 from .generate import GeneratesTokens
@@ -66,6 +67,11 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
     """
 
     presets = PRESETS
+    interchangeable = (
+        *DiffusionBlocks.interchangeable,
+        "schedule",
+        "tokenizer",
+    )
     # Masks hide the answer at every ratio: there is no hint to unlearn.
     default_on_policy = 0.0
 
@@ -142,9 +148,7 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         )
 
     def make_stem(self):
-        stem = MDMStem(self.vocabulary_size, self.hidden_dim, name="stem")
-        self._embedding_of = lambda: stem.embedding
-        return stem
+        return MDMStem(self.vocabulary_size, self.hidden_dim, name="stem")
 
     def make_layer(self, index):
         return TransformerLayer(
@@ -160,13 +164,24 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
             name=f"layer_{index}",
         )
 
-    def make_readout(self):
-        embedding = self._embedding_of() if self.tied else None
-        return MDMReadout(self.vocabulary_size, embedding, name="readout")
+    def make_shell(self, target):
+        stem = self.make_stem()
+        embedding = stem.embedding if self.tied else None
+        return Shell(
+            noise_embedding=self.make_noise_embedding(),
+            stem=stem,
+            readout=MDMReadout(self.vocabulary_size, embedding, name="readout"),
+            head=self.make_head(),
+        )
 
     def make_sampler(self):
         steps = max(64, self.num_blocks)
-        return UnmaskingSampler(steps, schedule=self.schedule, seed=self.seed)
+        return UnmaskingSampler(
+            steps,
+            schedule=self.schedule,
+            mask_token=self.vocabulary_size,
+            seed=self.seed,
+        )
 
     def default_loss_weighting(self):
         return "none"
@@ -176,13 +191,6 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
 
     def is_condition(self, x):
         return False
-
-    def loss_of(self, target, clean_input, prediction, noisy, level):
-        # The part of the bound of these masks, in nats per token (METHOD 6.3).
-        masked = ops.cast(noisy == self.vocabulary_size, "float32")
-        return target.loss(
-            clean_input, prediction, masked / expand(level, noisy)
-        )
 
     def compile(self, *args, on_policy="auto", **kwargs):
         """`BlockTrainer.compile`; there is no hand-over to train on."""
@@ -195,9 +203,9 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
 
     def check_data(self, x, y=None):
         self.check_targets(x, y)
-        self._target.check(ops.convert_to_numpy(x))
+        self.target.check(ops.convert_to_numpy(x))
 
     @classmethod
-    def end_to_end(cls, **kwargs):
+    def make_end_to_end(cls, **kwargs):
         """Ordinary masked diffusion: the same class with one block."""
         return cls(**{**kwargs, "num_blocks": 1, "layers_per_block": None})

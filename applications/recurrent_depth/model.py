@@ -1,6 +1,6 @@
 """Recurrent-depth transformer, trained by one pass as a denoiser."""
 
-import copy
+import dataclasses
 
 import keras
 from keras import ops
@@ -9,9 +9,10 @@ from keras_dblocks.applications.text.in_blocks import NextTokenBlocks
 from keras_dblocks.applications.text.layers import ScaledLogits, check_heads
 from keras_dblocks.applications.text.sandwich import SandwichLayer
 from keras_dblocks.applications.text.token_embedding import TokenEmbedding
+from keras_dblocks.checks import check_integer
+from keras_dblocks.diffusion.samplers import EulerSampler
 from keras_dblocks.layers import NoiseEmbedding
-from keras_dblocks.models.checks import check_integer
-from keras_dblocks.samplers import EulerSampler, pass_on
+from keras_dblocks.streams import Stream, rows_of
 
 from .layers import RecurrentReadout, RecurrentStem
 from .presets import PRESETS
@@ -58,7 +59,7 @@ class RecurrentDepth(NextTokenBlocks):
 
     presets = PRESETS
     layers_keyword = "core_layers"
-    layers_in_readout = True  # the coda
+    remat_last = True  # the coda comes after it
     # Fewer, and more iterations would make the answer worse (README).
     default_on_policy = 1.0
     most_iterations = 1  # without gradient, before a step on-policy
@@ -155,45 +156,46 @@ class RecurrentDepth(NextTokenBlocks):
             return EulerSampler(32, grid="equal_mass", start="noise")
         return EulerSampler(8)
 
-    def first_state(self, index, condition, training):
+    def hand_over_start(self):
         """States after 0 to `most_iterations` steps without gradient.
 
         The steps' levels fall from the highest to one drawn at random, so
         that any number of steps at inference is met in training.
         """
-        block = self.blocks[index]
-        stem = block.stem
-        context = stem.context(stem.rows(condition))  # once for all steps
-        seed = block.seed_generator if training else self.seed
-        draw = keras.random.uniform((2,), dtype="float32", seed=seed)
-        # Fewer steps more often: they decide most, and cost least.
-        steps = draw[0] ** 2 * (self.most_iterations + 1)
-        steps = ops.cast(steps, "int32")
-        share = ops.cast(steps, "float32")
+        draws = Stream(self.seed, "iterations")
+        noise, most = self.noise, self.most_iterations
 
-        def level_of(i):
-            part = ops.cast(i, "float32") / ops.maximum(share, 1.0)
-            return self.noise.quantile_tensor(1.0 - part * (1.0 - draw[1]))
+        def start(block, noisy, condition, step):
+            stem = block.stem
+            context = stem.context(stem.embed(condition))  # once for all steps
+            draw = draws.uniform(rows_of(1), (2,), step)[0]
+            # Fewer steps more often: they decide most, and cost least.
+            steps = ops.cast(draw[0] ** 2 * (most + 1), "int32")
+            share = ops.cast(steps, "float32")
 
-        def adapted(scaled):
-            return stem.adapt(scaled, context)
+            def level_of(i):
+                part = ops.cast(i, "float32") / ops.maximum(share, 1.0)
+                return noise.quantile_tensor(1.0 - part * (1.0 - draw[1]))
 
-        def body(i, noisy):
-            levels = level_of(i), level_of(i + 1)
-            return pass_on(block, noisy, levels, condition, adapted)[0]
+            def adapted(scaled):
+                return stem.adapt(scaled, context)
 
-        start, _ = super().first_state(index, condition, training)
-        noisy = ops.fori_loop(0, steps, body, start)
-        level = level_of(steps) * ops.ones_like(noisy[:, 0, 0])
-        return noisy, level
+            def body(i, noisy):
+                levels = level_of(i), level_of(i + 1)
+                state = noisy, None
+                return block.pass_on(state, condition, levels, adapted)[0]
+
+            noisy = ops.fori_loop(0, steps, body, noisy)
+            return noisy, level_of(steps) * ops.ones_like(noisy[:, 0, 0])
+
+        return start
 
     def evaluate(self, *args, num_steps=None, **kwargs):
         """`EvaluatesLikelihood.evaluate` after `num_steps` iterations."""
         if num_steps is None:
             return super().evaluate(*args, **kwargs)
         before = self.sampler
-        self.sampler = copy.copy(before)
-        self.sampler.num_steps = num_steps
+        self.sampler = dataclasses.replace(before, num_steps=num_steps)
         try:
             return super().evaluate(*args, **kwargs)
         finally:
@@ -203,8 +205,13 @@ class RecurrentDepth(NextTokenBlocks):
         """`writer.RecurrentWriter` of this model."""
         return RecurrentWriter(self, num_steps, exit_threshold)
 
+    def make_twin(self, num_layers, name):
+        config = {**self.get_config(), "core_layers": num_layers, "name": name}
+        config["tokenizer"] = self.tokenizer
+        return self.make_end_to_end(**config)
+
     @classmethod
-    def end_to_end(cls, **kwargs):
+    def make_end_to_end(cls, **kwargs):
         """Huginn: the core unrolled, truncated backpropagation."""
         from .huginn import Huginn
 

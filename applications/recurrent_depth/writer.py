@@ -2,7 +2,7 @@
 
 # N sequences, T slots, D width, K number of iterations
 
-import copy
+import dataclasses
 
 import numpy as np
 from keras import ops
@@ -13,8 +13,9 @@ from keras_dblocks.applications.text.decode import (
     through_caches,
     update_caches,
 )
-from keras_dblocks.noise import expand
-from keras_dblocks.samplers.euler import euler_step
+from keras_dblocks.diffusion.noise import expand
+from keras_dblocks.diffusion.samplers import loop
+from keras_dblocks.diffusion.samplers.euler import euler_step
 
 
 class RecurrentWriter:
@@ -35,9 +36,12 @@ class RecurrentWriter:
     def __init__(self, model, num_steps=None, exit_threshold=None):
         self.model = model
         self.block = model.blocks[0]
-        self.sampler = copy.copy(model.sampler)
-        self.sampler.num_steps = num_steps or self.sampler.num_steps
-        (visit,) = self.sampler.plan(model.partition)
+        self.sampler = model.sampler
+        if num_steps:
+            self.sampler = dataclasses.replace(
+                self.sampler, num_steps=num_steps
+            )
+        (visit,) = loop.plan(self.sampler, model.partition)
         self.calls = {
             name: np.array(values, "float32")
             for name, values in visit.calls.items()

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dblocks.samplers.unmasking import nucleus
+from keras_dblocks.diffusion.samplers.tokens import draw, nucleus
 
 
 class Decoder(keras.Model):
@@ -75,10 +75,7 @@ class Decoder(keras.Model):
         logits = logits / temperature
         if self.top:
             logits = nucleus(logits, top_p)
-        share = ops.cumsum(ops.softmax(logits, axis=-1), axis=-1)
-        # u of the whole, so that rounding cannot point past the last token.
-        passed = share <= ops.expand_dims(u, 1) * share[:, -1:]
-        return ops.sum(ops.cast(passed, "int32"), -1)
+        return draw(logits, u)
 
 
 def past(tokens, beginning):

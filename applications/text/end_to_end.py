@@ -5,18 +5,28 @@
 import keras
 from keras import ops
 
+from keras_dblocks import compat
 from keras_dblocks.applications.text.decode import past
 from keras_dblocks.applications.text.generate import GeneratesText
 from keras_dblocks.applications.text.layers import check_heads
 from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
 from keras_dblocks.applications.text.strings import TakesStrings
 from keras_dblocks.applications.text.tokens import check_tokens
-from keras_dblocks.models.checks import check_integer
-from keras_dblocks.models.durable_model import DurableModel
+from keras_dblocks.checks import check_integer
+from keras_dblocks.models.block import load_random_states, save_random_states
+from keras_dblocks.training.atomic_files import AtomicFiles
+from keras_dblocks.training.data_checks import CheckedData
+from keras_dblocks.training.data_order import ResumableOrder
 
 
 class EndToEndText(
-    TakesStrings, EvaluatesLikelihood, GeneratesText, DurableModel
+    TakesStrings,
+    EvaluatesLikelihood,
+    GeneratesText,
+    AtomicFiles,
+    CheckedData,
+    ResumableOrder,
+    keras.Model,
 ):
     """A model of the next token, trained on its cross-entropy.
 
@@ -93,23 +103,14 @@ class EndToEndText(
         check_tokens(tokens, self.vocabulary_size, self.sequence_length)
 
     def training_step(self):
-        return int(self.optimizer._iterations)
-
-    def _random_states(self):
-        layers = self._flatten_layers()
-        return [g.state for layer in layers for g in layer._seed_generators]
+        return int(compat.iterations(self.optimizer))
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        # Keras leaves the generators' states out; a resumed run needs them.
-        for i, state in enumerate(self._random_states()):
-            store[f"random_{i}"] = state
+        save_random_states(store, [self])
 
     def load_own_variables(self, store):
-        own = {k: store[k] for k in store.keys() if k[:7] != "random_"}
-        super().load_own_variables(own)
-        for i, state in enumerate(self._random_states()):
-            state.assign(store[f"random_{i}"])
+        super().load_own_variables(load_random_states(store, [self]))
 
     def get_config(self):
         own = {name: getattr(self, name) for name in self._arguments}

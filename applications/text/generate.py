@@ -2,10 +2,11 @@
 
 import numpy as np
 
+from keras_dblocks import streams
 from keras_dblocks.applications.text.decode import Decoder
 from keras_dblocks.applications.text.strings import is_text
-from keras_dblocks.models.checks import check_integer
-from keras_dblocks.samplers.unmasking import check_drawing
+from keras_dblocks.checks import check_integer
+from keras_dblocks.diffusion.samplers.tokens import check_drawing
 
 
 class GeneratesText:
@@ -83,7 +84,7 @@ class GeneratesText:
             num_steps=num_steps,
             **options,
         )
-        generator = np.random.Generator(np.random.Philox(key=seed))
+        generator = streams.generator(seed, "text")
         uniform = generator.random(tokens.shape, dtype="float32")
         starts = decoder.writer.starts(tokens.shape, generator)
         result = []

@@ -8,7 +8,7 @@ from keras_dblocks.applications.text.decode import past
 from keras_dblocks.applications.text.generate import GeneratesText
 from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
 from keras_dblocks.applications.text.strings import TakesStrings
-from keras_dblocks.preconditioning import (
+from keras_dblocks.diffusion.preconditioning import (
     EDMPreconditioning,
     InputPreconditioning,
 )
@@ -22,6 +22,8 @@ class NextTokenBlocks(
     A subclass has the attributes `vocabulary_size`, `sequence_length` and
     `skip`, and `make_writer`; see `ARTransformer`.
     """
+
+    interchangeable = (*DiffusionBlocks.interchangeable, "tokenizer")
 
     def condition_spec(self):
         return keras.KerasTensor((None, self.sequence_length), dtype="int32")
@@ -41,4 +43,4 @@ class NextTokenBlocks(
 
     def check_data(self, x, y=None):
         self.check_targets(x, y)
-        self._target.check(ops.convert_to_numpy(x))
+        self.target.check(ops.convert_to_numpy(x))

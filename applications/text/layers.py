@@ -5,7 +5,7 @@
 import keras
 from keras import ops
 
-from keras_dblocks.models.checks import check_integer
+from keras_dblocks.checks import check_integer
 
 EPSILON = 1e-6  # of all norms, Llama's and Huginn's
 

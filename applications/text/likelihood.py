@@ -4,6 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dblocks import compat
+from keras_dblocks.diffusion.samplers import loop
+
 
 class Entropies(keras.Model):
     """Cross-entropy of each sequence, `(B, T)` to `(B, steps)`, in nats.
@@ -23,9 +26,9 @@ class Entropies(keras.Model):
         model = self.model
         if hasattr(model, "blocks"):
             # The start is zero: nothing is drawn, and the predictions are
-            # functions of the past alone, a likelihood each (METHOD 9).
-            condition = model.condition_of(tokens)
-            steps = self.sampler.trajectory(model, condition)
+            # functions of the past alone, a likelihood each
+            # (docs/method.md#start-of-the-chain).
+            steps = model.steps_of(tokens, self.sampler)
             logits = [step["prediction"] for step in steps]
         else:
             logits = [model(tokens)]
@@ -65,7 +68,7 @@ class EvaluatesLikelihood:
             blocks `block_0_cross_entropy`, ..., after each block's last call,
             and `block_0_loss`, ..., the denoising losses on fixed noise.
         """
-        if kwargs.get("_use_cached_eval_dataset"):
+        if compat.inside_fit(kwargs):
             # Validation inside `fit`: the training loss on fixed noise.
             return super().evaluate(
                 x, y, batch_size, verbose, return_dict=return_dict, **kwargs
@@ -103,8 +106,8 @@ class EvaluatesLikelihood:
     def _by_block(self, steps):
         if not hasattr(self, "blocks"):
             return {}
-        visits = self.sampler.plan(self.partition)
-        ends = np.cumsum([len(visit.calls["level"]) for visit in visits]) - 1
+        visits = loop.plan(self.sampler, self.partition)
+        ends = np.cumsum([visit.num_calls for visit in visits]) - 1
         return {
             f"block_{visit.block}_cross_entropy": steps[end]
             for visit, end in zip(visits, ends, strict=True)

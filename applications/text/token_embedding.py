@@ -5,7 +5,7 @@ from keras import ops
 from keras.saving import register_keras_serializable
 
 from keras_dblocks.applications.text.tokens import check_tokens
-from keras_dblocks.layers.label_embedding import LabelEmbedding
+from keras_dblocks.diffusion.label_embedding import LabelEmbedding
 
 
 @register_keras_serializable(package="keras_dblocks")
@@ -17,7 +17,8 @@ class TokenEmbedding(LabelEmbedding):
         dim: int. Width of a row.
         sequence_length: int. T.
         bridge: as in `LabelEmbedding`.
-        scale: float. Length of a row. Defaults to `1.0`, the paper's.
+        clean_loss_weight: float. Where logits come as `(B, 2, T, V)`, of a
+            clean and a noisy stream, the weight of the clean one's loss.
 
     Call arguments:
         tokens: int tensor `(B, T)`.
@@ -35,23 +36,22 @@ class TokenEmbedding(LabelEmbedding):
         dim,
         sequence_length,
         bridge="soft",
-        scale=1.0,
+        clean_loss_weight=0.0,
         **kwargs,
     ):
         super().__init__(num_classes, dim, bridge, **kwargs)
         self.sequence_length = sequence_length
-        self.scale = scale
+        self.clean_loss_weight = clean_loss_weight
 
     @property
     def signal_shape(self):
-        """Shape of one clean signal, without the batch."""
         return (self.sequence_length, self.dim)
 
-    def _rows(self):
-        return self.scale * super()._rows()
-
-    def loss(self, labels, logits):
+    def loss(self, labels, logits, noisy=None, level=None):
         """Mean over the sequence of the cross-entropies, `(B,)`, in nats."""
+        if len(logits.shape) == 4:
+            clean, noisy = (self.loss(labels, logits[:, i]) for i in (0, 1))
+            return noisy + self.clean_loss_weight * clean
         return ops.mean(super().loss(labels, logits), axis=-1)
 
     def check(self, labels):
@@ -63,7 +63,7 @@ class TokenEmbedding(LabelEmbedding):
         return {
             **super().get_config(),
             "sequence_length": self.sequence_length,
-            "scale": self.scale,
+            "clean_loss_weight": self.clean_loss_weight,
         }
 
 
@@ -85,7 +85,7 @@ class OneHotTokens(TokenEmbedding):
     def build(self, labels_shape=None):
         """Nothing to build."""
 
-    def _rows(self):
+    def embeddings(self):
         return ops.eye(self.num_classes, dtype="float32")
 
     def call(self, labels):
@@ -93,10 +93,8 @@ class OneHotTokens(TokenEmbedding):
         return ops.one_hot(labels, self.num_classes, dtype="float32")
 
     def bridge(self, logits):
-        if self.bridge_kind == "hard":
-            return self.call(ops.argmax(logits, axis=-1))
         return ops.softmax(logits, axis=-1)
 
     def get_config(self):
         config = super().get_config()
-        return {k: v for k, v in config.items() if k not in ("dim", "scale")}
+        return {k: v for k, v in config.items() if k != "dim"}

@@ -4,9 +4,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dblocks.diffusion.noise import expand
+from keras_dblocks.diffusion.target import Target
+
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class Tokens(keras.layers.Layer):
+class Tokens(Target):
     """Sequences of tokens, masked as they are.
 
     Args:
@@ -21,20 +24,16 @@ class Tokens(keras.layers.Layer):
     """
 
     def __init__(self, vocabulary_size, sequence_length, **kwargs):
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.sequence_length = sequence_length
 
     @property
     def signal_shape(self):
-        """Shape of one clean signal, without the batch."""
         return (self.sequence_length,)
 
     def build(self, tokens_shape=None):
         """Nothing to build."""
-
-    def fix(self, seed):
-        """Nothing to fix: tokens are common to all blocks."""
 
     def call(self, tokens):
         return ops.cast(tokens, "int32")
@@ -43,7 +42,17 @@ class Tokens(keras.layers.Layer):
         """The sampler draws tokens from the logits."""
         return logits
 
-    def loss(self, tokens, logits, weight):
+    def loss(self, tokens, logits, noisy, level):
+        """The part of the bound of these masks, in nats per token.
+
+        The cross-entropy of masked tokens over the mask ratio
+        (docs/method.md#masked-diffusion).
+        """
+        masked = ops.cast(noisy == self.vocabulary_size, "float32")
+        weight = masked / expand(level, noisy)
+        return self.weighted_loss(tokens, logits, weight)
+
+    def weighted_loss(self, tokens, logits, weight):
         """Mean over the sequence of weighted cross-entropies, `(B,)`, nats.
 
         Args:

@@ -88,7 +88,7 @@ class ViT(DiffusionBlocks):
         )
 
     def make_noise_embedding(self):
-        # The published code divides by 6; METHOD 5.
+        # The published code divides by 6 (docs/method.md#noise-conditioning).
         width = max(1, self.hidden_dim // 6)
         return NoiseEmbedding(width, name="noise_embedding")
 
@@ -113,7 +113,7 @@ class ViT(DiffusionBlocks):
         return ModulatedDense(self.num_classes, self.reference, name="head")
 
     @classmethod
-    def end_to_end(cls, **kwargs):
+    def make_end_to_end(cls, **kwargs):
         """The same network trained by ordinary backpropagation.
 
         Same keywords; those that only concern blocks have no effect.
@@ -121,6 +121,10 @@ class ViT(DiffusionBlocks):
         from .twin import vit_twin
 
         return vit_twin(**kwargs)
+
+    def make_twin(self, num_layers, name):
+        config = {**self.get_config(), "num_layers": num_layers, "name": name}
+        return self.make_end_to_end(**config)
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")

@@ -68,7 +68,7 @@ def _pairs_of_block(block):
     embedding = block.noise_embedding
     pairs += dense(embedding.hidden_dense, "vit.time_embedder.mlp.0")
     pairs += dense(embedding.output_dense, "vit.time_embedder.mlp.2")
-    layers = block.network().partition.layers_of(block.index)
+    layers = block.method.partition.layers_of(block.index)
     for index, layer in zip(layers, block.residual_layers, strict=True):
         pairs += _transformer_layer(layer, f"vit.encoder.layer.{index}")
     pairs += norm(block.readout.norm, "vit.layernorm")

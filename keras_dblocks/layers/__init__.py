@@ -1,7 +1,7 @@
 """Layers a block is made of."""
 
-from keras_dblocks.layers.continuous_signal import ContinuousSignal
-from keras_dblocks.layers.label_embedding import LabelEmbedding
+from keras_dblocks.diffusion.continuous_signal import ContinuousSignal
+from keras_dblocks.diffusion.label_embedding import LabelEmbedding
 from keras_dblocks.layers.moving_average import MovingAverage
 from keras_dblocks.layers.noise_embedding import NoiseEmbedding
 from keras_dblocks.layers.noise_modulation import NoiseModulation

@@ -2,7 +2,8 @@
 
 import jax
 
-from keras_dblocks.training.jax_step import BlockStep, compiled, state_variables
+from keras_dblocks import compat
+from keras_dblocks.training.jax_step import JaxStep, compiled, state_variables
 
 
 def how():
@@ -13,9 +14,9 @@ def how():
 def temporaries(model, data, index=None):
     """Bytes of temporaries of a step of the model, or of block `index`."""
     if index is not None:
-        programs = BlockStep(model, index).lowered(state_of(model), data)
+        programs = JaxStep(model, index).lowered(data, state_of(model))
     else:
-        model._symbolic_build(data_batch=data)
+        compat.symbolic_build(model, data)
         model.make_train_function()
         step = compiled(model.train_step)
         programs = [step.lower(state_of(model), data)]

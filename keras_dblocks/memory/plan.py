@@ -11,9 +11,9 @@ import re
 import numpy as np
 from keras import tree
 
+from keras_dblocks.checks import check_integer
 from keras_dblocks.memory.measure import measure
 from keras_dblocks.memory.usage import PARTS, Memory, size
-from keras_dblocks.models.checks import check_integer
 
 PROBES = 3, 4  # layers; below, the last layer's working space bends the line
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -65,7 +65,7 @@ def plan(model, batch_size=32, budget=None, alone=False, offload=None):
     check_integer("batch_size", batch_size)
     limit = None if budget is None else _bytes(budget)
     data = example(model, batch_size)
-    line = Line(lambda layers: shallow(model, layers), data)
+    line = MemoryOfDepth(lambda layers: shallow(model, layers), data)
     counts = [model.num_blocks]
     if limit is not None and model.layers_keyword == "num_layers":
         depth = model.num_layers
@@ -89,7 +89,7 @@ def plan(model, batch_size=32, budget=None, alone=False, offload=None):
         batch = batch // 2
 
 
-class Line:
+class MemoryOfDepth:
     """Memory of a step as a straight line over layers.
 
     Args:
@@ -102,7 +102,7 @@ class Line:
         for layers in PROBES:
             model = make(layers)
             self.points.append(measure(model, *data))
-        target = getattr(model, "_target", None)
+        target = getattr(model, "target", None)
         self.target = size(target.variables) if target is not None else 0
 
     def at(self, layers):
@@ -125,7 +125,7 @@ def example(model, batch_size):
 
 
 def of_blocks(model, line, num_blocks, alone=False, offload=None):
-    """`Memory` of `num_blocks` blocks from the `Line` of one."""
+    """`Memory` of `num_blocks` blocks from the `MemoryOfDepth` of one."""
     layers = model.num_layers // num_blocks
     if num_blocks == model.num_blocks:
         layers = max(model.layers_per_block)

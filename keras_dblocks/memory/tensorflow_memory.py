@@ -18,7 +18,8 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_dblocks.training.tensorflow_step import make_block_step
+from keras_dblocks import compat
+from keras_dblocks.training.tensorflow_step import make_step
 
 STATUS = Path("/proc/self/status")  # Linux
 # One operation at a time; large arrays go back to the machine when freed.
@@ -48,7 +49,7 @@ def temporaries(model, data, index=None):
             "On TensorFlow memory is measured on a GPU or on Linux. Received: "
             "neither. Measure on JAX, which needs nothing of the machine."
         )
-    modules = {type(layer).__module__ for layer in model._flatten_layers()}
+    modules = {type(layer).__module__ for layer in compat.sublayers(model)}
     modules = sorted(m for m in modules if m.partition(".")[0] != "keras")
     with tempfile.TemporaryDirectory() as folder:
         model.save(os.path.join(folder, "model.keras"))
@@ -76,7 +77,7 @@ def main(folder):
     model = keras.saving.load_model(os.path.join(folder, "model.keras"))
     step = model.train_on_batch
     if index is not None:
-        block = make_block_step(model, index)
+        block = make_step(model, index)
 
         def step(*batch):
             block(batch)

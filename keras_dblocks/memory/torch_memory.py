@@ -6,6 +6,8 @@ import keras
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from keras_dblocks.training.torch_step import TorchStep
+
 
 def how():
     """How the figures were had."""
@@ -31,9 +33,9 @@ def temporaries(model, data, index=None):
         if index is None:
             prediction = model(x, training=True)
             return model.compute_loss(x, y, prediction, sample_weight)
-        with torch.no_grad():
-            handed = model.hand_over(index, x, y)
-        return model.training_loss(index, x, y, sample_weight, handed)
+        step, batch = TorchStep(model, index), (x, y, sample_weight)
+        constants = step.block.loss_constants()
+        return step.loss(batch, step.hand_over(batch), constants)
 
     count = _on_gpu if torch.cuda.is_available() else _on_cpu
     peak = count(lambda: loss().backward())

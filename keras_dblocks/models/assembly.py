@@ -33,10 +33,17 @@ def read_block(path):
     return block
 
 
+def network_of(block):
+    """The network that a saved block belongs to, not built."""
+    return keras.saving.deserialize_keras_object(
+        {**block.get_config()["network"], "build_config": None}
+    )
+
+
 def load_block(model, path):
     """Copies a saved block into `model`, or leaves `model` untouched."""
     block = read_block(path)
-    _check_same_network(model, block.network(), path)
+    _check_same_network(model, network_of(block), path)
     if not model.built:
         model.build()
     mine = model.blocks[block.index]
@@ -87,7 +94,7 @@ def from_blocks(cls, paths):
             "Save blocks with `model.block(i).save(path)`."
         )
     blocks = [read_block(path) for path in paths]
-    network = blocks[0].network()
+    network = network_of(blocks[0])
     if not isinstance(network, cls):
         raise ValueError(
             f"The files must hold blocks of a {cls.__name__}. "
@@ -95,7 +102,7 @@ def from_blocks(cls, paths):
             f"Use `{type(network).__name__}.from_blocks`."
         )
     for block, path in zip(blocks, paths, strict=True):
-        _check_same_network(network, block.network(), path)
+        _check_same_network(network, network_of(block), path)
     found = sorted(block.index for block in blocks)
     if found != list(range(network.num_blocks)):
         raise ValueError(
@@ -156,11 +163,9 @@ def _check_same_network(model, other, path):
             f"Received: {path!r} with {its}. "
             "Build the model with the settings of the file."
         )
-    # What does not change the weights.
-    settings = ("name", "seed", "sampler", "dtype", "overlap")
-    settings += ("schedule", "tokenizer", "remat")
+    free = model.interchangeable  # what does not change the weights
     mine, its = (
-        {k: v for k, v in m.get_config().items() if k not in settings}
+        {k: v for k, v in m.get_config().items() if k not in free}
         for m in (model, other)
     )
     if type(model) is not type(other) or mine != its:

@@ -1,29 +1,37 @@
 """One block: an ordinary Keras model that denoises its own noise range."""
 
 import contextlib
-import functools
-import inspect
 
 import keras
-from keras import ops
+import numpy as np
+from keras import ops, tree
 
-from keras_dblocks.models.durable_model import DurableModel
-from keras_dblocks.noise import expand
+from keras_dblocks import compat, streams
+from keras_dblocks.diffusion.noise import expand
+from keras_dblocks.diffusion.samplers.euler import euler_step
+from keras_dblocks.diffusion.weighting import weighted_mean
+from keras_dblocks.models import file_format
+from keras_dblocks.models.context import call_part, check_arguments, known
+from keras_dblocks.models.export import Exportable
+from keras_dblocks.models.numbered_rows import NumberedRows
 from keras_dblocks.rematerialization import rematerialized
-
-
-class Reference:
-    """Holds a model without making it a sublayer."""
-
-    def __init__(self, model):
-        self.model = model
-
-    def __call__(self):
-        return self.model
+from keras_dblocks.training.atomic_files import AtomicFiles
+from keras_dblocks.training.data_checks import CheckedData
+from keras_dblocks.training.data_order import ResumableOrder
+from keras_dblocks.training.trainable_block import TrainableBlock
+from keras_dblocks.training.trainer import refuse_loss
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class Block(DurableModel):
+class Block(
+    AtomicFiles,
+    CheckedData,
+    NumberedRows,
+    Exportable,
+    ResumableOrder,
+    keras.Model,
+    TrainableBlock,
+):
     """A denoiser for one noise range, trainable and usable by itself.
 
     Made by `DiffusionBlocks.block(i)`. `fit(x, y)` minimises the denoising
@@ -31,64 +39,108 @@ class Block(DurableModel):
     the block's answer when it is given no hint, at its highest noise level.
 
     Args:
-        network: `DiffusionBlocks`, which says what the parts are.
         index: int. 0 is the first block, with the highest noise.
+        parts: `BlockParts`.
+        method: `Method`.
+        layout: `BatchLayout`.
+        network_config: dict, the serialized network, from which a saved block
+            is made again.
+        hand_over_start: function `(block, start, condition, step)` to the
+            state a hand-over begins with, given where the chain starts; or
+            None for that, at the highest level.
 
     References:
      - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 3
     """
 
-    def __init__(self, network, index, name=None, **kwargs):
-        super().__init__(
-            name=name or f"block_{index}", dtype=network.dtype_policy, **kwargs
-        )
-        self.network = Reference(network)
+    def __init__(
+        self,
+        index,
+        parts,
+        method,
+        layout,
+        network_config,
+        hand_over_start=None,
+        name=None,
+        **kwargs,
+    ):
+        super().__init__(name=name or f"block_{index}", **kwargs)
         self.index = index
-        self.seed = network.seed
-        self.seed_generator = keras.random.SeedGenerator(
-            network.seed * network.num_blocks + index
-        )
-        parts = network.make_parts(index)
-        self.target = parts["target"]
-        self.noise_embedding = parts["noise_embedding"]
-        self.stem = parts["stem"]
-        self.residual_layers = parts["residual_layers"]
-        self.readout = parts["readout"]
-        self.head = parts["head"]
-        # Of what is shared, and of what is this block's own; or None.
-        self.shared_average = parts.get("average")
-        self.average = network.make_average()
+        self.method = method
+        self.layout = layout
+        self.network_config = _Untracked(network_config)
+        self.hand_over_start = hand_over_start
+        self.target = parts.target
+        self.noise_embedding = parts.shell.noise_embedding
+        self.stem = parts.shell.stem
+        self.residual_layers = parts.residual_layers
+        self.readout = parts.shell.readout
+        self.head = parts.shell.head
+        self.shared_average = parts.shared_average
+        self.average = parts.average
+        self._streams = {
+            purpose: streams.Stream(method.seed, purpose, index)
+            for purpose in (
+                "noise",
+                "noise_level",
+                "validation_noise",
+                "validation_noise_level",
+                "hand_over",
+                "validation_hand_over",
+            )
+        }
+        self._check_parts()
+
+    def _check_parts(self):
+        layers = [(layer, "layer") for layer in self.residual_layers]
+        shell = [(self.stem, "stem"), (self.readout, "readout")]
+        for layer, part in [*shell, *layers, (self.head, "head")]:
+            check_arguments(layer, part)
+
+    @property
+    def seed(self):
+        """Seed of the network (int)."""
+        return self.method.seed
 
     def build(self, input_shape=None):
-        network = self.network()
-        with network.dtype_scope():
-            if not self.target.built:
-                self.target.build((None, *self.target.signal_shape))
-            noisy = keras.KerasTensor(
-                (None, *self.target.signal_shape), dtype=network.noise.dtype
-            )
-            level = keras.KerasTensor((None,))
-            condition = network.condition_spec()
-            prediction = self.denoise(noisy, level, condition)
+        if not self.target.built:
+            self.target.build((None, *self.target.signal_shape))
+        noisy = keras.KerasTensor(
+            (None, *self.target.signal_shape), dtype=self.method.noise.dtype
+        )
+        level = keras.KerasTensor((None,))
+        with dtype_scope(self.dtype_policy):
+            prediction = self.denoise(noisy, level, self.layout.condition_spec)
         self.prediction_shape = tuple(prediction.shape[1:])
         self._build_averages()
-        for generator in self._seed_generators_of_layers():
-            # Keras 3.15 on torch drops out with torch's global generator
-            # unless a seed was given; a resumed run could not repeat it.
-            if generator._initial_seed is None:
-                generator._initial_seed = int(generator.state[0])
-        self._track_progress()
+        streams.seed_layers([self], self.seed, "dropout", self.index)
+        self.make_row_counter()
+        # Number of training losses so far: the step of what is drawn.
+        self.draws = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="int32",
+            trainable=False,
+            name="draws",
+        )
+        self.track_progress()
 
     def _build_averages(self):
         if self.average is None:
             return
         shared = self.shared_average
-        common = [] if shared is None else self.network().shared_of(self)
+        common = [] if shared is None else self.shell_variables()
         if common and not shared.built:
             shared.follow(common)
         common = {id(v) for v in common}
         own = [v for v in self.trainable_variables if id(v) not in common]
         self.average.follow(own)
+
+    def shell_variables(self):
+        """Trainable variables of all parts but the residual layers."""
+        layers = self.residual_layers
+        own = {id(v) for layer in layers for v in layer.variables}
+        return [v for v in self.trainable_variables if id(v) not in own]
 
     def _averages(self):
         return [a for a in (self.shared_average, self.average) if a is not None]
@@ -106,6 +158,8 @@ class Block(DurableModel):
         mapping = [(v, averages.get(id(v), v.value)) for v in self.variables]
         with keras.StatelessScope(state_mapping=mapping):
             yield
+
+    # The denoiser.
 
     def denoise(
         self,
@@ -128,39 +182,128 @@ class Block(DurableModel):
             stem: function of the scaled noisy signal to the first state, in
                 place of the stem (with what it makes of the condition kept).
         """
-        spec = self.network().condition_spec()
+        spec = self.layout.condition_spec
         if spec is not None:
-            condition = keras.tree.map_structure(
+            condition = tree.map_structure(
                 lambda t, spec: ops.cast(t, spec.dtype), condition, spec
             )
-        scale = self.network().preconditioning(level)  # each (B,), float32
+        scale = self.method.preconditioning(level)  # each (B,), float32
         context = {"training": training, "condition": condition}
         context["signal"] = noisy
-        context["noise"] = _call(self.noise_embedding, scale.c_noise, context)
+        context["noise"] = call_part(
+            self.noise_embedding, scale.c_noise, context
+        )
         scaled = noisy
         if scale.c_in is not None:
             scaled = expand(scale.c_in, noisy) * noisy
         if stem is None:
-            state = _call(self.stem, scaled, context)
+            state = call_part(self.stem, scaled, context)
         else:
             state = stem(scaled)
         state = (layers or self._through_layers)(state, context)
-        denoised = ops.cast(_call(self.readout, state, context), "float32")
+        denoised = ops.cast(call_part(self.readout, state, context), "float32")
         if scale.c_out is not None:
             denoised = expand(scale.c_out, noisy) * denoised
             denoised = expand(scale.c_skip, noisy) * noisy + denoised
-        return ops.cast(_call(self.head, denoised, context), "float32")
+        return ops.cast(call_part(self.head, denoised, context), "float32")
 
     def _through_layers(self, state, context):
-        network, layers = self.network(), self.residual_layers
-        remat = network.remat and context["training"]
+        layers, method = self.residual_layers, self.method
         for layer in layers:
-            # The last one's backward pass comes next: what it keeps, it keeps
-            # but for a while.
-            spared = layer is layers[-1] and not network.layers_in_readout
-            call = rematerialized(layer) if remat and not spared else layer
-            state = call(state, **_known(layer, context))
+            # The backward pass begins with the last layer, right after its
+            # forward pass: to compute it again would save nothing.
+            last = layer is layers[-1] and not method.remat_last
+            again = method.remat and context["training"] and not last
+            call = rematerialized(layer) if again else layer
+            state = call(state, **known(layer, context))
         return state
+
+    def guided(self, noisy, level, condition, scale=None):
+        """`denoise` with classifier-free guidance of strength `scale`.
+
+        Args:
+            noisy, level, condition: as in `denoise`.
+            scale: float; None, for the plain prediction.
+        """
+        prediction = self.denoise(noisy, level, condition)
+        if scale is None:
+            return prediction
+        empty = self.layout.null_condition(condition)
+        without = self.denoise(noisy, level, empty)
+        return without + scale * (prediction - without)
+
+    # Training: see `TrainableBlock`.
+
+    def loss_constants(self):
+        """Ends of this block's widened range: probabilities, and levels."""
+        return self.range_bounds(overlap=True)
+
+    def range_bounds(self, overlap):
+        """Two probabilities and two noise levels, float32."""
+        partition = self.method.partition
+        bounds = (
+            *partition.probability_range(self.index, overlap=overlap),
+            *partition.noise_range(self.index, overlap=overlap),
+        )
+        return tuple(np.float32(bound) for bound in bounds)
+
+    def hand_over_constants(self):
+        """Upper levels of this block and of the next (0 after the last)."""
+        partition = self.method.partition
+        following = 0.0
+        if self.index + 1 < partition.num_blocks:
+            following = partition.noise_range(self.index + 1, overlap=False)[1]
+        return np.float32(self.upper_level), np.float32(following)
+
+    def training_loss(self, data, handed, constants):
+        return self.denoising_loss(*data, handed, constants, training=True)
+
+    def batch_size(self, data):
+        return self.layout.batch_size_of(data[0])
+
+    def begin_hand_over(self, data, share, constants, rows=None):
+        x, y, _ = data
+        _, condition = self.layout.split(x, y)
+        batch = self.layout.batch_size_of(x)
+        if isinstance(batch, int):
+            count = int(batch * share + 0.5)
+            if count == 0:
+                return None
+        else:  # TensorFlow, unknown until the step runs
+            count = ops.cast(ops.cast(batch, "float32") * share + 0.5, "int32")
+        if condition is not None:
+            condition = tree.map_structure(lambda t: t[:count], condition)
+        purpose, step = "validation_hand_over", 0
+        if rows is None:  # in training
+            purpose, step = "hand_over", self.draws + 0
+            rows = streams.rows_of(count)
+        stream = None
+        if self.method.starts_from_noise():
+            stream = self._streams[purpose]
+        shape = self.target.signal_shape
+        noisy = self.method.noise.start(rows[:count], shape, stream, step)
+        if self.hand_over_start is not None:
+            return self.hand_over_start(self, noisy, condition, step), condition
+        ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
+        return (noisy, constants[0] * ones), condition
+
+    def pass_on(self, state, context, constants, stem=None):
+        """One Euler step with this block, from its upper edge to the next.
+
+        Args:
+            state: pair of the noisy signal `(B, ...)` and its levels `(B,)`.
+            context: condition, tensor(s) `(B, ...)`.
+            constants: noise levels before and after, two scalars.
+            stem: as in `denoise`.
+        """
+        noisy, _ = state
+        ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
+        prediction = self.denoise(
+            noisy, constants[0] * ones, context, stem=stem
+        )
+        denoised = self.target.bridge(prediction)
+        noisy = euler_step(noisy, denoised, *constants)
+        return ops.stop_gradient(noisy), constants[1] * ones
 
     def denoising_loss(
         self,
@@ -168,81 +311,90 @@ class Block(DurableModel):
         y,
         sample_weight=None,
         handed=None,
+        constants=None,
         training=True,
-        bounds=None,
+        rows=None,
     ):
         """Mean loss over levels of this block's range.
 
         Args:
             x, y: a batch as given to `fit`.
             sample_weight: tensor `(B,)` or None.
-            handed: None, or what `hand_over` gives for the first `count`
-                examples (METHOD 9), states and levels; the others are noised.
+            handed: None, or the state that was handed over for the first
+                examples: noisy signals and levels; the others are noised.
+            constants: None, or see `loss_constants`.
             training: bool. False fixes the noise and drops the overlap, so
                 that a validation loss does not move by chance.
-            bounds: None for `level_bounds(training)`; a compiled step takes
-                them as an argument, so that blocks can share it.
+            rows: int32 tensor `(B,)`, the rows' numbers where `training` is
+                False, or None for those of one batch.
         """
-        network = self.network()
-        if bounds is None:
-            bounds = self.level_bounds(training)
+        method = self.method
         if training:
             for average in self._averages():
                 average.update()
-        clean_input, condition = network.split(x, y)
+        clean_input, condition = self.layout.split(x, y)
         clean = self.target(clean_input)  # (B, ...)
+        batch = ops.shape(clean)[0]
+        if rows is None:
+            rows = streams.rows_of(batch)
         count = 0 if handed is None else ops.shape(handed[0])[0]
-        # A fixed integer seed gives fixed noise; two, to keep them apart.
-        fixed = 2 * (network.seed * network.num_blocks + self.index)
-        seeds = (self.seed_generator,) * 2 if training else (fixed, fixed + 1)
-        rest = clean[count:]
-        level = self._draw_levels(ops.shape(rest)[0], seeds[0], bounds)
-        noisy = network.noise.corrupt(rest, level, seeds[1])
-        if handed is not None:
-            level = ops.concatenate([handed[1], level], 0)
-            noisy = ops.concatenate([handed[0], noisy], 0)
+        step, prefix = 0, "validation_"
+        if training:
+            step, prefix = self.draws + 0, ""  # a copy
+            self.draws.assign(step + 1)
+        if constants is None:
+            constants = self.range_bounds(overlap=training)
+        if handed is not None and isinstance(batch, int) and count == batch:
+            noisy, level = handed
+        else:
+            rest, left = clean[count:], rows[count:]
+            stream = self._streams[prefix + "noise_level"]
+            level = self._draw_levels(stream, left, step, constants, training)
+            stream = self._streams[prefix + "noise"]
+            noisy = method.noise.corrupt(rest, level, stream, left, step)
+            if handed is not None:
+                level = ops.concatenate([handed[1], level], 0)
+                noisy = ops.concatenate([handed[0], noisy], 0)
         prediction = self.denoise(noisy, level, condition, training)
-        loss = network.loss_of(
-            self.target, clean_input, prediction, noisy, level
-        )  # (B,)
-        return network.weigh(loss, level, sample_weight)
-
-    def level_bounds(self, training=True):
-        """Ends of this block's range: two probabilities, two noise levels."""
-        partition = self.network().partition
-        return (
-            *partition.probability_range(self.index, overlap=training),
-            *partition.noise_range(self.index, overlap=training),
+        loss = self.target.loss(clean_input, prediction, noisy, level)  # (B,)
+        return weighted_mean(
+            loss, level, method.weighting, method.preconditioning, sample_weight
         )
 
-    def _draw_levels(self, count, seed, bounds):
-        low, high, lowest, highest = bounds
-        if self.network().stratified:
-            # One draw for the batch, spread evenly: the same distribution
-            # for each example, less variance in the mean.
-            shift = keras.random.uniform((), dtype="float32", seed=seed)
-            steps = ops.arange(count, dtype="float32")
-            steps = steps / ops.maximum(ops.cast(count, "float32"), 1.0)
-            uniform = ops.mod(shift + steps, 1.0)
+    def _draw_levels(self, stream, rows, step, constants, training):
+        low, high, lowest, highest = constants
+        if not self.method.stratified:
+            uniform = stream.uniform(rows, (), step)
         else:
-            uniform = keras.random.uniform((count,), dtype="float32", seed=seed)
-        noise = self.network().noise
-        level = noise.quantile_tensor(low + uniform * (high - low))
+            # One draw, spread evenly: the same distribution for each example,
+            # less variance in the mean.
+            shift = stream.uniform(ops.zeros((1,), "int32"), (), step)  # (1,)
+            if training:
+                count = ops.shape(rows)[0]
+                place = ops.cast(ops.arange(count), "float32")
+                place = place / ops.maximum(ops.cast(count, "float32"), 1.0)
+                uniform = ops.mod(shift + place, 1.0)
+            else:
+                uniform = streams.spread(rows, shift)
+        level = self.method.noise.quantile_tensor(low + uniform * (high - low))
         return ops.clip(level, lowest, highest)
 
     @property
     def upper_level(self):
         """Highest noise level this block owns (float)."""
-        return self.network().partition.noise_range(self.index, False)[1]
+        return self.method.partition.noise_range(self.index, False)[1]
+
+    # An ordinary Keras model.
 
     def call(self, x, training=False):
         # In training the denoising loss runs the block, not the forward pass.
-        network = self.network()
-        if training or not network.is_condition(x):
+        if training or not self.layout.is_condition(x):
             return None
-        condition = network.condition_of(x)
-        batch = network.batch_size_of(condition)
-        noisy = network.noise.start((batch, *self.target.signal_shape))
+        condition = self.layout.condition_of(x)
+        batch = self.layout.batch_size_of(x)
+        noisy = self.method.noise.start(
+            streams.rows_of(batch), self.target.signal_shape
+        )
         level = ops.full((batch,), self.upper_level, dtype="float32")
         return self.denoise(noisy, level, condition)
 
@@ -263,85 +415,95 @@ class Block(DurableModel):
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        loss = self.denoising_loss(x, y, sample_weight, training=training)
+        rows = None
+        if not training:
+            batch = self.layout.batch_size_of(x)
+            rows = self.row_numbers(batch, "evaluate")
+        loss = self.denoising_loss(
+            x, y, sample_weight, training=training, rows=rows
+        )
         return sum(self.losses, loss)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         if y_pred is None:  # in training there is no prediction
-            return {"loss": self._loss_tracker.result()}
+            return {"loss": compat.loss_tracker(self).result()}
         return super().compute_metrics(x, y, y_pred, sample_weight)
 
     def check_data(self, x, y=None):
-        self.network().check_data(x, y)
+        self.layout.check_data(x, y)
 
     def check_targets(self, x, y):
-        self.network().check_targets(x, y)
+        self.layout.check_targets(x, y)
 
     def training_step(self):
-        return int(self.optimizer._iterations)
+        return int(compat.iterations(self.optimizer))
 
-    def _seed_generators_of_layers(self):
-        layers = self._flatten_layers()
-        return [g for layer in layers for g in layer._seed_generators]
+    def counters(self):
+        return [*super().counters(), self.draws]
 
-    def _random_states(self):
-        return [g.state for g in self._seed_generators_of_layers()]
+    def input_specs(self):
+        return self.layout.condition_spec
+
+    # Files.
 
     def save_own_variables(self, store):
         super().save_own_variables(store)
-        # Keras leaves the generators' states out; a resumed run needs them.
-        for i, state in enumerate(self._random_states()):
-            store[f"random_{i}"] = state
+        save_random_states(store, [self])
 
     def load_own_variables(self, store):
-        states = self._random_states()
-        names = [key for key in store.keys() if key.startswith("random_")]
-        own = {k: store[k] for k in store.keys() if k not in names}
-        super().load_own_variables(own)
-        if len(names) == len(states):
-            for i, state in enumerate(states):
-                state.assign(store[f"random_{i}"])
+        super().load_own_variables(load_random_states(store, [self]))
 
     def get_config(self):
-        network = self.network()
         return {
-            "network": keras.saving.serialize_keras_object(network),
+            "network": self.network_config.value,
             "index": self.index,
+            **file_format.config(),
         }
 
     @classmethod
     def from_config(cls, config):
+        file_format.check(config, "block")
         network = keras.saving.deserialize_keras_object(
             {**config["network"], "build_config": None, "compile_config": None}
         )
         return network.block(config["index"], build=False)
 
 
-def refuse_loss(loss):
-    """The loss is the method's; a second one would be ignored."""
-    if loss is not None:
-        raise ValueError(
-            "Blocks are trained on the denoising loss, so `loss` stays None. "
-            f"Received: loss={loss!r}. Leave it out; `loss_weighting` in the "
-            "constructor is the dial."
-        )
+class _Untracked:
+    """Holds a value that Keras would otherwise wrap and track."""
+
+    def __init__(self, value):
+        self.value = value
 
 
-def accepts(layer, argument):
-    """True if the layer's `call` takes the named argument."""
-    call = layer.call
-    return argument in _arguments(getattr(call, "__func__", call))
+class dtype_scope(contextlib.ContextDecorator):  # noqa: N801
+    """Makes layers that are made inside follow a dtype policy."""
+
+    def __init__(self, policy):
+        self.policy = policy
+
+    def __enter__(self):
+        self.before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(self.policy)
+
+    def __exit__(self, *error):
+        keras.config.set_dtype_policy(self.before)
 
 
-@functools.cache
-def _arguments(call):
-    return frozenset(inspect.signature(call).parameters)
+def save_random_states(store, layers):
+    """Writes the random generators' states, which Keras leaves out.
+
+    A resumed run could not repeat dropout without them.
+    """
+    for i, state in enumerate(streams.random_states(layers)):
+        store[f"random_{i}"] = state
 
 
-def _call(layer, inputs, context):
-    """Calls `layer` with those of `context` its `call` names."""
-    return layer(inputs, **_known(layer, context))
-
-
-def _known(layer, context):
-    return {k: v for k, v in context.items() if accepts(layer, k)}
+def load_random_states(store, layers):
+    """Sets the states that `save_random_states` wrote; returns the rest."""
+    states = streams.random_states(layers)
+    names = [key for key in store.keys() if key.startswith("random_")]
+    if len(names) == len(states):
+        for i, state in enumerate(states):
+            state.assign(store[f"random_{i}"])
+    return {k: store[k] for k in store.keys() if k not in names}

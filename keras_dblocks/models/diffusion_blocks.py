@@ -6,24 +6,40 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_dblocks import presets, samplers
-from keras_dblocks.models import assembly, table
-from keras_dblocks.models.checks import check_array, check_integer
-from keras_dblocks.models.parts import Parts
-from keras_dblocks.partition import Partition
+from keras_dblocks import presets
+from keras_dblocks.checks import check_integer
+from keras_dblocks.diffusion import samplers
+from keras_dblocks.diffusion.partition import Partition
+from keras_dblocks.diffusion.samplers import loop
+from keras_dblocks.diffusion.weighting import check_weighting
+from keras_dblocks.layers import NoiseModulation
+from keras_dblocks.models import assembly, file_format, table, twins
+from keras_dblocks.models.block import Block, dtype_scope
+from keras_dblocks.models.context import accepts
+from keras_dblocks.models.export import Exportable
+from keras_dblocks.models.network import Network
+from keras_dblocks.models.numbered_rows import NumberedRows
+from keras_dblocks.models.parts import BatchLayout, BlockParts, Method
+from keras_dblocks.streams import rows_of
+from keras_dblocks.training.trainable_block import run_hand_over
 from keras_dblocks.training.trainer import BlockTrainer
 
-WEIGHTINGS = ("none", "edm", "batch_mean")
 
-
-class DiffusionBlocks(Parts, BlockTrainer):
+class DiffusionBlocks(NumberedRows, Exportable, BlockTrainer, Network):
     """A deep residual network trained one block at a time.
 
-    A subclass says what the parts are: `condition_spec`, `make_target`,
-    `make_stem`, `make_layer`, `make_readout` and `make_head`. A part's
-    `call` gets those of `noise` (the embedded level `(B, noise_dim)`),
-    `signal` (the noisy signal), `condition` and `training` that it names. A
-    layer that names no `noise` is wrapped in `layers.NoiseModulation`.
+    Made in two ways. A subclass says what the parts are, see `Network`:
+    `condition_spec`, `make_target`, `make_stem`, `make_layer` and, where the
+    defaults do not fit, `make_readout`, `make_head` and more. Or the parts are
+    passed in one call, without a class, see `ComposedBlocks`:
+
+    ```python
+    model = DiffusionBlocks(
+        target=LabelEmbedding(10, 64), stem=stem, layers=[...],
+        readout=readout, head=head, num_blocks=3,
+        condition=keras.KerasTensor((None, 32, 32, 3)),
+    )
+    ```
 
     Args:
         num_layers: int. Residual layers of the whole network.
@@ -35,8 +51,9 @@ class DiffusionBlocks(Parts, BlockTrainer):
             block has its own; only the fixed table of the clean signal is
             common, so that blocks can be trained apart).
         partition: `"equal_probability"`, `"log_uniform"` or `"linear"`.
-        loss_weighting: `"none"`, `"edm"` or `"batch_mean"` (METHOD 1).
-            Defaults to what suits the clean signal.
+        loss_weighting: `"none"`, `"edm"` or `"batch_mean"`, see
+            docs/method.md#loss-and-weighting. Defaults to what suits the
+            clean signal.
         sampler: as in `samplers.get`, or None for the default.
         reference: bool. The paper's settings wherever ours differ.
         seed: int. Noise, block order and fixed tables follow from it.
@@ -48,9 +65,23 @@ class DiffusionBlocks(Parts, BlockTrainer):
     Every constructor argument of a subclass must become an attribute of the
     same name; then the model can be saved with no `get_config`.
 
+    The model is built by `build()`, which `compile`, `predict`, `save` and
+    `summary` call; `block(i)` builds that block alone.
+
     References:
      - [DiffusionBlocks](https://arxiv.org/abs/2506.14202)
     """
+
+    # `X.end_to_end(**keywords)`, or `model.end_to_end()`: the same network
+    # trained by ordinary backpropagation.
+    end_to_end = twins.TwinMethod("make_end_to_end", "_end_to_end")
+
+    def __new__(cls, *args, **kwargs):
+        if cls is DiffusionBlocks:
+            from keras_dblocks.models.composed import ComposedBlocks
+
+            cls = ComposedBlocks
+        return super().__new__(cls, *args, **kwargs)
 
     def __init__(
         self,
@@ -80,11 +111,7 @@ class DiffusionBlocks(Parts, BlockTrainer):
                 f"Received: dtype={self.dtype_policy.name}, whose loss scaling "
                 'does not work per block. Use "mixed_bfloat16".'
             )
-        if loss_weighting not in (None, *WEIGHTINGS):
-            raise ValueError(
-                f"`loss_weighting` must be one of {WEIGHTINGS}. "
-                f"Received: {loss_weighting!r}. Leave it out for the default."
-            )
+        check_weighting(loss_weighting)
         check_integer("seed", seed, 0)
         self.num_layers = num_layers
         self.num_blocks = num_blocks
@@ -105,41 +132,25 @@ class DiffusionBlocks(Parts, BlockTrainer):
             partition,
         )
         self.layers_per_block = self.partition.layers_per_block
-        self.stratified = not reference
         self.sampler = sampler or self.make_sampler()
         self.blocks = []
         self.block_losses = [
             keras.metrics.Mean(name=f"block_{i}_loss")
             for i in range(num_blocks)
         ]
-        self._block_logs = {}
+        if reference:
+            self.default_on_policy = 0.0  # the paper's
+
+    # The parts.
 
     def build(self, input_shape=None):
-        self._building = True
+        """Makes and builds all blocks; sizes are the constructor's."""
         self._make_blocks()
         for block in self.blocks:
             if not block.built:
                 block.build()
-        self._track_progress()
-
-    @property
-    def variables(self):
-        self._build_on_demand()
-        return super().variables
-
-    @property
-    def weights(self):
-        self._build_on_demand()
-        return super().weights
-
-    def _build_on_demand(self):
-        # All sizes are known once the constructor is through, but building is
-        # put off, so that `block(i)` can build one block alone.
-        if self.built or getattr(self, "_building", False):
-            return
-        if all(name in self.__dict__ for name in ("blocks", "block_losses")):
-            if all(hasattr(self, name) for name in self._argument_names()):
-                self.build()
+        self.make_row_counter()
+        self.track_progress()
 
     def block(self, index, build=True):
         """Block `index`, an ordinary `keras.Model` sharing this one's weights.
@@ -154,12 +165,127 @@ class DiffusionBlocks(Parts, BlockTrainer):
             block.build()
         return block
 
+    @property
+    def target(self):
+        """`Target` of the clean signal, which all blocks share."""
+        self._make_blocks()
+        return self._target
+
+    def _make_blocks(self):
+        if self.blocks:
+            return
+        target = self.make_target()
+        if self.sharing == "targets":
+            target.freeze(self.seed)
+        self._target = target
+        shared = average = None
+        if self.sharing == "all":
+            with dtype_scope(self.dtype_policy):
+                shared = self.make_shell(target)
+                average = self.make_average()
+        config = keras.saving.serialize_keras_object(self)
+        arguments = self._method(), self._batch_layout(), config
+        for index in range(self.num_blocks):
+            with dtype_scope(self.dtype_policy):
+                parts = BlockParts(
+                    target=target,
+                    shell=shared or self.make_shell(target),
+                    residual_layers=self._residual_layers(index),
+                    shared_average=average,
+                    average=self.make_average(),
+                )
+            block = Block(
+                index,
+                parts,
+                *arguments,
+                hand_over_start=self.hand_over_start(),
+                dtype=self.dtype_policy,
+            )
+            self.blocks.append(block)
+
+    def _residual_layers(self, index):
+        layers = [self.make_layer(i) for i in self.partition.layers_of(index)]
+        return [
+            layer if accepts(layer, "noise") else NoiseModulation(layer)
+            for layer in layers
+        ]
+
+    def _method(self):
+        return Method(
+            noise=self.noise,
+            preconditioning=self.preconditioning,
+            partition=self.partition,
+            weighting=self.loss_weighting or self.default_loss_weighting(),
+            seed=self.seed,
+            stratified=not self.reference,
+            remat=self.remat,
+            remat_last=self.remat_last,
+            starts_from_noise=lambda: self.sampler.starts_from_noise,
+        )
+
+    def _batch_layout(self):
+        return BatchLayout(
+            condition_spec=self.condition_spec(),
+            split=self.split,
+            condition_of=self.condition_of,
+            is_condition=self.is_condition,
+            null_condition=self.null_condition,
+            batch_size_of=self.batch_size_of,
+            check_targets=self.check_targets,
+            check_data=self.check_data,
+        )
+
+    def hand_over_start(self):
+        """Function that begins hand-overs; None for the chain's start.
+
+        See `Block`. For networks whose hand-over is more than one pass
+        through each earlier block.
+        """
+        return None
+
+    def shared_variables(self):
+        """Trainable variables that every block holds."""
+        if self.sharing == "targets" or self.num_blocks == 1:
+            return []
+        common = set.intersection(
+            *({id(v) for v in b.trainable_variables} for b in self.blocks)
+        )
+        first = self.blocks[0].trainable_variables
+        return [v for v in first if id(v) in common]
+
+    def own_variables(self):
+        """Per block, the trainable variables no other block holds."""
+        shared = {id(v) for v in self.shared_variables()}
+        return [
+            [v for v in block.trainable_variables if id(v) not in shared]
+            for block in self.blocks
+        ]
+
     # What it computes.
 
     def call(self, x, training=False):
         if not self.is_condition(x):
             return None
-        return self.sampler(self, self.condition_of(x))
+        rows = self.row_numbers(self.batch_size_of(x), "predict")
+        return loop.sample(*self._chain(x, rows))
+
+    def _chain(self, x, rows, sampler=None):
+        """Arguments of `loop.sample` for an input of `predict`."""
+        sampler = sampler or self.sampler
+        shape = self.target.signal_shape
+        noisy = loop.start(sampler, self.noise, rows, shape)
+        condition = self.condition_of(x)
+        return self.blocks, self.partition, sampler, noisy, condition, rows
+
+    def steps_of(self, x, sampler=None):
+        """Every call of the chain for inputs, see `loop.trajectory`.
+
+        Args:
+            x: tensor(s) `(B, ...)` as given to `predict`.
+            sampler: `Sampler`, or None for the model's own.
+        """
+        rows = rows_of(self.batch_size_of(x))
+        return loop.trajectory(*self._chain(x, rows, sampler))
 
     def denoise(self, noisy, level, condition=None, block=None):
         """What the loss sees: logits, or the denoised signal.
@@ -185,15 +311,15 @@ class DiffusionBlocks(Parts, BlockTrainer):
         tensors += [host.astype("float32")]
         tensors += [] if condition is None else [condition]
         tensors = tree.map_structure(ops.convert_to_tensor, tensors)
-        rows, parts = [], []
+        found, parts = [], []
         for index in np.unique(chosen):
-            row = np.flatnonzero(chosen == index)
-            leaves = [ops.take(t, row, 0) for t in tree.flatten(tensors)]
+            members = np.flatnonzero(chosen == index)
+            leaves = [ops.take(t, members, 0) for t in tree.flatten(tensors)]
             part = tree.pack_sequence_as(tensors, leaves)
-            rows.append(row)
+            found.append(members)
             parts.append(self.blocks[index].denoise(*part))
         result = ops.concatenate(parts, 0)
-        result = ops.take(result, np.argsort(np.concatenate(rows)), 0)
+        result = ops.take(result, np.argsort(np.concatenate(found)), 0)
         if isinstance(noisy, np.ndarray):
             return ops.convert_to_numpy(result)
         return result
@@ -215,65 +341,92 @@ class DiffusionBlocks(Parts, BlockTrainer):
         steps = chain.predict(x, batch_size=batch_size, verbose=0)
         return np.moveaxis(steps, 1, 0)
 
-    def weigh(self, loss, level, sample_weight=None):
-        """Mean of the examples' losses `(B,)` under `loss_weighting`."""
-        weighting = self.loss_weighting or self.default_loss_weighting()
-        if sample_weight is not None:
-            weight = ops.reshape(sample_weight, ops.shape(loss))
-            loss = loss * ops.cast(weight, loss.dtype)
-        if weighting == "none":
-            return ops.mean(loss)
-        weight = self.preconditioning.weight(level)
-        if weighting == "edm":
-            return ops.mean(ops.multiply(weight, loss))
-        # What the reference's broadcast amounts to (METHOD 0.2).
-        return ops.mean(weight) * ops.mean(loss)
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        """Mean of the blocks' losses, for `evaluate`.
 
-    def default_loss_weighting(self):
-        """`"none"` for cross-entropy; the reference's own under it."""
-        return "batch_mean" if self.reference else "none"
+        On fixed noise, and on hand-overs for the share of the batch that
+        training takes them for.
+        """
+        batch = self.batch_size_of(x)
+        rows = self.row_numbers(batch, "evaluate")
+        total = 0.0
+        for block, tracker in zip(self.blocks, self.block_losses, strict=True):
+            handed = self._validation_hand_over(block.index, x, y, rows)
+            loss = block.denoising_loss(
+                x, y, sample_weight, handed, training=False, rows=rows
+            )
+            tracker.update_state(loss, sample_weight=batch)
+            total = total + loss
+        return total / self.num_blocks
 
-    def batch_size_of(self, x):
-        """Number of examples in `x`: int where it is known."""
-        return ops.shape(tree.flatten(x)[0])[0]
+    def _validation_hand_over(self, index, x, y, rows):
+        if not self.on_policy:
+            return None
+        first = self.blocks[0].hand_over_constants()
+        return run_hand_over(
+            self.blocks,
+            index,
+            lambda: self.blocks[index].begin_hand_over(
+                (x, y, None), self.on_policy, first, rows
+            ),
+            lambda block, *state: block.pass_on(
+                *state, block.hand_over_constants()
+            ),
+        )
 
     @property
     def sampler(self):
-        """`samplers.Sampler` of `predict`; set it to change how blocks run."""
+        """`Sampler` of `predict`; set it to change how blocks run."""
         return self._sampler
 
     @sampler.setter
     def sampler(self, sampler):
         sampler = samplers.get(sampler)
-        sampler.plan(self.partition)  # raises now, not in predict
+        loop.plan(sampler, self.partition)  # raises now, not in predict
         self._sampler = sampler
         self.predict_function = self.test_function = None
 
-    # Refusals.
+    def input_specs(self):
+        return self.condition_spec()
 
-    def check_targets(self, x, y):
-        if self.split(x, y)[0] is None:
-            raise ValueError(
-                "Training needs targets. Received: y=None. "
-                "Pass labels, `fit(x, y)`."
-            )
+    # The twins.
 
-    def check_data(self, x, y=None):
-        clean, condition = (None, x) if y is None else self.split(x, y)
-        spec = self.condition_spec()
-        arrays, specs = tree.flatten(condition), tree.flatten(spec)
-        alike = tree.is_nested(condition) == tree.is_nested(spec)
-        if not alike or len(arrays) != len(specs):
-            raise ValueError(
-                "The input must be nested like `condition_spec()`. Received: "
-                f"a {type(condition).__name__} with {len(arrays)} arrays for "
-                f"{len(specs)}. Pass one array as it is, `fit(x, y)`."
-            )
-        for array, wanted in zip(arrays, specs, strict=True):
-            check_array(array, wanted)
-        check = getattr(self._target, "check", None)
-        if clean is not None and check:
-            check(ops.convert_to_numpy(clean))
+    @classmethod
+    def make_end_to_end(cls, **kwargs):
+        """The end-to-end twin of the class, from its constructor's keywords.
+
+        The same network trained by ordinary backpropagation, a plain
+        `keras.Model`; keywords that only concern blocks have no effect.
+        """
+        return cls(**kwargs).end_to_end()
+
+    def _end_to_end(self):
+        """The same network trained by ordinary backpropagation.
+
+        A plain Keras model of the same parts, not compiled, with fresh
+        weights: `model.end_to_end().compile("adamw", loss=...)`. Of a network
+        that generates its input, the ordinary diffusion model: one block.
+        """
+        return self.make_twin(self.num_layers, "end_to_end")
+
+    def layer_matched(self):
+        """The end-to-end twin that is only as deep as one block.
+
+        At equal layer evaluations it takes as many steps as all blocks
+        together: if it does as well, blocks do not serve this task.
+        """
+        return self.make_twin(max(self.layers_per_block), "layer_matched")
+
+    def make_twin(self, num_layers, name):
+        """The twin with so many layers, for `end_to_end`, `layer_matched`."""
+        if type(self).split is Network.split:
+            return twins.plain_twin(self, num_layers, name)
+        config = self.get_config()
+        changes = {"num_blocks": 1, "layers_per_block": None, "name": name}
+        changes |= {self.layers_keyword: num_layers, "sampler": None}
+        return type(self).from_config({**config, **changes})
 
     # Saving and showing.
 
@@ -289,17 +442,15 @@ class DiffusionBlocks(Parts, BlockTrainer):
         config = {name: getattr(self, name) for name in self._argument_names()}
         config["partition"] = self.partition.kind
         config["layers_per_block"] = list(self.layers_per_block)
-        config["sampler"] = self.sampler.get_config()
+        config["sampler"] = samplers.serialize(self.sampler)
         config["dtype"] = keras.saving.serialize_keras_object(self.dtype_policy)
-        return config
+        return {**config, **file_format.config()}
 
     @classmethod
     def from_config(cls, config):
-        config = dict(config)
-        if isinstance(config.get("dtype"), dict):
-            dtype = keras.saving.deserialize_keras_object(config["dtype"])
-            config["dtype"] = dtype
-        return cls(**config)
+        file_format.check(config, cls.__name__)
+        config = file_format.without_version(config)
+        return cls(**{key: _restored(value) for key, value in config.items()})
 
     def load_block(self, path):
         """Puts a saved block's weights into this model."""
@@ -340,6 +491,17 @@ class DiffusionBlocks(Parts, BlockTrainer):
         print_fn(table.summary(self))
 
 
+def _restored(value):
+    """A constructor's argument from what stands in a config."""
+    if isinstance(value, dict) and "class_name" in value:
+        return keras.saving.deserialize_keras_object(value)
+    if isinstance(value, dict):
+        return {key: _restored(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_restored(item) for item in value]
+    return value
+
+
 class _Chain(keras.Model):
     """The chain with every step's prediction, for `predict_steps`."""
 
@@ -350,6 +512,5 @@ class _Chain(keras.Model):
         self.built = True
 
     def call(self, x):
-        condition = self.model.condition_of(x)
-        steps = self.sampler.trajectory(self.model, condition)
+        steps = self.model.steps_of(x, self.sampler)
         return ops.stack([step["prediction"] for step in steps], 1)

@@ -27,10 +27,11 @@ def summary(model):
     if shared:
         state = _state(optimizers, model.num_blocks)
         rows.append(("shared", "", "", f"{_count(shared):,}", state))
-    fixed = _count(model.weights) - _count([v for g in own for v in g])
-    fixed -= _count(shared)
-    if fixed > 1:  # one integer counts the steps
-        rows.append(("fixed", "", "", f"{fixed - 1:,}", ""))
+    trained = {id(v) for group in (*own, shared) for v in group}
+    counters = {id(v) for m in (model, *model.blocks) for v in m.counters()}
+    rest = [v for v in model.weights if id(v) not in trained | counters]
+    if rest:
+        rows.append(("fixed", "", "", f"{_count(rest):,}", ""))
     widths = [max(len(row[i]) for row in rows) for i in range(5)]
     lines = [f"{type(model).__name__}: {model.name}"]
     for row in rows:

@@ -1,1 +1,1 @@
-"""Block-wise training on three backends."""
+"""Trains a network in blocks, on three backends. Knows no noise."""

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_dblocks import compat
+
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class BlockSchedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -52,7 +54,7 @@ class BlockOptimizers(keras.optimizers.Optimizer):
             zip(optimizers, groups, strict=True)
         ):
             self.owner.update({id(variable): i for variable in group})
-            self._trainable_variables.extend(group)
+            compat.set_trainable_variables(self, group)
             if not optimizer.built:
                 optimizer.build(group)
         self.built = True
@@ -74,7 +76,7 @@ class BlockOptimizers(keras.optimizers.Optimizer):
         """Built with its groups; `fit` calls this with all variables."""
 
     def apply(self, grads, trainable_variables=None):
-        variables = trainable_variables or self._trainable_variables
+        variables = trainable_variables or compat.trainable_variables(self)
         pairs = [
             (g, v)
             for g, v in zip(grads, variables, strict=True)
@@ -91,11 +93,9 @@ class BlockOptimizers(keras.optimizers.Optimizer):
 
     def finalize_variable_values(self, var_list):
         for optimizer in self.optimizers:
-            variables = optimizer._trainable_variables
+            variables = compat.trainable_variables(optimizer)
             optimizer.finalize_variable_values(variables)
-            for average in getattr(
-                optimizer, "_model_variables_moving_average", []
-            ):
+            for average in compat.weight_averages(optimizer):
                 # Keras 3.15 leaves weight and average as one JAX array, which
                 # `predict` then donates: "Array has been deleted".
                 average.assign(ops.convert_to_numpy(average).copy())
@@ -125,15 +125,10 @@ def clone(optimizer, num_blocks=1, joint_clip=False):
     """
     fresh = type(optimizer).from_config(optimizer.get_config())
     schedules = keras.optimizers.schedules
-    rate = fresh._learning_rate
+    rate = compat.schedule(fresh)
     if num_blocks > 1 and isinstance(rate, schedules.LearningRateSchedule):
-        fresh._learning_rate = BlockSchedule(rate, num_blocks)
+        compat.set_schedule(fresh, BlockSchedule(rate, num_blocks))
     if joint_clip:
         fresh.global_clipnorm = None
-    for name in (
-        "_exclude_from_weight_decay",
-        "_exclude_from_weight_decay_pattern",
-    ):
-        if hasattr(optimizer, name):
-            setattr(fresh, name, getattr(optimizer, name))
+    compat.copy_exclusions(optimizer, fresh)
     return fresh

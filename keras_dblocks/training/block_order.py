@@ -4,7 +4,8 @@ import numbers
 
 import numpy as np
 
-from keras_dblocks.models.checks import check_integer, is_integer
+from keras_dblocks import streams
+from keras_dblocks.checks import check_integer, is_integer
 
 
 class BlockOrder:
@@ -74,8 +75,7 @@ class BlockOrder:
             return visit % self.num_blocks
         if self.cumulative is None:
             return int(self.order)
-        # Philox is counter-based: no state to save, the same on every backend.
-        bits = np.random.Philox(key=self.seed, counter=visit)
-        draw = np.random.Generator(bits).random()
+        # No state to save, and the same on every backend.
+        draw = streams.generator(self.seed, "block_order", visit).random()
         block = np.searchsorted(self.cumulative, draw, side="right")
         return int(min(block, self.num_blocks - 1))

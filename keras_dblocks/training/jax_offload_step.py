@@ -7,18 +7,19 @@ keeps everything where it is.
 
 import jax
 
+from keras_dblocks import compat
 from keras_dblocks.training.offload import needed
 
 
 class OffloadedStep:
-    """A `BlockStep` with the state of all other blocks in host memory.
+    """A `JaxStep` with the state of all other blocks in host memory.
 
     Args:
-        step: `BlockStep`.
+        step: `JaxStep`.
     """
 
     def __init__(self, step):
-        self.step, model = step, step.model
+        self.step, model = step, step.trainer
         places = step.places
         self.groups = [{places[id(v)] for v in g} for g in needed(model)]
         idle = set().union(*self.groups) - self.groups[step.index]
@@ -26,19 +27,19 @@ class OffloadedStep:
         self.idle = idle if "pinned_host" in kinds else set()
         self.here = set(places.values()) - self.idle
 
-    def __call__(self, state, data):
+    def __call__(self, data, state):
         move(state, self.here)
         left, arrived = move(state, self.idle, "pinned_host")
         if len(left) > max(map(len, self.groups)):
             # Not what the last step needed: everything, after `compile`.
             jax.block_until_ready(arrived)
-        logs = self.step(state, data)
+        logs = self.step(data, state)
         # Waits for the last step, not for this one, so that no more than two
         # blocks' state is ever on the device.
         jax.block_until_ready(arrived)
         for value in left:
             value.delete()  # Keras may still hold it
-        move(state, self.groups[self.step.model.upcoming_block()])
+        move(state, self.groups[self.step.trainer.upcoming_block()])
         return logs
 
 
@@ -72,6 +73,5 @@ def move(state, places, memory=None):
 
 def bring_home(model):
     """Offloaded parameters to the device, in what Keras is about to sync."""
-    state = getattr(model, "_jax_state", None) or {}
-    values = state.get("trainable_variables", [])
+    values = compat.epoch_state(model).get("trainable_variables", [])
     move([values], [(0, i) for i in range(len(values))])

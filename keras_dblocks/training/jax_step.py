@@ -2,167 +2,182 @@
 
 Keras keeps all state in four lists during an epoch. Only the active block's
 entries go through the donated step; the other entries are left alone. A block's
-weights, state and noise levels are arguments, so that blocks of the same layers
+weights, state and constants are arguments, so that blocks of the same layers
 are one program, which is compiled once; so is the pass through an earlier
 block, of which a hand-over takes as many as there are.
 """
 
 import functools
-import hashlib
 
 import jax
 import keras
 
-from keras_dblocks.samplers import pass_on
+from keras_dblocks import compat
+from keras_dblocks.training.block_step import BlockStep, unpack
 from keras_dblocks.training.jax_offload_step import OffloadedStep
+from keras_dblocks.training.trainable_block import run_hand_over
 
 
-def make_train_function(model):
+def make_train_function(trainer):
     """The function Keras's JAX trainer calls with its state and a batch."""
-    steps, programs = {}, {}
+    trainer.programs = Programs()
 
     def train_function(state, iterator):
         state = [list(part) for part in state]
         logs = None
-        for _ in range(model.steps_per_execution):
+        for _ in range(trainer.steps_per_execution):
             try:
                 data = next(iterator)
             except StopIteration:
                 if logs is None:
                     raise
                 break
+            read = functools.partial(_read_step, trainer, state[2])
             try:
-                model.check_batch(data)
+                logs = trainer.train_one(data, read, state)
             except ValueError:
-                _give_back(model, state)
+                compat.give_back_state(trainer, state)
                 raise
-            index = model.next_block(lambda: _read_step(model, state[2]))
-            if index not in steps:
-                step = BlockStep(model, index, programs)
-                steps[index] = OffloadedStep(step) if model.offload else step
-            logs = model.merge_logs(steps[index](state, data))
         return logs, tuple(state)
 
     return train_function
 
 
-def _give_back(model, state):
-    # Keras took the state out of the model for the epoch; `fit` puts back
-    # what lies here when it is left by an error.
-    names = (
-        "trainable_variables",
-        "non_trainable_variables",
-        "optimizer_variables",
-        "metrics_variables",
-    )
-    model._jax_state = dict(zip(names, state, strict=True))
+def make_step(trainer, index):
+    """The step of one block, a function of a batch and the four lists."""
+    step = JaxStep(trainer, index, trainer.programs)
+    return OffloadedStep(step) if trainer.offload else step
 
 
-def _read_step(model, optimizer_values):
-    position = {id(v): i for i, v in enumerate(model.optimizer.variables)}
-    blocks = model.optimizer.optimizers[: model.num_blocks]
-    positions = [position[id(o._iterations)] for o in blocks]
-    return sum(int(optimizer_values[i]) for i in positions)
+def _read_step(trainer, optimizer_values):
+    position = {id(v): i for i, v in enumerate(trainer.optimizer.variables)}
+    counts = [position[id(v)] for v in trainer.step_counts()]
+    return sum(int(optimizer_values[i]) for i in counts)
 
 
-class BlockStep:
-    """One block's step, and where its variables lie in the lists.
+class JaxStep(BlockStep):
+    """See `BlockStep`; and where its variables lie in the lists.
 
     Args:
-        model: `DiffusionBlocks`.
+        trainer: `BlockTrainer`.
         index: int. The block.
-        programs: dict of the programs that other blocks have, to be shared.
+        programs: `Programs` of the blocks before, to be shared; or None.
     """
 
-    def __init__(self, model, index, programs=None):
-        self.model = model
-        self.index = index
-        self.optimizer = model.block_optimizer(index)
-        block = model.blocks[index]
+    def __init__(self, trainer, index, programs=None):
+        super().__init__(trainer, index)
+        block = self.block
         self.groups = (
             # In the optimizer's order, which `stateless_apply` goes by.
-            list(self.optimizer._trainable_variables),
+            list(compat.trainable_variables(self.optimizer)),
             block.non_trainable_variables,
             self.optimizer.variables,
-            [v for t in model.loss_trackers(index) for v in t.variables],
+            [v for tracker in self.trackers for v in tracker.variables],
         )
         # Which of the lists each variable of the model lies in, and where.
-        self.places = places = {
+        self.places = {
             id(v): (kind, i)
-            for kind, variables in enumerate(state_variables(model))
+            for kind, variables in enumerate(state_variables(trainer))
             for i, v in enumerate(variables)
         }
-        self.active_places = [[places[id(v)] for v in g] for g in self.groups]
-        self.bounds = jax.numpy.array(block.level_bounds(), "float32")
-        self.begin, self.step = self._begin, self._step
-        programs = {} if programs is None else programs
-        jitted = model.jit_compile and not model.run_eagerly
-        if jitted:
-            self.begin = jax.jit(self.begin)
-            self.step = SharedProgram(compiled(self.step), programs)
+        self.active_places = [self.places_of(group) for group in self.groups]
+        self.constants = as_arrays(block.loss_constants())
+        first = trainer.blocks[0].hand_over_constants()
+        self.first_constants = as_arrays(first)
+        programs = programs or Programs()
+        self.jitted = trainer.jit_compile and not trainer.run_eagerly
+        self.begin_program = (
+            jax.jit(self._begin) if self.jitted else self._begin
+        )
+        self.step_program = self._step
+        if self.jitted:
+            self.step_program = SharedProgram(
+                compiled(self._step), programs.steps
+            )
         # Earlier blocks are read by the hand-over, never written.
-        self.passes = []
-        for earlier in model.blocks[:index] if model.on_policy else []:
-            program = functools.partial(_pass_on, earlier)
-            if jitted:
-                program = SharedProgram(jax.jit(program), programs)
-                # Looked up once, not by every later block.
-                program = programs.setdefault(earlier.index, program)
-            levels = model.pass_levels(earlier.index)
-            levels = jax.numpy.array(levels, "float32")
-            read = [places[id(v)] for v in earlier.variables]
-            self.passes.append((read, levels, program))
+        self.passes = {
+            id(earlier): self._pass(earlier, programs)
+            for earlier in self.earlier
+        }
+
+    def places_of(self, variables):
+        """Where variables lie in the lists: pairs of list and position."""
+        return [self.places[id(v)] for v in variables]
+
+    def _pass(self, earlier, programs):
+        program = functools.partial(_pass_on, earlier)
+        if self.jitted:
+            # Looked up once, not by every later block.
+            if id(earlier) not in programs.of_block:
+                programs.of_block[id(earlier)] = SharedProgram(
+                    jax.jit(program), programs.passes
+                )
+            program = programs.of_block[id(earlier)]
+        constants = as_arrays(earlier.hand_over_constants())
+        return program, self.places_of(earlier.variables), constants
 
     def part_of(self, state):
         """What the step changes, of the state's lists."""
         return tuple(_at(places, state) for places in self.active_places)
 
-    def __call__(self, state, data):
+    def __call__(self, data, state):
+        data = unpack(data)
         active, handed = self.part_of(state), None
-        if self.model.on_policy:
-            handed, part, rest = self.begin(active[:2], data)
+        if self.share:
+            handed, rest = self.hand_over(data, state, active[:2])
             active = active[0], rest, *active[2:]
-            for places, levels, program in self.passes if handed else ():
-                handed = program(_at(places, state), handed[0], levels, part)
-        logs, active = self.step(active, self.bounds, handed, data)
+        logs, active = self.step_program(active, self.constants, handed, data)
         for places, new in zip(self.active_places, active, strict=True):
             for (kind, i), value in zip(places, new, strict=True):
                 state[kind][i] = value
-        names = (t.name for t in self.model.loss_trackers(self.index))
+        names = (tracker.name for tracker in self.trackers)
         return dict(zip(names, logs, strict=True))
 
-    def lowered(self, state, data):
+    def hand_over(self, data, state, active):
+        """What the block trains on, and its random states after that."""
+        started, rest = self.begin_program(active, self.first_constants, data)
+
+        def pass_on(earlier, handed, context):
+            program, places, constants = self.passes[id(earlier)]
+            return program(_at(places, state), handed, context, constants)
+
+        handed = run_hand_over(
+            self.trainer.blocks, self.index, lambda: started, pass_on
+        )
+        return handed, rest
+
+    def lowered(self, data, state):
         """The programs of a step, not yet compiled."""
+        data = unpack(data)
         active, handed, programs = self.part_of(state), None, []
-        if self.model.on_policy:
-            programs = [self.begin.lower(active[:2], data)]
-            handed, part, _ = jax.eval_shape(self.begin, active[:2], data)
-            for places, levels, program in self.passes if handed else ():
-                arguments = _at(places, state), handed[0], levels, part
+        if self.share:
+            arguments = active[:2], self.first_constants, data
+            programs = [self.begin_program.lower(*arguments)]
+            started, _ = jax.eval_shape(self.begin_program, *arguments)
+
+            def pass_on(earlier, handed, context):
+                program, places, constants = self.passes[id(earlier)]
+                arguments = _at(places, state), handed, context, constants
                 programs.append(program.function.lower(*arguments))
-        lower = self.step.function.lower
-        return [*programs, lower(active, self.bounds, handed, data)]
+                return handed
 
-    def _begin(self, active, data):
-        """Start of a hand-over, its condition, the block's seeds after."""
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        first = None
+            handed = run_hand_over(
+                self.trainer.blocks, self.index, lambda: started, pass_on
+            )
+        lower = self.step_program.function.lower
+        return [*programs, lower(active, self.constants, handed, data)]
+
+    def _begin(self, active, constants, data):
         with _scope(self.groups[:2], active) as scope:
-            part = self.model.share_handed_over(x, y)
-            if part is not None:
-                first = self.model.first_state(self.index, part, True)
-        return first, part, _values(scope, self.groups[1])
+            started = self.begin(data, constants)
+        return started, _values(scope, self.groups[1])
 
-    def _step(self, active, bounds, handed, data):
-        model, index = self.model, self.index
+    def _step(self, active, constants, handed, data):
         trainable, rest, optimizer, metrics = active
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
 
         def loss_fn(trainable, rest):
             with _scope(self.groups[:2], (trainable, rest)) as scope:
-                loss = model.training_loss(
-                    index, x, y, sample_weight, handed, bounds
-                )
+                loss = self.loss(data, handed, constants)
             return loss, _values(scope, self.groups[1])
 
         gradient = jax.value_and_grad(loss_fn, has_aux=True)
@@ -171,9 +186,22 @@ class BlockStep:
             optimizer, grads, trainable
         )
         with _scope(self.groups[3:], [metrics]) as scope:
-            logs = list(model.track_loss(index, loss, x).values())
+            logs = list(self.track(loss, data).values())
         metrics = _values(scope, self.groups[3])
         return logs, (trainable, rest, optimizer, metrics)
+
+
+class Programs:
+    """Compiled programs that blocks of a model share.
+
+    Attributes:
+        steps, passes: dicts of jitted functions by the text of the program
+            they compile to, of training steps and of passes through a block.
+        of_block: dict of a block's pass, by the block's `id`.
+    """
+
+    def __init__(self):
+        self.steps, self.passes, self.of_block = {}, {}, {}
 
 
 class SharedProgram:
@@ -181,12 +209,12 @@ class SharedProgram:
 
     Args:
         function: jitted; its first argument is the weights.
-        programs: dict of those that there are, changed in place.
+        known: dict of functions by their program's text, changed in place.
     """
 
-    def __init__(self, function, programs):
+    def __init__(self, function, known):
         self.function = function
-        self.programs = programs
+        self.known = known
         self.chosen = {}  # of them, by the shapes of all but the weights
 
     def __call__(self, weights, *arguments):
@@ -194,14 +222,13 @@ class SharedProgram:
         shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
         if shapes not in self.chosen:
             text = self.function.lower(weights, *arguments).as_text()
-            key = hashlib.sha256(text.encode()).digest()
-            self.chosen[shapes] = self.programs.setdefault(key, self.function)
+            self.chosen[shapes] = self.known.setdefault(text, self.function)
         return self.chosen[shapes](weights, *arguments)
 
 
-def _pass_on(block, values, noisy, levels, condition):
+def _pass_on(block, values, state, context, constants):
     with _scope([block.variables], [values]):
-        return pass_on(block, noisy, levels, condition)
+        return block.pass_on(state, context, constants)
 
 
 def state_variables(model):
@@ -212,6 +239,11 @@ def state_variables(model):
         model.optimizer.variables,
         model.metrics_variables,
     )
+
+
+def as_arrays(constants):
+    """A tree of numbers as float32 arrays, which a program takes."""
+    return jax.tree.map(lambda c: jax.numpy.asarray(c, "float32"), constants)
 
 
 def compiled(step):

@@ -4,6 +4,8 @@ The order of blocks is known, so what the next step needs is fetched while
 this one runs, and what the last one needed leaves meanwhile.
 """
 
+from keras_dblocks import compat
+
 
 def check_offload(offload, parameters):
     """Raises a ValueError for settings of `compile` that do not go together."""
@@ -26,8 +28,7 @@ def needed(model):
     groups = []
     own = model.own_variables()
     for i, optimizer in enumerate(model.optimizer.optimizers[: len(own)]):
-        kept = getattr(optimizer, "_model_variables_moving_average", [])
-        kept = {id(v) for v in kept}
+        kept = {id(v) for v in compat.weight_averages(optimizer)}
         state = [v for v in optimizer.variables if v.ndim]
         group = [v for v in state if id(v) not in kept]
         if model.offload_parameters:

@@ -4,64 +4,82 @@ The block is chosen on the host; a choice inside a `tf.function` would be
 frozen when it is traced.
 """
 
-import keras
 import tensorflow as tf
 
+from keras_dblocks import compat
+from keras_dblocks.training.block_step import BlockStep, unpack
+from keras_dblocks.training.trainable_block import run_hand_over
 
-def make_train_function(model):
+
+def make_train_function(trainer):
     """The function Keras's TensorFlow trainer calls with an iterator."""
-    strategy = model.distribute_strategy
+    strategy = trainer.distribute_strategy
     if strategy.num_replicas_in_sync > 1:
         raise ValueError(
             "`fit` of the whole model trains on one device on TensorFlow. "
             f"Received: {strategy.num_replicas_in_sync} replicas. "
             "Train `model.block(i)`, an ordinary Keras model, or use JAX."
         )
-    if model.offload:
+    if trainer.offload:
         raise ValueError(
-            f"`offload` needs JAX or PyTorch. Received: {model.offload!r} on "
+            f"`offload` needs JAX or PyTorch. Received: {trainer.offload!r} on "
             "TensorFlow. Leave it out, or train `model.block(i)` alone."
         )
-    steps = {}
 
     def train_function(iterator):
         logs = None
-        for _ in range(model.steps_per_execution):
+        for _ in range(trainer.steps_per_execution):
             try:
                 data = next(iterator)
             except StopIteration:
                 if logs is None:
                     raise
                 break
-            model.check_batch(data)
-            index = model.next_block(model.training_step)
-            if index not in steps:
-                steps[index] = make_block_step(model, index)
-            logs = model.merge_logs(steps[index](data))
+            logs = trainer.train_one(data, trainer.training_step)
         return logs
 
     return train_function
 
 
-def make_block_step(model, index):
+def make_step(trainer, index):
     """The traced step of one block, a function of a batch."""
-    optimizer = model.block_optimizer(index)
-    variables = model.blocks[index].trainable_variables
+    step = TensorFlowStep(trainer, index)
+    if not trainer.run_eagerly:
+        step = tf.function(
+            step, reduce_retracing=True, jit_compile=trainer.jit_compile
+        )
+    return compat.accept_optionals(trainer, step)
 
-    def step(data):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        handed = model.hand_over(index, x, y)
+
+class TensorFlowStep(BlockStep):
+    """See `BlockStep`."""
+
+    def __call__(self, data):
+        data = unpack(data)
+        variables = self.block.trainable_variables
+        handed = self.hand_over(data)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in variables])
-            loss = model.training_loss(index, x, y, sample_weight, handed)
+            loss = self.loss(data, handed, self.block.loss_constants())
         grads = tape.gradient(loss, [v.value for v in variables])
         # An embedding's are sparse, which `global_clipnorm` cannot scale.
         grads = [g if g is None else tf.convert_to_tensor(g) for g in grads]
-        optimizer.apply(grads, variables)
-        return model.track_loss(index, loss, x)
+        self.optimizer.apply(grads, variables)
+        return self.track(loss, data)
 
-    if not model.run_eagerly:
-        step = tf.function(
-            step, reduce_retracing=True, jit_compile=model.jit_compile
+    def hand_over(self, data):
+        """What the block trains on, made by the earlier blocks; or None."""
+        if not self.share:
+            return None
+        first = self.trainer.blocks[0].hand_over_constants()
+        handed = run_hand_over(
+            self.trainer.blocks,
+            self.index,
+            lambda: self.begin(data, first),
+            lambda block, *state: block.pass_on(
+                *state, block.hand_over_constants()
+            ),
         )
-    return model._autoconvert_optionals(step)
+        if handed is None:  # the batch is too small for the share
+            return None
+        return tf.nest.map_structure(tf.stop_gradient, handed)

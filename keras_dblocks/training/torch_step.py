@@ -1,45 +1,60 @@
 """Gradient step on PyTorch: eager, one block's graph at a time."""
 
-import keras
 import torch
 
+from keras_dblocks.training.block_step import BlockStep, unpack
 from keras_dblocks.training.torch_offload_step import offloaded
+from keras_dblocks.training.trainable_block import run_hand_over
 
 
-def make_train_function(model):
+def make_train_function(trainer):
     """The function Keras's torch trainer calls with a list of one batch."""
-    if model.steps_per_execution > 1:
+    if trainer.steps_per_execution > 1:
         raise ValueError(
             "`steps_per_execution` must be 1 on PyTorch. Received: "
-            f"{model.steps_per_execution}. Leave it out."
+            f"{trainer.steps_per_execution}. Leave it out."
         )
-    steps = {}
 
     def train_function(data):
         (data,) = data
-        model.check_batch(data)
-        index = model.next_block(model.training_step)
-        if index not in steps:
-            steps[index] = _make_step(model, index)
-        return model.merge_logs(steps[index](data))
+        return trainer.train_one(data, trainer.training_step)
 
     return train_function
 
 
-def _make_step(model, index):
-    optimizer = model.block_optimizer(index)
-    variables = model.blocks[index].trainable_variables
+def make_step(trainer, index):
+    """The step of one block, a function of a batch."""
+    step = TorchStep(trainer, index)
+    return offloaded(trainer, index, step) if trainer.offload else step
 
-    def step(data):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        with torch.no_grad():
-            handed = model.hand_over(index, x, y)
-        loss = model.training_loss(index, x, y, sample_weight, handed)
+
+class TorchStep(BlockStep):
+    """See `BlockStep`."""
+
+    def __call__(self, data):
+        data = unpack(data)
+        variables = self.block.trainable_variables
+        loss = self.loss(
+            data, self.hand_over(data), self.block.loss_constants()
+        )
         loss.backward()
         with torch.no_grad():
-            optimizer.apply([v.value.grad for v in variables], variables)
+            self.optimizer.apply([v.value.grad for v in variables], variables)
         for variable in variables:
             variable.value.grad = None  # 1/B of the gradients, no more
-        return model.track_loss(index, loss.detach(), x)
+        return self.track(loss.detach(), data)
 
-    return offloaded(model, index, step) if model.offload else step
+    @torch.no_grad()
+    def hand_over(self, data):
+        """What the block trains on, made by the earlier blocks; or None."""
+        if not self.share:
+            return None
+        first = self.trainer.blocks[0].hand_over_constants()
+        return run_hand_over(
+            self.trainer.blocks,
+            self.index,
+            lambda: self.begin(data, first),
+            lambda block, *state: block.pass_on(
+                *state, block.hand_over_constants()
+            ),
+        )

@@ -3,23 +3,24 @@
 import importlib
 
 import keras
-from keras import ops, tree
 
-from keras_dblocks.models.block import refuse_loss
-from keras_dblocks.models.checks import check_share
-from keras_dblocks.models.durable_model import DurableModel
-from keras_dblocks.samplers import hand_over
-from keras_dblocks.training.array_batches import is_array
+from keras_dblocks import compat
+from keras_dblocks.checks import check_share
+from keras_dblocks.training.atomic_files import AtomicFiles
 from keras_dblocks.training.block_optimizers import BlockOptimizers, clone
 from keras_dblocks.training.block_order import BlockOrder
+from keras_dblocks.training.data_checks import CheckedData
+from keras_dblocks.training.data_order import ResumableOrder, is_array
 from keras_dblocks.training.offload import check_offload
 
 
-class BlockTrainer(DurableModel):
+class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
     """`compile` and `fit` that draw one block per batch.
 
     Only the drawn block's variables are differentiated, updated and given
-    optimizer state. The blocks drawn depend on (seed, step) alone.
+    optimizer state. The blocks drawn depend on (seed, step) alone. A subclass
+    has `blocks`, a list of `TrainableBlock`, `num_blocks`, `seed`,
+    `own_variables()` and `shared_variables()`.
     """
 
     # Share of a batch that is handed over by the earlier blocks when
@@ -53,8 +54,9 @@ class BlockTrainer(DurableModel):
             metrics, weighted_metrics: computed where the whole chain runs,
                 in `evaluate` and validation.
             on_policy: float in [0, 1], the share of each batch whose noisy
-                input is what the earlier blocks hand over (METHOD 9). 0 is
-                the paper's method. `"auto"`: the measured default.
+                input is what the earlier blocks hand over
+                (docs/method.md#on-policy-noise). 0 is the paper's method.
+                `"auto"`: the measured default.
             block_order: `"uniform"`, `"round_robin"`, a block or a list of
                 weights.
             run_eagerly, steps_per_execution, jit_compile: as in Keras.
@@ -76,7 +78,7 @@ class BlockTrainer(DurableModel):
         if not self.built:
             self.build()
         if on_policy == "auto":
-            on_policy = 0.0 if self.reference else self.default_on_policy
+            on_policy = self.default_on_policy
         check_share("on_policy", on_policy, 'Use "auto", the default.')
         check_offload(offload, offload_parameters)
         self.bring_home()  # in case an epoch was cut short
@@ -89,6 +91,7 @@ class BlockTrainer(DurableModel):
         # For `train_on_batch`; `fit` sets them anew.
         self._next_step, self._batches_seen = None, 0
         self._checks_stream = True
+        self._block_logs = {}
         template = keras.optimizers.get(optimizer)
         plain = {
             "metrics": metrics,
@@ -149,26 +152,46 @@ class BlockTrainer(DurableModel):
 
     def training_step(self):
         """Steps taken: each moves exactly one block's optimizer."""
-        blocks = self.optimizer.optimizers[: self.num_blocks]
-        return sum(int(optimizer._iterations) for optimizer in blocks)
+        return sum(int(count) for count in self.step_counts())
+
+    def step_counts(self):
+        """Variables that count the steps of each block."""
+        optimizers = self.optimizer.optimizers[: self.num_blocks]
+        return [compat.iterations(optimizer) for optimizer in optimizers]
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """`keras.Model.fit` that trains one block per batch.
 
-        See `DurableModel.fit` for what differs from Keras.
+        See `CheckedData.fit` for what differs from Keras.
         """
         self._next_step = None  # read from the optimizers at the first batch
         self._batches_seen = 0
         self._checks_stream = not is_array(x)
         return super().fit(x, y, *args, **kwargs)
 
-    def next_block(self, read_step):
-        """Block of the next step; `read_step()` is asked once per `fit`."""
+    def train_one(self, data, read_step, *state):
+        """Trains the block whose turn it is on one batch.
+
+        Args:
+            data: a batch, as Keras hands it out.
+            read_step: function to the number of steps taken, asked once a
+                `fit`.
+            state: on JAX the four lists that hold all variables' values.
+
+        Returns:
+            Dict of the latest losses of all blocks.
+        """
+        self._batches_seen += 1
+        if self._checks_stream:  # arrays were checked whole
+            self.check_batch(data, self._batches_seen)
         if self._next_step is None:
             self._next_step = read_step()
-        block = self.block_order(self._next_step)
+        index = self.block_order(self._next_step)
         self._next_step += 1
-        return block
+        if index not in self._steps:
+            self._steps[index] = _import_step().make_step(self, index)
+        self._block_logs.update(self._steps[index](data, *state))
+        return dict(self._block_logs)
 
     def upcoming_block(self):
         """Block of the step after the one under way."""
@@ -193,103 +216,26 @@ class BlockTrainer(DurableModel):
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:
             return
+        self._steps = {}  # made when a block is drawn for the first time
         self.train_function = _import_step().make_train_function(self)
-
-    def check_batch(self, data):
-        """Refuses a bad batch of a stream, where it lies in host memory.
-
-        Arrays were checked whole; on an accelerator a look would cost a
-        transfer.
-        """
-        self._batches_seen += 1
-        if not self._checks_stream:
-            return
-        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
-        leaves = [leaf for leaf in tree.flatten((x, y)) if leaf is not None]
-        if not all("cpu" in str(leaf.device).lower() for leaf in leaves):
-            return
-        try:
-            self.check_data(x, y)
-        except ValueError as error:
-            number = self._batches_seen
-            raise ValueError(f"Batch {number} of `fit`: {error}") from error
-
-    def training_loss(self, index, x, y, sample_weight, handed, bounds=None):
-        """Loss of one block and its layers; called under the gradient."""
-        block = self.blocks[index]
-        loss = block.denoising_loss(x, y, sample_weight, handed, bounds=bounds)
-        return sum(block.losses, loss)
 
     def loss_trackers(self, index):
         """Running means that a step of block `index` updates."""
-        return self._loss_tracker, self.block_losses[index]
-
-    def track_loss(self, index, loss, x):
-        """Updates the running losses and returns their values."""
-        weight = self.batch_size_of(x)
-        trackers = self.loss_trackers(index)
-        for tracker in trackers:
-            tracker.update_state(loss, sample_weight=weight)
-        return {tracker.name: tracker.result() for tracker in trackers}
-
-    def hand_over(self, index, x, y, training=True):
-        """On-policy share of a batch for block `index`, or None."""
-        part = self.share_handed_over(x, y)
-        return None if part is None else hand_over(self, index, part, training)
-
-    def share_handed_over(self, x, y):
-        """Condition of the examples that are handed over, or None."""
-        if not self.on_policy:
-            return None
-        _, condition = self.split(x, y)
-        batch = self.batch_size_of(condition)
-        if isinstance(batch, int):
-            count = int(batch * self.on_policy + 0.5)
-            if count == 0:
-                return None
-        else:  # TensorFlow, unknown until the step runs
-            share = ops.cast(batch, "float32") * self.on_policy
-            count = ops.cast(share + 0.5, "int32")
-        return tree.map_structure(lambda t: t[:count], condition)
-
-    def first_state(self, index, condition, training):
-        """What hand-overs to block `index` begin with: states, levels."""
-        seed = self.blocks[index].seed_generator if training else None
-        noisy = self.sampler.begin(self, self.batch_size_of(condition), seed)
-        ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
-        return noisy, self.blocks[0].upper_level * ones
-
-    def pass_levels(self, index):
-        """Noise levels before and after block `index` in a hand-over."""
-        return [b.upper_level for b in self.blocks[index : index + 2]]
-
-    def merge_logs(self, logs):
-        """Adds the other blocks' latest losses to those of this step."""
-        self._block_logs.update(logs)
-        return dict(self._block_logs)
+        return compat.loss_tracker(self), self.block_losses[index]
 
     def reset_metrics(self):
         super().reset_metrics()
         self._block_logs = {}
 
-    def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
-        """Mean of the blocks' losses, for `evaluate`.
 
-        On fixed noise, and on hand-overs for the share of the batch that
-        training takes them for.
-        """
-        total = 0.0
-        weight = self.batch_size_of(x)
-        for block, tracker in zip(self.blocks, self.block_losses, strict=True):
-            handed = self.hand_over(block.index, x, y, training=False)
-            loss = block.denoising_loss(
-                x, y, sample_weight, handed, training=False
-            )
-            tracker.update_state(loss, sample_weight=weight)
-            total = total + loss
-        return total / self.num_blocks
+def refuse_loss(loss):
+    """Raises a ValueError: the loss is the blocks' own."""
+    if loss is not None:
+        raise ValueError(
+            "Blocks are trained on a loss of their own, so `loss` stays None. "
+            f"Received: loss={loss!r}. Leave it out; `loss_weighting` in the "
+            "constructor is the dial."
+        )
 
 
 def _import_step(kind=""):

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_dblocks.applications.text.end_to_end import EndToEndText
 from keras_dblocks.applications.text.sandwich import SandwichLayer
-from keras_dblocks.models.checks import check_integer
+from keras_dblocks.checks import check_integer
 
 from . import iterations
 from .writer import HuginnWriter
@@ -127,7 +127,7 @@ class Huginn(EndToEndText):
             _initialize(layer, depth)
         self.adapter.build((*shape[:-1], 2 * self.hidden_dim))
         self.norm.build(shape)
-        self._track_progress()
+        self.track_progress()
 
     def following(self, tokens, training=False, num_steps=None):
         """Logits `(B, T, V)` of what follows each of the tokens `(B, T)`."""

@@ -6,7 +6,7 @@ the paper writes them, so block `i` owns the interval `num_blocks - 1 - i`.
 
 import numpy as np
 
-from keras_dblocks.models.checks import check_integer, check_share, is_integer
+from keras_dblocks.checks import check_integer, check_share, is_integer
 
 KINDS = ("equal_probability", "log_uniform", "linear")
 # Levels that equal a boundary up to float32 rounding belong to the interval
@@ -18,7 +18,7 @@ class Partition:
     """Layers to blocks and noise ranges to blocks.
 
     Args:
-        noise: a distribution of `keras_dblocks.noise`.
+        noise: `Noise`, the distribution of noise levels.
         num_layers: int. Residual layers in the whole network.
         num_blocks: int. Blocks they are cut into.
         layers_per_block: list of ints, one per block, summing to

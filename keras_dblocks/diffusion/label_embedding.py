@@ -4,17 +4,21 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dblocks import streams
+from keras_dblocks.checks import check_integer
+from keras_dblocks.diffusion.target import Target
+
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class LabelEmbedding(keras.layers.Layer):
+class LabelEmbedding(Target):
     """Label to a unit-norm row of a table, and logits back to a row.
 
     Args:
         num_classes: int. Rows of the table.
         dim: int. Width of a row.
-        bridge: `"soft"` (expected row under the softmax), `"hard"` (row of
-            the largest logit) or `"unnormalized"` (the reference's: expected
-            row of the table before normalisation). Defaults to `"soft"`.
+        bridge: `"soft"` (expected row under the softmax) or `"unnormalized"`
+            (the reference's: expected row of the table before
+            normalisation). Defaults to `"soft"`.
 
     Call arguments:
         labels: int tensor `(B,)`.
@@ -27,70 +31,70 @@ class LabelEmbedding(keras.layers.Layer):
     """
 
     def __init__(self, num_classes, dim, bridge="soft", **kwargs):
-        # No autocast: the clean signal stays float32 under every policy.
-        super().__init__(autocast=False, **kwargs)
-        if bridge not in ("soft", "hard", "unnormalized"):
+        super().__init__(**kwargs)
+        check_integer("num_classes", num_classes)
+        check_integer("dim", dim)
+        if bridge not in ("soft", "unnormalized"):
             raise ValueError(
-                '`bridge` must be "soft", "hard" or "unnormalized". '
+                '`bridge` must be "soft" or "unnormalized". '
                 f'Received: bridge={bridge!r}. Use the default, "soft".'
             )
         self.num_classes = num_classes
         self.dim = dim
         self.bridge_kind = bridge
-        self.fixed_seed = None
+        self.frozen_seed = None
 
     @property
     def signal_shape(self):
-        """Shape of one clean signal, without the batch."""
         return (self.dim,)
 
-    def fix(self, seed):
+    def freeze(self, seed):
         """Makes the table a constant that depends on `seed` alone.
 
         The same on every backend, so that blocks trained apart agree on it.
         """
-        self.fixed_seed = seed
+        self.frozen_seed = seed
 
     def build(self, labels_shape=None):
         shape = (self.num_classes, self.dim)
         initializer = keras.initializers.RandomNormal(stddev=0.02)
-        if self.fixed_seed is not None:
-            bits = np.random.Philox(key=self.fixed_seed)
-            rows = np.random.Generator(bits).standard_normal(shape)
+        if self.frozen_seed is not None:
+            draws = streams.generator(self.frozen_seed, "target_table")
+            rows = draws.standard_normal(shape)
             rows /= np.linalg.norm(rows, axis=-1, keepdims=True)
             initializer = keras.initializers.Constant(rows.astype("float32"))
         self.table = self.add_weight(
             shape=shape,
             initializer=initializer,
-            trainable=self.fixed_seed is None,
+            trainable=self.frozen_seed is None,
             autocast=False,
             name="table",
         )
 
-    def _rows(self):
+    def embeddings(self):
+        """The table as it is used, float32 `(classes, dim)`, rows of length 1."""
         table = ops.convert_to_tensor(self.table, dtype="float32")
         length = ops.sqrt(ops.sum(table**2, axis=-1, keepdims=True))
         return table / ops.maximum(length, 1e-12)  # (classes, dim)
 
     def call(self, labels):
-        return ops.take(self._rows(), ops.cast(labels, "int32"), axis=0)
+        return ops.take(self.embeddings(), ops.cast(labels, "int32"), axis=0)
 
     def bridge(self, logits):
         """Estimate of the clean signal `(B, dim)` from logits `(B, classes)`.
 
-        METHOD 4: the reference trains on normalised rows and bridges with the
-        table as it is; normalised in both places is the default here.
+        The reference trains on normalised rows and bridges with the table as
+        it is; normalised in both places is the default here
+        (docs/method.md#bridge).
         """
-        if self.bridge_kind == "hard":
-            return self.call(ops.argmax(logits, axis=-1))
         table = (
             ops.convert_to_tensor(self.table, dtype="float32")
             if self.bridge_kind == "unnormalized"
-            else self._rows()
+            else self.embeddings()
         )
         return ops.matmul(ops.softmax(logits, axis=-1), table)
 
-    def loss(self, labels, logits):
+    def loss(self, labels, logits, noisy=None, level=None):
         """Cross-entropy of each example, `(B,)`, in nats."""
         labels = ops.cast(labels, "int32")
         return keras.losses.sparse_categorical_crossentropy(

@@ -5,10 +5,42 @@ import math
 import keras
 import numpy as np
 
+from keras_dblocks import compat, streams
+
 
 def is_array(x):
     """True for one array in host or device memory (not a dataset)."""
     return hasattr(x, "shape") and hasattr(x, "__getitem__")
+
+
+class ResumableOrder:
+    """Remembers where an epoch began, so that a killed run goes on there.
+
+    A mix-in of models that are trained with `fit`; it needs
+    `training_step()`, the number of steps taken so far, and `seed`.
+    """
+
+    def track_progress(self):
+        """Makes the variable that is saved with the model; called in `build`.
+
+        First step of the epoch under way: a run that was killed inside an
+        epoch goes on with the batches it had not seen.
+        """
+        self.epoch_start = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="int32",
+            trainable=False,
+            name="epoch_start",
+        )
+
+    def counters(self):
+        """Variables that count steps and rows, and are no weights."""
+        return [self.epoch_start]
+
+    def training_step(self):
+        """Number of training steps taken so far (int)."""
+        raise NotImplementedError
 
 
 class ArrayBatches(keras.utils.PyDataset):
@@ -19,7 +51,7 @@ class ArrayBatches(keras.utils.PyDataset):
     an epoch that was cut short is resumed where it stopped.
 
     Args:
-        model: `DurableModel`, asked for its seed and training step.
+        model: `ResumableOrder`, asked for its seed and training step.
         x, y, sample_weight: arrays of equal length, the last two or None.
         batch_size: int.
         shuffle: bool.
@@ -53,8 +85,8 @@ class ArrayBatches(keras.utils.PyDataset):
         model = self.model
         step = model.training_step()
         start = int(model.epoch_start)
-        # BackupAndRestore sets `_initial_epoch` when it restored a state.
-        resumed = self.first_epoch and model._initial_epoch is not None
+        # BackupAndRestore sets the initial epoch when it restored a state.
+        resumed = self.first_epoch and compat.initial_epoch(model) is not None
         self.first_epoch = False
         if resumed and start < step < start + self.batches_per_epoch:
             self.offset = step - start
@@ -63,9 +95,8 @@ class ArrayBatches(keras.utils.PyDataset):
             start = step
             model.epoch_start.assign(step)
         if self.shuffle:
-            bits = np.random.Philox(key=model.seed, counter=[start, 0, 0, 1])
-            generator = np.random.Generator(bits)
-            self.order = generator.permutation(len(self.order))
+            draws = streams.generator(model.seed, "data_order", start)
+            self.order = draws.permutation(len(self.order))
 
     def __getitem__(self, index):
         first = (index + self.offset) * self.batch_size

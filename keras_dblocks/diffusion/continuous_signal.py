@@ -4,11 +4,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dblocks.models.checks import check_array
+from keras_dblocks.checks import check_array
+from keras_dblocks.diffusion.target import Target
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class ContinuousSignal(keras.layers.Layer):
+class ContinuousSignal(Target):
     """Images, latents or other arrays, noised as they are.
 
     Args:
@@ -24,16 +25,16 @@ class ContinuousSignal(keras.layers.Layer):
     """
 
     def __init__(self, signal_shape, value_range=(-1.0, 1.0), **kwargs):
-        # No autocast: the clean signal stays float32 under every policy.
-        super().__init__(autocast=False, **kwargs)
-        self.signal_shape = tuple(signal_shape)
+        super().__init__(**kwargs)
+        self._shape = tuple(signal_shape)
         self.value_range = value_range
+
+    @property
+    def signal_shape(self):
+        return self._shape
 
     def build(self, x_shape=None):
         """Nothing to build."""
-
-    def fix(self, seed):
-        """Nothing to fix: the data is common to all blocks."""
 
     def call(self, x):
         x = ops.cast(x, "float32")
@@ -54,7 +55,7 @@ class ContinuousSignal(keras.layers.Layer):
         """The prediction is the estimate of the clean signal."""
         return prediction
 
-    def loss(self, x, prediction):
+    def loss(self, x, prediction, noisy=None, level=None):
         """Mean squared error of each example, `(B,)`."""
         error = ops.square(ops.subtract(prediction, self.call(x)))
         return ops.mean(error, axis=tuple(range(1, len(error.shape))))

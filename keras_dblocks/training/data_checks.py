@@ -1,21 +1,20 @@
-"""What the whole model and a single block share: nothing is lost.
-
-Data is checked before training starts, arrays are shuffled in an order that a
-resumed run repeats, files are written beside and renamed.
-"""
-
-import os
-import uuid
+"""Bad data is refused before the first step, or at the first bad batch."""
 
 import keras
-import numpy as np
+from keras import tree
 
-from keras_dblocks.models.checks import check_rows, refuse_backend
-from keras_dblocks.training.array_batches import ArrayBatches, is_array
+from keras_dblocks import compat
+from keras_dblocks.checks import check_rows, refuse_backend
+from keras_dblocks.training.data_order import ArrayBatches, is_array
 
 
-class DurableModel(keras.Model):
-    """A `keras.Model` that refuses bad data early and survives a kill."""
+class CheckedData:
+    """`fit`, `evaluate` and `predict` that look at their data first.
+
+    A mix-in before `ResumableOrder` and `keras.Model`. Arrays are checked
+    whole and put into batches whose order a resumed run repeats; streams are
+    checked batch by batch, where a batch lies in host memory.
+    """
 
     def check_targets(self, x, y):
         """Raises a ValueError when there is nothing to learn from."""
@@ -23,35 +22,14 @@ class DurableModel(keras.Model):
     def check_data(self, x, y=None):
         """Raises a ValueError for data this model cannot be trained on."""
 
-    def training_step(self):
-        """Number of training steps taken so far (int)."""
-        raise NotImplementedError
-
     def get_metrics_result(self):
         # Task metrics are computed in evaluation alone; Keras builds them at
         # their first update and cannot report them before.
-        metrics = self._compile_metrics
+        metrics = compat.compile_metrics(self)
         if metrics is None or metrics.built:
             return super().get_metrics_result()
         rest = [m for m in self.metrics if m is not metrics]
         return {metric.name: metric.result() for metric in rest}
-
-    def get_build_config(self):
-        return {"built": True}  # sizes are in the config
-
-    def build_from_config(self, config):
-        self.build()
-
-    def _track_progress(self):
-        # First step of the epoch under way: a run that was killed inside an
-        # epoch goes on with the batches it had not seen.
-        self.epoch_start = self.add_weight(
-            shape=(),
-            initializer="zeros",
-            dtype="int32",
-            trainable=False,
-            name="epoch_start",
-        )
 
     def fit(
         self,
@@ -74,6 +52,7 @@ class DurableModel(keras.Model):
         training step alone, so that a resumed run sees the same batches.
         """
         refuse_backend()
+        self._check_compiled()
         if not self.built:
             self.build()
         kwargs.setdefault("validation_batch_size", batch_size)
@@ -103,6 +82,7 @@ class DurableModel(keras.Model):
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
         """`keras.Model.evaluate`; arrays are checked first."""
+        self._check_compiled()
         # After the batch size and `verbose`.
         sample_weight = kwargs.get("sample_weight", *args[2:3])
         self._check_arrays(x, y, sample_weight)
@@ -110,61 +90,41 @@ class DurableModel(keras.Model):
 
     def predict(self, x, *args, **kwargs):
         """`keras.Model.predict`; arrays are checked first."""
-        if is_array(x) or keras.tree.is_nested(x):
+        if is_array(x) or tree.is_nested(x):
             self.check_data(x)
         return super().predict(x, *args, **kwargs)
 
-    def _check_arrays(self, x, y=None, sample_weight=None):
+    def check_batch(self, data, number):
+        """Refuses a bad batch of a stream, where it lies in host memory.
+
+        On an accelerator a look would cost a transfer.
+        """
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
+        leaves = [leaf for leaf in tree.flatten((x, y)) if leaf is not None]
+        if not all("cpu" in str(leaf.device).lower() for leaf in leaves):
+            return
+        try:
+            self.check_data(x, y)
+        except ValueError as error:
+            raise ValueError(f"Batch {number} of `fit`: {error}") from error
+
+    def _check_compiled(self):
         if not self.compiled:
             raise ValueError(
                 "`fit` and `evaluate` need a compiled model. Received: "
                 f'{self.name}, which is not. Call `compile("adamw")`.'
             )
-        if is_array(x) or keras.tree.is_nested(x):
+
+    def _check_arrays(self, x, y=None, sample_weight=None):
+        if is_array(x) or tree.is_nested(x):
             self.check_targets(x, y)
             self.check_data(x, y)
             check_rows(x, y, sample_weight)
 
-    def save(self, filepath, overwrite=True, **kwargs):
-        """`keras.Model.save`, written beside and renamed."""
-        self._write(super().save, ".keras", filepath, overwrite, **kwargs)
-
-    def save_weights(self, filepath, overwrite=True, **kwargs):
-        """`keras.Model.save_weights`, written beside and renamed."""
-        write = super().save_weights
-        self._write(write, ".weights.h5", filepath, overwrite, **kwargs)
-
-    def load_weights(self, filepath, **kwargs):
-        """`keras.Model.load_weights`; builds a fresh model first."""
-        if not self.built:
-            self.build()
-        super().load_weights(filepath, **kwargs)
-
-    def _write(self, write, suffix, filepath, overwrite, **kwargs):
-        if not self.built:
-            self.build()
-        path = os.fspath(filepath)
-        whole_file = path.endswith(suffix) and "://" not in path
-        if not whole_file:
-            write(path, overwrite=overwrite, **kwargs)
-            return
-        if os.path.exists(path) and not overwrite:
-            question = f"{path} already exists - overwrite? [y/n] "
-            if input(question).strip().lower() != "y":
-                return
-        folder, name = os.path.split(path)
-        beside = os.path.join(folder, f".{uuid.uuid4().hex}.{name}")
-        try:
-            write(beside, overwrite=True, **kwargs)
-            os.replace(beside, path)
-        finally:
-            if os.path.exists(beside):
-                os.remove(beside)
-
 
 def _split(arrays, share):
     count = len(arrays[0])
-    first = int(np.floor(count * (1.0 - share)))
+    first = int(count * (1.0 - share))
     if not 0 < first < count:
         raise ValueError(
             "`validation_split` must leave data on both sides. "

@@ -1,0 +1,32 @@
+"""Base classes that refuse an incomplete subclass when it is constructed."""
+
+import abc
+
+
+class Contract(abc.ABC):
+    """A part of the method that users may replace.
+
+    A subclass of this class states what a part must offer as abstract methods,
+    each with who calls it, when, and with which shapes and dtypes. An object
+    of a class that misses one of them cannot be made: the error names what
+    is missing.
+    """
+
+    def __new__(cls, *args, **kwargs):
+        missing = sorted(cls.__abstractmethods__)
+        if missing:
+            contract = next(
+                base
+                for base in reversed(cls.__mro__)
+                if set(missing) <= set(getattr(base, "__abstractmethods__", ()))
+            )
+            raise TypeError(
+                f"A `{contract.__name__}` must define "
+                f"{', '.join(f'`{name}`' for name in missing)}. "
+                f"Received: the class `{cls.__name__}` without. "
+                f"Define it as the docstring of `{contract.__name__}` says."
+            )
+        make = super().__new__
+        if make is object.__new__:
+            return make(cls)
+        return make(cls, *args, **kwargs)

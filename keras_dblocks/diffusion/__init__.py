@@ -1,0 +1,1 @@
+"""The method: noise, partition, preconditioning, targets, samplers."""

@@ -1,0 +1,138 @@
+"""Tokens replaced by a mask, and when which share of them is."""
+
+import re
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dblocks.diffusion.noise import Noise, expand
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class MaskingNoise(Noise):
+    """Tokens that are replaced by a mask, each with probability `level`.
+
+    The level is the mask ratio, drawn uniformly: the form of masked diffusion
+    that needs no schedule. Ranges of equal probability are then equal
+    decrements of `alpha = 1 - level` for every schedule.
+
+    Args:
+        mask_token: int. The token that stands for a mask.
+        epsilon: float. Levels lie in `[epsilon, 1 - epsilon]`, as in MD4.
+            Defaults to `1e-4`.
+
+    Example:
+
+    ```python
+    MaskingNoise(mask_token=27).quantile([0.0, 0.5, 1.0])  # 1e-4, 0.5, 0.9999
+    ```
+
+    References:
+     - [MD4](https://arxiv.org/abs/2406.04329), Sections 2 and 3
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Appendix D
+    """
+
+    dtype = "int32"  # of what it noises
+
+    def __init__(self, mask_token, epsilon=1e-4):
+        if not 0 < epsilon < 0.5:
+            raise ValueError(
+                "`epsilon` must be above 0 and below 0.5. "
+                f"Received: epsilon={epsilon}. MD4 uses 1e-4."
+            )
+        self.mask_token = mask_token
+        self.epsilon = float(epsilon)
+
+    @property
+    def minimum(self):
+        return self.epsilon
+
+    @property
+    def maximum(self):
+        return 1.0 - self.epsilon
+
+    def cdf(self, level):
+        level = np.clip(np.asarray(level, float), self.minimum, self.maximum)
+        return (level - self.minimum) / (self.maximum - self.minimum)
+
+    def quantile(self, probability):
+        return self.quantile_tensor(np.asarray(probability, float))
+
+    def quantile_tensor(self, probability):
+        return self.minimum + probability * (self.maximum - self.minimum)
+
+    def widen(self, low, high, overlap):
+        """Range grown by `overlap` of its width on each side.
+
+        The paper does not define an overlap of mask ratios; this is ours
+        (docs/method.md#masked-diffusion).
+        """
+        grown = overlap * (high - low)
+        return max(low - grown, self.minimum), min(high + grown, self.maximum)
+
+    def corrupt(self, clean, level, stream, rows, step):
+        """Masks each token `(B, T)` with probability `level`."""
+        clean = ops.cast(clean, "int32")
+        draw = stream.uniform(rows, clean.shape[1:], step)
+        return ops.where(draw < expand(level, clean), self.mask_token, clean)
+
+    def start(self, rows, shape, stream=None, step=0):
+        """Masks alone, whatever the stream."""
+        shape = (ops.shape(rows)[0], *shape)
+        return ops.full(shape, self.mask_token, dtype="int32")
+
+    def get_config(self):
+        return {"mask_token": self.mask_token, "epsilon": self.epsilon}
+
+
+class MaskingSchedule:
+    """Share of tokens that are not masked, `alpha`, over the time in [0, 1].
+
+    Args:
+        name: `"linear"` (`1 - t`), `"poly2"`, `"poly3"`, ... (`1 - t^p`) or
+            `"cosine"` (`1 - cos(pi (1 - t) / 2)`).
+        epsilon: float. `alpha` lies in `[epsilon, 1 - epsilon]`.
+
+    References:
+     - [MD4](https://arxiv.org/abs/2406.04329), Table 1
+    """
+
+    def __init__(self, name="linear", epsilon=1e-4):
+        power = re.fullmatch(r"poly([1-9]\d*)", str(name))
+        if name not in ("linear", "cosine") and not power:
+            raise ValueError(
+                '`schedule` must be "linear", "cosine" or "poly" and a power. '
+                f'Received: schedule={name!r}. Use the default, "linear".'
+            )
+        self.name = name
+        self.power = int(power[1]) if power else 1
+        self.epsilon = epsilon
+
+    def alpha(self, t):
+        """Share that is not masked at time `t`, float64 numpy."""
+        t = np.asarray(t, float)
+        if self.name == "cosine":
+            share = 1.0 - np.cos(np.pi / 2 * (1.0 - t))
+        else:
+            share = 1.0 - t**self.power
+        return (1.0 - 2 * self.epsilon) * share + self.epsilon
+
+    def derivative(self, t):
+        """Derivative of `alpha`, negative."""
+        t = np.asarray(t, float)
+        if self.name == "cosine":
+            slope = -np.pi / 2 * np.sin(np.pi / 2 * (1.0 - t))
+        else:
+            slope = -self.power * t ** (self.power - 1)
+        return (1.0 - 2 * self.epsilon) * slope
+
+    def time(self, alpha):
+        """Time at which `alpha` is reached."""
+        share = (np.asarray(alpha, float) - self.epsilon) / (
+            1.0 - 2 * self.epsilon
+        )
+        share = np.clip(share, 0.0, 1.0)
+        if self.name == "cosine":
+            return 1.0 - 2 / np.pi * np.arccos(1.0 - share)
+        return (1.0 - share) ** (1.0 / self.power)

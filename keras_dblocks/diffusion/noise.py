@@ -1,0 +1,128 @@
+"""What a noise distribution must offer."""
+
+import abc
+
+from keras import ops
+
+from keras_dblocks.contracts import Contract
+
+
+class Noise(Contract):
+    """How the clean signal is destroyed, and how much is likely.
+
+    A noise level is one number per example that grows with the noise: the
+    standard deviation sigma for Gaussian noise, the share of masks for tokens.
+    Its distribution is known by its quantile function: a block is an interval
+    of probability, so `Partition` needs `cdf` and `quantile`, and training
+    needs `quantile_tensor` and `corrupt`.
+
+    To write one, subclass this class, define the methods below, keep the
+    constructor's arguments as attributes and return them in `get_config`; it
+    can be saved with a model when it is registered with
+    `keras.saving.register_keras_serializable`. Called by:
+
+    | method | by | when |
+    |---|---|---|
+    | `minimum`, `maximum`, `cdf`, `quantile`, `widen` | `Partition`, samplers | once, on the host, in float64 numpy |
+    | `quantile_tensor`, `corrupt` | a block's loss | in every training step, compiled |
+    | `start` | samplers, hand-overs | once a chain, compiled |
+
+    Attributes:
+        dtype: str. Of what `corrupt` returns. Defaults to `"float32"`.
+
+    See docs/method.md#noise-distribution.
+    """  # noqa: E501
+
+    dtype = "float32"
+
+    @property
+    @abc.abstractmethod
+    def minimum(self):
+        """Smallest noise level (float)."""
+
+    @property
+    @abc.abstractmethod
+    def maximum(self):
+        """Largest noise level (float)."""
+
+    @abc.abstractmethod
+    def cdf(self, level):
+        """Probability of a level at or below `level`.
+
+        Args:
+            level: float or float64 numpy array of any shape.
+
+        Returns:
+            float64 numpy array of that shape, in [0, 1].
+        """
+
+    @abc.abstractmethod
+    def quantile(self, probability):
+        """Level below which a share `probability` lies; inverts `cdf`.
+
+        Args:
+            probability: float or float64 numpy array in [0, 1].
+
+        Returns:
+            float64 numpy array of that shape, `minimum` to `maximum`.
+        """
+
+    @abc.abstractmethod
+    def quantile_tensor(self, probability):
+        """`quantile` of a float32 tensor `(B,)`, inside a compiled step."""
+
+    @abc.abstractmethod
+    def corrupt(self, clean, level, stream, rows, step):
+        """The clean signal with noise.
+
+        Args:
+            clean: tensor `(B, ...)`, what the `Target` made.
+            level: float32 tensor `(B,)`.
+            stream: `streams.Stream`, where all randomness comes from.
+            rows: int32 tensor `(B,)`, the rows' numbers in the stream.
+            step: int or int32 tensor `()`, the step in the stream.
+
+        Returns:
+            Tensor `(B, ...)` of `dtype`.
+        """
+
+    @abc.abstractmethod
+    def start(self, rows, shape, stream=None, step=0):
+        """Where the chain starts, at the highest level.
+
+        Args:
+            rows: int32 tensor `(B,)`.
+            shape: tuple. Shape of one clean signal.
+            stream: `streams.Stream`, or None for the mean of all starts,
+                which is no noise at all.
+            step: int or int32 tensor `()`.
+
+        Returns:
+            Tensor `(B, *shape)` of `dtype`.
+        """
+
+    @abc.abstractmethod
+    def widen(self, low, high, overlap):
+        """The range of training for a block that owns `(low, high]`.
+
+        Args:
+            low, high: floats.
+            overlap: float in [0, 1].
+
+        Returns:
+            Pair of floats within `minimum` and `maximum`.
+        """
+
+    def get_config(self):
+        """Arguments of the constructor, for saving."""
+        return {}
+
+    @classmethod
+    def from_config(cls, config):
+        """The distribution of a `get_config`."""
+        return cls(**config)
+
+
+def expand(level, like):
+    """Reshapes `(B,)` so that it broadcasts against `like` `(B, ...)`."""
+    return ops.reshape(level, (-1,) + (1,) * (len(like.shape) - 1))

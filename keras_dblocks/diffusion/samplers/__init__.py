@@ -1,0 +1,59 @@
+"""Samplers: from noise to the answer, through the blocks."""
+
+import keras
+
+from keras_dblocks.diffusion.samplers.euler import EulerSampler, euler_step
+from keras_dblocks.diffusion.samplers.grid import noise_levels
+from keras_dblocks.diffusion.samplers.heun import HeunSampler
+from keras_dblocks.diffusion.samplers.loop import Visit, plan
+from keras_dblocks.diffusion.samplers.sampler import (
+    Draws,
+    GaussianSampler,
+    Sampler,
+    serialize,
+)
+from keras_dblocks.diffusion.samplers.stochastic import StochasticSampler
+from keras_dblocks.diffusion.samplers.unmasking import UnmaskingSampler
+
+BY_NAME = {
+    "euler": EulerSampler,
+    "heun": HeunSampler,
+    "stochastic": StochasticSampler,
+    "unmasking": UnmaskingSampler,
+}
+
+__all__ = [
+    "Draws",
+    "EulerSampler",
+    "GaussianSampler",
+    "HeunSampler",
+    "Sampler",
+    "StochasticSampler",
+    "UnmaskingSampler",
+    "Visit",
+    "euler_step",
+    "get",
+    "noise_levels",
+    "plan",
+    "serialize",
+]
+
+
+def get(identifier, **kwargs):
+    """Sampler from a `Sampler`, a name, or what `serialize` returned.
+
+    Args:
+        identifier: `Sampler` (returned as it is), `"euler"`, `"heun"`,
+            `"stochastic"`, `"unmasking"`, or a config of `serialize`.
+        kwargs: arguments, for a name.
+    """
+    if isinstance(identifier, dict) and "class_name" in identifier:
+        identifier = keras.saving.deserialize_keras_object(identifier)
+    if isinstance(identifier, Sampler):
+        return identifier
+    if not isinstance(identifier, str) or identifier not in BY_NAME:
+        raise ValueError(
+            f"A sampler is a `Sampler` or one of {[*BY_NAME]}. "
+            f'Received: {identifier!r}. Use "euler".'
+        )
+    return BY_NAME[identifier](**kwargs)

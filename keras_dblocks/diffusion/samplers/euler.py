@@ -1,0 +1,38 @@
+"""Euler's method."""
+
+import dataclasses
+
+import keras
+
+from keras_dblocks.diffusion.samplers.sampler import GaussianSampler
+
+
+def euler_step(noisy, denoised, level, following):
+    """`z' = (s' / s) z + (1 - s' / s) D` (EDM, Algorithm 1 without churn).
+
+    The paper's Equations 3 to 5 have the sign the wrong way round
+    (docs/method.md#errors-in-the-sources).
+    """
+    ratio = following / level
+    return ratio * noisy + (1.0 - ratio) * denoised
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+@dataclasses.dataclass(frozen=True)
+class EulerSampler(GaussianSampler):
+    """One call of the denoiser a step; see `GaussianSampler`.
+
+    Example:
+
+    ```python
+    model.sampler = EulerSampler(num_steps=4, grid="equal_mass", start="noise")
+    model.predict(x)
+    ```
+    """
+
+    def calls(self, levels):
+        return {"level": levels[:-1], "following": levels[1:]}
+
+    def step(self, state, denoised, call, draws):
+        (noisy,) = state
+        return (euler_step(noisy, denoised, call["level"], call["following"]),)

@@ -1,0 +1,208 @@
+"""Samples in batches, one compiled call per visit to a block."""
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_dblocks import streams
+from keras_dblocks.diffusion.samplers import loop
+
+
+class Start(keras.Model):
+    """Start noise of numbered rows, compiled by `predict_on_batch`.
+
+    Args:
+        noise: `Noise`.
+        shape: tuple. Shape of one clean signal.
+    """
+
+    def __init__(self, noise, shape):
+        super().__init__(name="start")
+        self.noise = noise
+        self.shape = tuple(shape)
+        self.built = True
+
+    def call(self, inputs):
+        rows, key = inputs
+        stream = streams.Stream.of_key(key)
+        return self.noise.start(rows, self.shape, stream)
+
+    def rows(self, sampler, rows):
+        """numpy `(B, *shape)` for int32 numpy `rows` `(B,)`."""
+        key = loop.stream_of(sampler, "start").key_array()
+        return self.predict_on_batch((rows, key))
+
+
+class Stage(keras.Model):
+    """A visit to a block, compiled by `predict_on_batch`.
+
+    Args:
+        block: `Block`; its moving averages are used where it has them.
+        sampler: `Sampler`. Its seed is an argument of the compiled call.
+    """
+
+    def __init__(self, block, sampler):
+        super().__init__(name="stage")
+        self.block = block
+        self.sampler = sampler
+        self.built = True
+
+    def call(self, inputs):
+        state, calls, rows, key, *condition = inputs
+        condition = condition[0] if condition else None
+        stream = streams.Stream.of_key(key)
+        with self.block.averaged():
+            return loop.run(
+                self.block, self.sampler, calls, state, condition, rows, stream
+            )
+
+    def advance(self, state, calls, batch, seed_of):
+        """State and result after the calls, as numpy arrays.
+
+        Args:
+            state: tuple of numpy arrays.
+            calls: dict of tuples of floats, those of a `Visit`.
+            batch: `Batch`.
+            seed_of: `Sampler` whose seed is drawn from.
+        """
+        calls = {k: np.array(v, "float32") for k, v in calls.items()}
+        key = loop.stream_of(seed_of, "step").key_array()
+        inputs = (state, calls, batch.rows, key)
+        if batch.condition is not None:
+            inputs = (*inputs, batch.condition)
+        return self.predict_on_batch(inputs)
+
+
+class Stages:
+    """The stages of a model, made once, so that each is compiled once.
+
+    Args:
+        blocks: function of no arguments to the list of blocks.
+    """
+
+    def __init__(self, blocks):
+        self.blocks = blocks
+        self.made = {}
+
+    def __call__(self, index, sampler, num_calls, batch_size):
+        """`Stage` of a block, for what the sampler's calls depend on."""
+        # One stage for each shape: TensorFlow would compile the second one
+        # for any shape, and then round differently.
+        key = (index, sampler.compiled_part(), num_calls, batch_size)
+        if key not in self.made:
+            self.made[key] = Stage(self.blocks()[index], sampler)
+        return self.made[key]
+
+
+class Batch:
+    """Rows that are sampled together; the last ones may only fill it up.
+
+    Attributes:
+        rows: int32 numpy `(B,)`, the rows' numbers in the whole call.
+        condition: numpy array(s) `(B, ...)`, or None.
+        count: int. How many of the rows, from the first, were asked for.
+    """
+
+    def __init__(self, first, size, total, condition):
+        # One shape, so that each block is compiled once.
+        self.rows = np.arange(first, first + size, dtype="int32")
+        self.count = min(size, total - first)
+        self.condition = condition
+        if condition is not None:
+            chosen = np.minimum(self.rows, total - 1)
+            self.condition = tree.map_structure(lambda a: a[chosen], condition)
+
+
+def batches(total, batch_size, condition=None):
+    """List of `Batch` for `total` rows; `condition` numpy `(total, ...)`."""
+    size = min(total, batch_size)
+    return [
+        Batch(first, size, total, condition) for first in range(0, total, size)
+    ]
+
+
+def generate(stages, visits, sampler, parts, starts, progress, keep=None):
+    """Runs all visits batch by batch.
+
+    Args:
+        stages: `Stages`.
+        visits: list of `Visit`.
+        sampler: `Sampler`.
+        parts: list of `Batch`.
+        starts: function of a `Batch` to where its chains start, numpy.
+        progress: function called after each visit with its number of calls.
+        keep: function called with `(visit, noisy, result)` after each visit,
+            or None; `noisy` is what the visit began with.
+
+    Yields:
+        Result `(count, ...)` of each batch, numpy.
+    """
+    for batch in parts:
+        state = _initial(sampler, starts(batch))
+        for visit in visits:
+            before = state[0]
+            stage = stages(
+                visit.block, sampler, visit.num_calls, len(batch.rows)
+            )
+            state, result = stage.advance(state, visit.calls, batch, sampler)
+            if keep is not None:
+                keep(visit, before[: batch.count], result[: batch.count])
+            progress(visit.num_calls)
+        yield result[: batch.count]
+
+
+def stream(load, visits, sampler, parts, starts, progress):
+    """`generate` that holds one block at a time, for all batches.
+
+    Args:
+        load: function of a block's index to the `Block`.
+        visits, sampler, parts, starts, progress: as in `generate`.
+
+    Returns:
+        List of results, one per batch.
+    """
+    states = [_initial(sampler, starts(batch)) for batch in parts]
+    for visit in visits:
+        stage = Stage(load(visit.block), sampler)
+        results = []
+        for i, batch in enumerate(parts):
+            states[i], result = stage.advance(
+                states[i], visit.calls, batch, sampler
+            )
+            results.append(result[: batch.count])
+            progress(visit.num_calls)
+        del stage  # before the next block is loaded
+    return results
+
+
+def progress_bar(parts, visits, verbose):
+    """Function that moves a bar by a number of calls of the denoiser."""
+    if not verbose:
+        return lambda calls: None
+    calls = sum(visit.num_calls for visit in visits)
+    return keras.utils.Progbar(len(parts) * calls, unit_name="call").add
+
+
+class Trajectory:
+    """Collects the states of all batches, call by call."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, visit, noisy, denoised):
+        self.batches.append((visit, noisy, denoised))
+
+    def steps(self, num_calls):
+        """List of one dict per call."""
+        steps = []
+        for i, (visit, _, _) in enumerate(self.batches[:num_calls]):
+            _, noisy, denoised = zip(*self.batches[i::num_calls], strict=True)
+            step = {k: v[0] for k, v in visit.calls.items()}
+            step |= {"block": visit.block, "noisy": np.concatenate(noisy)}
+            steps.append({**step, "denoised": np.concatenate(denoised)})
+        return steps
+
+
+def _initial(sampler, noisy):
+    state = sampler.initial(ops.convert_to_tensor(noisy))
+    return tree.map_structure(ops.convert_to_numpy, state)

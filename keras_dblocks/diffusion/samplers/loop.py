@@ -1,0 +1,168 @@
+"""The chain: a sampler's calls of the denoiser, block after block."""
+
+import itertools
+import warnings
+from typing import NamedTuple
+
+from keras import ops
+
+from keras_dblocks import streams
+from keras_dblocks.diffusion.samplers.sampler import Draws
+
+
+class Visit(NamedTuple):
+    """Consecutive calls of one block's denoiser.
+
+    Attributes:
+        block: int.
+        calls: dict of tuples of floats, an entry for each call: part of
+            `Sampler.calls`, and `"number"`, that of the call in the chain.
+    """
+
+    block: int
+    calls: dict
+
+    def split(self):
+        """A visit for each call."""
+        rows = zip(*self.calls.values(), strict=True)
+        rows = [dict(zip(self.calls, row, strict=True)) for row in rows]
+        return [
+            Visit(self.block, {k: (v,) for k, v in row.items()}) for row in rows
+        ]
+
+    @property
+    def num_calls(self):
+        """Number of calls (int)."""
+        return len(self.calls["level"])
+
+
+def plan(sampler, partition):
+    """The visits to blocks that a sampler makes, a list of `Visit`.
+
+    Warns when a block would not be called.
+    """
+    levels = [float(level) for level in sampler.levels(partition)]
+    calls = sampler.calls([*levels, 0.0])
+    calls["number"] = list(range(len(calls["level"])))
+    blocks = [int(block) for block in partition.block_of(calls["level"])]
+    missing = sorted({*range(partition.num_blocks)} - {*blocks})
+    if missing and not sampler.skips_blocks:
+        warnings.warn(
+            f"{len(levels)} steps of {sampler} never call blocks {missing}. "
+            'Take more steps, or grid="upper_edges".',
+            stacklevel=2,
+        )
+    visits, first = [], 0
+    for block, run in itertools.groupby(blocks):
+        last = first + len(list(run))
+        part = {key: tuple(values[first:last]) for key, values in calls.items()}
+        visits.append(Visit(block, part))
+        first = last
+    return visits
+
+
+def stream_of(sampler, purpose):
+    """`Stream` of what a sampler draws, `"start"` or `"step"`."""
+    return streams.Stream(sampler.seed, f"sampling_{purpose}")
+
+
+def start(sampler, noise, rows, signal_shape):
+    """Where the chains of some rows start, `(B, *signal_shape)`.
+
+    Args:
+        sampler: `Sampler`.
+        noise: `Noise`.
+        rows: int32 tensor `(B,)`, the rows' numbers in the whole call. Each
+            has noise of its own, whatever else is in a batch.
+        signal_shape: tuple, shape of one clean signal.
+    """
+    stream = None
+    if sampler.starts_from_noise:
+        stream = stream_of(sampler, "start")
+    return noise.start(rows, signal_shape, stream)
+
+
+def sample(blocks, partition, sampler, noisy, condition, rows):
+    """Result of the last call of the chain, compiled visit by visit.
+
+    Args:
+        blocks: list of `Block`.
+        partition: `Partition`.
+        sampler: `Sampler`.
+        noisy: tensor `(B, ...)`, see `start`.
+        condition: tensor(s) `(B, ...)`, or None.
+        rows: int32 tensor `(B,)`.
+    """
+    state, stream = sampler.initial(noisy), stream_of(sampler, "step")
+    for index, calls in plan(sampler, partition):
+        state, result = run(
+            blocks[index], sampler, calls, state, condition, rows, stream
+        )
+    return result
+
+
+def trajectory(blocks, partition, sampler, noisy, condition, rows):
+    """Every call of the chain, arguments as of `sample`, none in a loop.
+
+    Returns:
+        List of dicts: the call's entries, `block`, `noisy` (what the block was
+        called with), `prediction` and `denoised`.
+    """
+    state, stream = sampler.initial(noisy), stream_of(sampler, "step")
+    visits, steps = plan(sampler, partition), []
+    for index, calls in [one for visit in visits for one in visit.split()]:
+        call = {name: value for name, (value,) in calls.items()}
+        made = {**call, "block": index, "noisy": state[0]}
+        state, made["prediction"], made["denoised"] = advance(
+            blocks[index], sampler, call, state, condition, rows, stream
+        )
+        steps.append(made)
+    return steps
+
+
+def run(block, sampler, calls, state, condition, rows, stream):
+    """Consecutive calls of one block, compiled as one loop.
+
+    A chain unrolled over many steps would compile for minutes.
+
+    Args:
+        block: `Block`.
+        sampler: `Sampler`.
+        calls: dict of floats `(num_calls,)`, those of a `Visit`.
+        state: tuple of tensors, see `Sampler.initial`.
+        condition: tensor(s) `(B, ...)`, or None.
+        rows: int32 tensor `(B,)`.
+        stream: `Stream`, see `stream_of`.
+
+    Returns:
+        The state after them, and the last call's `Sampler.result`.
+    """
+    calls = {
+        name: ops.convert_to_tensor(values, dtype="float32")
+        for name, values in calls.items()
+    }
+
+    def body(i, carry):
+        call = {name: values[i] for name, values in calls.items()}
+        state, prediction, _ = advance(
+            block, sampler, call, carry[0], condition, rows, stream
+        )
+        return state, sampler.result(state, prediction)
+
+    count = ops.shape(calls["level"])[0]  # TensorFlow may not know it yet
+    if isinstance(count, int) and count == 1:
+        return body(0, (state,))
+    blank = sampler.no_result(state, block.prediction_shape)
+    return ops.fori_loop(0, count, body, (state, blank))
+
+
+def advance(block, sampler, call, state, condition, rows, stream):
+    """State, prediction and denoised signal after one call of a denoiser."""
+    level = ops.cast(call["level"], "float32")
+    level = level * ops.ones((ops.shape(state[0])[0],), dtype="float32")
+    scale = sampler.guidance_scale
+    prediction = block.guided(state[0], level, condition, scale)
+    denoised = block.target.bridge(prediction)
+    step = ops.cast(call["number"], "int32")
+    draws = Draws(stream, rows, step)
+    return sampler.step(state, denoised, call, draws), prediction, denoised

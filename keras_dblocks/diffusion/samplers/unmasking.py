@@ -1,0 +1,136 @@
+"""Masked diffusion's sampler: masks are revealed step by step."""
+
+import dataclasses
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dblocks.checks import check_integer, check_share
+from keras_dblocks.diffusion.masking import MaskingSchedule
+from keras_dblocks.diffusion.samplers.sampler import Sampler
+from keras_dblocks.diffusion.samplers.tokens import (
+    HIDDEN,
+    check_drawing,
+    draw,
+    nucleus,
+)
+
+GRIDS = ("cosine", "uniform")
+ORDERS = ("random", "confidence")
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+@dataclasses.dataclass(frozen=True)
+class UnmaskingSampler(Sampler):
+    """Draws a token for every mask and reveals a share of them at each step.
+
+    From time t to s a mask is revealed with probability
+    `(alpha(s) - alpha(t)) / (1 - alpha(t))`; the last step reveals the rest.
+
+    Args:
+        num_steps: int. Defaults to one per block.
+        grid: `"cosine"` (MD4's) or `"uniform"` in time.
+        schedule: name, see `MaskingSchedule`. Defaults to `"linear"`.
+        order: `"random"` (ancestral sampling), or `"confidence"`: as many
+            masks, those whose token was likeliest.
+        temperature: float. 0 takes the likeliest token. Defaults to `1`.
+        top_p: float. Tokens are drawn from the likeliest ones that have this
+            share of the probability. Defaults to `1`, all.
+        masked: float. Share of masks in the start; less than 1 with a prompt.
+            Mask ratios fall from there, so that a block sees as many masks as
+            in training. Defaults to `1`.
+        mask_token: int. The token that stands for a mask.
+        seed: int.
+
+    References:
+     - [MD4](https://arxiv.org/abs/2406.04329), Section 4 and Appendix
+     - [MaskGIT](https://arxiv.org/abs/2202.04200), confidence order
+    """
+
+    grid: str = "cosine"
+    schedule: str = "linear"
+    order: str = "random"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    masked: float = 1.0
+    mask_token: int = dataclasses.field(default=-1, kw_only=True)
+
+    planned_fields = (*Sampler.planned_fields, "grid", "schedule", "masked")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_share("masked", self.masked, "Without a prompt it is 1.")
+        check_integer("mask_token", self.mask_token, -1)
+        for argument, allowed in (("grid", GRIDS), ("order", ORDERS)):
+            value = getattr(self, argument)
+            if value not in allowed:
+                raise ValueError(
+                    f"`{argument}` must be one of {allowed}. "
+                    f"Received: {argument}={value!r}. Use {allowed[0]!r}."
+                )
+        check_drawing(self.temperature, self.top_p)
+        MaskingSchedule(self.schedule)  # refuses an unknown name
+
+    @property
+    def skips_blocks(self):
+        """True with a prompt: the first blocks have nothing to do."""
+        return self.masked < 1
+
+    def times(self, num_steps):
+        """Descending times `(num_steps + 1,)`, from 1 to 0."""
+        share = np.linspace(0.0, 1.0, num_steps + 1)
+        if self.grid == "cosine":
+            return np.cos(np.pi / 2 * share).clip(0.0, 1.0)
+        return 1.0 - share
+
+    def levels(self, partition):
+        times = self.times(self.num_steps or partition.num_blocks)[:-1]
+        level = 1.0 - MaskingSchedule(self.schedule).alpha(times)
+        return np.maximum(self.masked * level, partition.noise.minimum)
+
+    def calls(self, levels):
+        times = self.times(len(levels) - 1)
+        alpha = MaskingSchedule(self.schedule).alpha(times)
+        reveal = np.diff(alpha) / (1.0 - alpha[:-1])
+        reveal[-1] = 1.0  # what epsilon would leave
+        return {"level": levels[:-1], "reveal": reveal.tolist()}
+
+    def initial(self, noisy):
+        return (ops.cast(noisy, "int32"),)
+
+    def step(self, state, denoised, call, draws):
+        (tokens,) = state  # (B, T)
+        uniform = draws.uniform((tokens.shape[1], 2))
+        drawn, confidence = self._draw(denoised, uniform[..., 0])
+        masked = tokens == self.mask_token
+        chosen = uniform[..., 1] < call["reveal"]
+        if self.order == "confidence":
+            score = ops.where(masked, confidence, HIDDEN)
+            rank = ops.argsort(ops.argsort(-score, axis=-1), axis=-1)
+            left = ops.sum(ops.cast(masked, "float32"), -1, keepdims=True)
+            count = ops.ceil(call["reveal"] * left - 1e-4)
+            chosen = ops.cast(rank, "float32") < count
+        revealed = ops.logical_and(masked, chosen)
+        return (ops.where(revealed, drawn, tokens),)
+
+    def _draw(self, logits, uniform):
+        """A token for every place, and its log-probability."""
+        log_probability = ops.log_softmax(logits, axis=-1)
+        if self.temperature == 0:
+            drawn = ops.cast(ops.argmax(logits, axis=-1), "int32")
+        else:
+            scaled = logits / self.temperature
+            if self.top_p < 1:
+                scaled = nucleus(scaled, self.top_p)
+            drawn = draw(scaled, uniform)
+        place = ops.expand_dims(drawn, -1)
+        confidence = ops.take_along_axis(log_probability, place, axis=-1)
+        return drawn, ops.squeeze(confidence, -1)
+
+    def result(self, state, prediction):
+        """The tokens so far."""
+        return state[0]
+
+    def no_result(self, state, prediction_shape):
+        return state[0]

@@ -1,0 +1,93 @@
+"""What the clean signal is: the contract of a target."""
+
+import abc
+
+import keras
+
+from keras_dblocks.contracts import Contract
+
+
+class Target(keras.layers.Layer, Contract):
+    """The clean signal that blocks denoise, and the loss of an answer.
+
+    A target maps what `fit` is given (labels, tokens, images) to the clean
+    signal that gets noised, and a block's prediction back to an estimate of
+    the clean signal. It is a Keras layer: weights are made in `build`,
+    arguments are kept as attributes and returned by `get_config`, and the
+    class is registered with `keras.saving.register_keras_serializable`.
+
+    All blocks of a model hold the same target, since block i + 1 reads what
+    block i's predictions are turned into. Called by:
+
+    | method | by | when |
+    |---|---|---|
+    | `signal_shape`, `build` | a block | once, when it is built |
+    | `check` | `fit`, `evaluate` | before the first step, on numpy arrays |
+    | `call` | a block's loss | in every step, compiled |
+    | `loss` | a block's loss | in every step, compiled |
+    | `bridge` | samplers, hand-overs | after every call of a denoiser |
+    | `restore` | `generate` | once, on numpy arrays |
+    | `freeze` | a model with `sharing="targets"` | before `build` |
+
+    See docs/method.md#bridge.
+    """
+
+    def __init__(self, **kwargs):
+        # No autocast: the clean signal stays float32 under every dtype policy.
+        super().__init__(autocast=False, **kwargs)
+
+    @property
+    @abc.abstractmethod
+    def signal_shape(self):
+        """Shape of one clean signal, without the batch (tuple of ints)."""
+
+    @abc.abstractmethod
+    def call(self, x):
+        """The clean signal of a batch.
+
+        Args:
+            x: tensor `(B, ...)`, the part of a batch that is noised, as `fit`
+                takes it.
+
+        Returns:
+            Tensor `(B, *signal_shape)`, float32 (int32 for tokens).
+        """
+
+    @abc.abstractmethod
+    def bridge(self, prediction):
+        """Estimate of the clean signal, from what the head returns.
+
+        Args:
+            prediction: float32 tensor `(B, ...)`, logits for example.
+
+        Returns:
+            Tensor `(B, *signal_shape)`.
+        """
+
+    @abc.abstractmethod
+    def loss(self, x, prediction, noisy, level):
+        """Loss of each example, before the method's own weights.
+
+        Args:
+            x: tensor `(B, ...)`, as `call` takes it.
+            prediction: float32 tensor `(B, ...)`, what the head returns.
+            noisy: tensor `(B, *signal_shape)` that the block was given.
+            level: float32 tensor `(B,)`.
+
+        Returns:
+            float32 tensor `(B,)`.
+        """
+
+    def freeze(self, seed):
+        """Makes the weights constants that follow from `seed` alone.
+
+        So that blocks trained apart agree on them. A target without weights
+        need not define it.
+        """
+
+    def check(self, x):
+        """Raises a ValueError for data that is no `x`; numpy `(N, ...)`."""
+
+    def restore(self, clean):
+        """A generated numpy clean signal as the user's data; the same here."""
+        return clean

@@ -1,0 +1,41 @@
+"""From the losses of examples to the loss of a batch."""
+
+from keras import ops
+
+WEIGHTINGS = ("none", "edm", "batch_mean")
+
+
+def check_weighting(weighting):
+    """Raises a ValueError unless `weighting` is None or one of those known."""
+    if weighting not in (None, *WEIGHTINGS):
+        raise ValueError(
+            f"`loss_weighting` must be one of {WEIGHTINGS}. "
+            f"Received: {weighting!r}. Leave it out for the default."
+        )
+
+
+def weighted_mean(loss, level, weighting, preconditioning, sample_weight=None):
+    """Mean loss of a batch (docs/method.md#loss-and-weighting).
+
+    Args:
+        loss: float32 tensor `(B,)`.
+        level: float32 tensor `(B,)`, noise levels.
+        weighting: `"none"`; `"edm"`, each example by the weight of its level;
+            or `"batch_mean"`, the mean loss by the mean weight, which is what
+            the reference's broadcast amounts to
+            (docs/method.md#errors-in-the-sources).
+        preconditioning: `Preconditioning`, whose `weight` is used.
+        sample_weight: tensor `(B,)` or `(B, 1)`, or None.
+
+    Returns:
+        float32 scalar.
+    """
+    if sample_weight is not None:
+        weight = ops.reshape(sample_weight, ops.shape(loss))
+        loss = loss * ops.cast(weight, loss.dtype)
+    if weighting == "none":
+        return ops.mean(loss)
+    weight = preconditioning.weight(level)
+    if weighting == "edm":
+        return ops.mean(weight * loss)
+    return ops.mean(weight) * ops.mean(loss)

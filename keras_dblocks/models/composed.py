@@ -1,0 +1,298 @@
+"""A network from parts, in one call and without a class of its own."""
+
+import keras
+
+from keras_dblocks.diffusion.label_embedding import LabelEmbedding
+from keras_dblocks.diffusion.noise import Noise
+from keras_dblocks.diffusion.preconditioning import Preconditioning
+from keras_dblocks.diffusion.target import Target
+from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
+from keras_dblocks.models.twins import plain_twin
+
+# Constructor's arguments that are kept as templates.
+PARTS = ("target", "stem", "layers", "readout", "head", "noise_embedding")
+PARTS += ("condition", "noise", "preconditioning")
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class ComposedBlocks(DiffusionBlocks):
+    """What `DiffusionBlocks(target=..., stem=..., layers=[...], ...)` makes.
+
+    Parts are Keras layers, functional models, or functions of no arguments
+    that make one. A layer is used as it is where it is needed once; where
+    blocks own theirs (`sharing="targets"`), and in the twins, it is made again
+    from its configuration, with fresh weights. A part's `call` gets its input
+    and those of `noise`, `signal`, `condition` and `training` that it names;
+    see `Network`.
+
+    Args:
+        target: `Target`, the clean signal: `layers.LabelEmbedding` for
+            labels, `layers.ContinuousSignal` for images or numbers.
+        stem: layer from the scaled noisy signal `(B, *signal_shape)` to the
+            first state.
+        layers: list of residual layers, from a state to a state.
+        readout: layer from the last state to the clean signal's shape, or
+            None for a layer norm.
+        head: layer from the denoised signal to the prediction, or None for
+            the denoised signal itself.
+        num_blocks: int. B.
+        condition: `keras.KerasTensor` (batch size None), a tree of them, or
+            None for a network that sees the noisy signal alone.
+        noise_embedding: layer from `c_noise` `(B,)` to `(B, noise_dim)`, or
+            None for sinusoids and a perceptron.
+        clean: `"y"`, to predict the second argument of `fit` from the first,
+            or `"x"`, to generate the first, given the second if there is a
+            condition.
+        noise, preconditioning: `Noise`, `Preconditioning`, or None for the
+            paper's.
+        kwargs: keywords of `DiffusionBlocks`, but for `num_layers`.
+
+    Raises:
+        ValueError: for parts that are no layers, or are given twice.
+
+    Example:
+
+    ```python
+    def layer():
+        state = keras.Input((32,))
+        x = keras.layers.LayerNormalization()(state)
+        return keras.Model(state, state + keras.layers.Dense(32)(x))
+
+    model = DiffusionBlocks(
+        target=LabelEmbedding(3, 32),
+        stem=Stem(),  # its call: (noisy, condition) to (B, 32)
+        layers=[layer() for _ in range(6)],
+        head=keras.layers.Dense(3),
+        num_blocks=3,
+        condition=keras.KerasTensor((None, 2)),
+    )
+    model.compile("adamw", metrics=["accuracy"])
+    model.fit(x, y, epochs=15)
+    model.layer_matched()  # to see whether blocks serve this task
+    ```
+    """
+
+    def __init__(
+        self,
+        target=None,
+        stem=None,
+        layers=None,
+        readout=None,
+        head=None,
+        num_blocks=3,
+        condition=None,
+        noise_embedding=None,
+        clean="y",
+        noise=None,
+        preconditioning=None,
+        **kwargs,
+    ):
+        if isinstance(target, type) or not isinstance(target, Target):
+            raise ValueError(
+                "`target` must be a `Target`, such as "
+                f"`layers.LabelEmbedding(10, 64)`. Received: {target!r}. "
+                "Subclass `Target` for a clean signal of your own."
+            )
+        if clean not in ("x", "y"):
+            raise ValueError(
+                '`clean` must be "y" or "x". '
+                f'Received: clean={clean!r}. Use "x" to generate the input.'
+            )
+        if not isinstance(layers, (list, tuple)) or not layers:
+            raise ValueError(
+                "`layers` must be a list of residual layers, at least one. "
+                f"Received: {layers!r}. Pass one entry for each layer."
+            )
+        if "num_layers" in kwargs:
+            raise ValueError(
+                "The layers are counted. Received: num_layers="
+                f"{kwargs['num_layers']}. Leave it out."
+            )
+        for name, part, contract in (
+            ("noise", noise, Noise),
+            ("preconditioning", preconditioning, Preconditioning),
+        ):
+            if part is not None and not isinstance(part, contract):
+                raise ValueError(
+                    f"`{name}` must be a `{contract.__name__}`, or None. "
+                    f"Received: {part!r}. Leave it out for the paper's."
+                )
+        self._templates = {
+            "stem": _template("stem", stem),
+            "layers": [
+                _template(f"layers[{i}]", layer)
+                for i, layer in enumerate(layers)
+            ],
+            "readout": _template("readout", readout, optional=True),
+            "head": _template("head", head, optional=True),
+            "noise_embedding": _template(
+                "noise_embedding", noise_embedding, optional=True
+            ),
+            "target": Template(target),
+        }
+        made = [template.layer for template in self._templates["layers"]]
+        if len({id(layer) for layer in made}) < len(made):
+            raise ValueError(
+                "Each of `layers` is a layer of its own. Received: the same "
+                "object more than once. Make one for each, "
+                "`[make() for _ in range(6)]`."
+            )
+        self._noise, self._preconditioning = noise, preconditioning
+        self._condition = condition
+        self.clean = clean
+        super().__init__(
+            num_layers=len(layers), num_blocks=num_blocks, **kwargs
+        )
+
+    def __setattr__(self, name, value):
+        if name == "_templates":
+            # Layers of the parts are tracked in the blocks, not here.
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def condition_spec(self):
+        return self._condition
+
+    def make_noise(self):
+        return self._noise or super().make_noise()
+
+    def make_preconditioning(self):
+        return self._preconditioning or super().make_preconditioning()
+
+    def make_target(self):
+        return self._templates["target"].make(self.sharing == "all")
+
+    def _make(self, name, default):
+        template = self._templates[name]
+        if template is None:
+            return default()
+        return template.make(self.sharing == "all")
+
+    def make_stem(self):
+        return self._make("stem", None)
+
+    def make_layer(self, index):
+        return self._templates["layers"][index].make(True)
+
+    def make_readout(self):
+        return self._make("readout", super().make_readout)
+
+    def make_head(self):
+        return self._make("head", super().make_head)
+
+    def make_noise_embedding(self):
+        return self._make("noise_embedding", super().make_noise_embedding)
+
+    def split(self, x, y):
+        if self.clean == "x":
+            return x, y
+        return super().split(x, y)
+
+    def is_condition(self, x):
+        return self.clean == "y"
+
+    def default_loss_weighting(self):
+        if isinstance(self._templates["target"].layer, LabelEmbedding):
+            return super().default_loss_weighting()
+        return "edm"
+
+    def batch_spec(self):
+        condition = self.condition_spec()
+        target = self._templates["target"].layer
+        if isinstance(target, LabelEmbedding):
+            clean = keras.KerasTensor((None,), dtype="int32")
+        else:
+            clean = keras.KerasTensor((None, *target.signal_shape))
+        if self.clean == "y":
+            return condition, clean
+        return (clean,) if condition is None else (clean, condition)
+
+    def check_targets(self, x, y):
+        if self.clean == "x" and self.condition_spec() is None:
+            if y is not None:
+                raise ValueError(
+                    "The network sees no condition. Received: y. "
+                    "Pass the data alone, `fit(x)`, or a `condition`."
+                )
+            return
+        if y is None:
+            raise ValueError(
+                "Training needs both arguments of `fit`. Received: y=None. "
+                "Pass `fit(x, y)`."
+            )
+
+    def make_twin(self, num_layers, name):
+        if self.clean == "y":
+            fresh = type(self).from_config(self.get_config())
+            return plain_twin(fresh, num_layers, name)
+        config = self.get_config()
+        changes = {"num_blocks": 1, "layers_per_block": None, "name": name}
+        changes["layers"] = config["layers"][:num_layers]
+        return type(self).from_config({**config, **changes, "sampler": None})
+
+    @classmethod
+    def _argument_names(cls):
+        names = super()._argument_names()
+        return [n for n in names if n not in (*PARTS, "num_layers")]
+
+    def get_config(self):
+        templates = dict(self._templates)
+        layers = templates.pop("layers")
+        parts = {name: t and t.config for name, t in templates.items()}
+        parts["layers"] = [template.config for template in layers]
+        parts["condition"] = keras.tree.map_structure(
+            keras.saving.serialize_keras_object, self._condition
+        )
+        for name in ("noise", "preconditioning"):
+            part = getattr(self, f"_{name}")
+            parts[name] = part and keras.saving.serialize_keras_object(part)
+        return {**super().get_config(), **parts}
+
+
+class Template:
+    """A layer, and how to make more like it.
+
+    Args:
+        layer: Keras layer.
+    """
+
+    def __init__(self, layer):
+        self.layer = layer
+        config = keras.saving.serialize_keras_object(layer)
+        self.config = {**config, "build_config": None}  # fresh weights
+        self.used = False
+
+    def make(self, itself):
+        """The layer itself where it is wanted once, or a fresh one.
+
+        Args:
+            itself: bool. True for the layer that was passed.
+        """
+        if itself and not self.used:
+            self.used = True
+            return self.layer
+        return keras.saving.deserialize_keras_object(self.config)
+
+
+def _template(name, part, optional=False):
+    if part is None and optional:
+        return None
+    layer = part
+    if not isinstance(part, keras.layers.Layer) and callable(part):
+        layer = part()
+    if not isinstance(layer, keras.layers.Layer):
+        raise ValueError(
+            f"`{name}` must be a Keras layer, or a function of no arguments "
+            f"that makes one. Received: {part!r}. "
+            "Pass an object, not its class with arguments left out."
+        )
+    try:
+        return Template(layer)
+    except Exception as error:
+        raise ValueError(
+            f"`{name}` must be a layer that can be made again from its "
+            f"configuration. Received: a {type(layer).__name__} whose "
+            f"`get_config` fails ({error}). Define `get_config`, and keep the "
+            "constructor's arguments as attributes."
+        ) from error

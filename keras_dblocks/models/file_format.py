@@ -1,0 +1,29 @@
+"""The version of this project's files: those of another one are refused."""
+
+VERSION = 2
+
+
+def config():
+    """What a config says of its version."""
+    return {"format_version": VERSION}
+
+
+def check(config, kind):
+    """Raises a ValueError unless a config is of this version.
+
+    Args:
+        config: dict, read from a file.
+        kind: str, what the message calls it.
+    """
+    version = config.get("format_version", 1)
+    if version != VERSION:
+        raise ValueError(
+            f"A saved {kind} must be of format version {VERSION}. "
+            f"Received: version {version}. Load it with the version of "
+            "keras_dblocks that wrote it, or save it again with this one."
+        )
+
+
+def without_version(config):
+    """The config as the constructor takes it."""
+    return {k: v for k, v in config.items() if k != "format_version"}

@@ -1,0 +1,83 @@
+"""Rows of `predict` and `evaluate`, numbered through from batch to batch."""
+
+import contextlib
+
+from keras_dblocks import streams
+
+
+class NumberedRows:
+    """Gives each row of a call noise of its own, whatever the batch size.
+
+    A mix-in before `keras.Model`. Row i of one `predict` or `evaluate` has
+    number i, so an answer depends neither on `batch_size` nor on the other
+    rows. Where a model is called as a function, and where it was exported,
+    rows are counted within the batch.
+    """
+
+    phase = None  # "predict" or "evaluate" while that step is computed
+
+    def make_row_counter(self):
+        """Makes the variable that counts rows; called in `build`."""
+        self.first_row = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="int32",
+            trainable=False,
+            name="first_row",
+        )
+
+    def counters(self):
+        return [*super().counters(), self.first_row]
+
+    def row_numbers(self, batch_size, phase):
+        """Numbers `(B,)` of a batch's rows; counts them on in `phase`."""
+        rows = streams.rows_of(batch_size)
+        if self.phase is None:
+            return rows
+        rows = self.first_row + rows
+        if self.phase == phase:
+            self.first_row.assign(self.first_row + batch_size)
+        return rows
+
+    @contextlib.contextmanager
+    def _in_phase(self, phase):
+        before, self.phase = self.phase, phase
+        try:
+            yield
+        finally:
+            self.phase = before
+
+    def predict_step(self, *args):
+        with self._in_phase("predict"):
+            return super().predict_step(*args)
+
+    def test_step(self, *args):
+        with self._in_phase("evaluate"):
+            return super().test_step(*args)
+
+    def predict(self, x, *args, **kwargs):
+        self._count_from_zero()
+        return super().predict(x, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        self._count_from_zero()
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def predict_on_batch(self, x):
+        self._count_from_zero()
+        return super().predict_on_batch(x)
+
+    def test_on_batch(self, *args, **kwargs):
+        self._count_from_zero()
+        return super().test_on_batch(*args, **kwargs)
+
+    def _count_from_zero(self):
+        if not self.built:
+            self.build()
+        self.first_row.assign(0)
+
+    def __setattr__(self, name, value):
+        if name == "phase":  # also once the layer is built and locked
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)

@@ -1,0 +1,102 @@
+"""The end-to-end twin of a network: its own parts, ordinary backpropagation."""
+
+import functools
+
+import keras
+from keras import ops, tree
+
+from keras_dblocks.models.block import dtype_scope
+from keras_dblocks.models.context import known
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class LearnedSignal(keras.layers.Layer):
+    """A learned tensor, once per example, in place of a noisy signal.
+
+    Args:
+        signal_shape: tuple. Shape of one example's tensor.
+
+    Call arguments:
+        x: tensor `(B, ...)`, asked for the batch size alone.
+
+    Returns:
+        Tensor `(B, *signal_shape)`.
+    """
+
+    def __init__(self, signal_shape, **kwargs):
+        super().__init__(**kwargs)
+        self.signal_shape = tuple(signal_shape)
+
+    def build(self, x_shape):
+        self.signal = self.add_weight(
+            shape=(1, *self.signal_shape),
+            initializer=keras.initializers.RandomNormal(stddev=0.02),
+            name="signal",
+        )
+
+    def call(self, x):
+        shape = (ops.shape(x)[0], *self.signal_shape)
+        return ops.broadcast_to(ops.convert_to_tensor(self.signal), shape)
+
+    def compute_output_shape(self, x_shape):
+        return (x_shape[0], *self.signal_shape)
+
+    def get_config(self):
+        return {**super().get_config(), "signal_shape": self.signal_shape}
+
+
+class TwinMethod:
+    """`X.end_to_end(**keywords)` of a class, `model.end_to_end()` of a model.
+
+    Args:
+        of_class: str, name of a class method that takes keywords.
+        of_model: str, name of a method that takes no arguments.
+    """
+
+    def __init__(self, of_class, of_model):
+        self.of_class, self.of_model = of_class, of_model
+
+    def __get__(self, model, cls):
+        if model is None:
+            return getattr(cls, self.of_class)
+        return getattr(model, self.of_model)
+
+
+def plain_twin(network, num_layers, name):
+    """A functional Keras model of a network's parts, with no noise.
+
+    The noisy signal is a learned tensor, and so is the embedded noise level
+    where a part asks for it. Not compiled: pass the loss to `compile`.
+
+    Args:
+        network: `Network` that predicts `y` from `x`.
+        num_layers: int. How many of its layers, from the first.
+        name: str.
+    """
+    spec = network.condition_spec()
+    inputs = tree.map_structure(
+        lambda s: keras.Input(s.shape[1:], dtype=s.dtype), spec
+    )
+    first = tree.flatten(inputs)[0]
+    target = network.make_target()
+    with dtype_scope(network.dtype_policy):
+        shell = network.make_shell(target)
+        layers = [network.make_layer(index) for index in range(num_layers)]
+        signal = LearnedSignal(target.signal_shape, name="signal")(first)
+        width = shell.noise_embedding.compute_output_shape((None,))[1:]
+        make_noise = functools.cache(
+            lambda: LearnedSignal(width, name="noise")(first)
+        )
+        condition = network.condition_of(inputs)
+
+        def apply(layer, x):
+            context = {"signal": signal, "condition": condition}
+            context = known(layer, context)
+            if known(layer, {"noise": None}):
+                context["noise"] = make_noise()
+            return layer(x, **context)
+
+        x = signal
+        for layer in [shell.stem, *layers, shell.readout, shell.head]:
+            x = apply(layer, x)
+    return keras.Model(inputs, x, name=name)

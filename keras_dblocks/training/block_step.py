@@ -1,0 +1,54 @@
+"""A step of one block, but for the gradient: what all backends share."""
+
+import keras
+
+
+class BlockStep:
+    """One training step of one block.
+
+    What JAX, TensorFlow and PyTorch do differently is how a gradient is taken
+    and what is compiled; a subclass for each says that, and calls the methods
+    here from inside.
+
+    Args:
+        trainer: `BlockTrainer`.
+        index: int. The block.
+    """
+
+    def __init__(self, trainer, index):
+        self.trainer = trainer
+        self.index = index
+        self.block = trainer.blocks[index]
+        self.optimizer = trainer.block_optimizer(index)
+        self.trackers = trainer.loss_trackers(index)
+
+    @property
+    def earlier(self):
+        """Blocks whose hand-over a step reads (list)."""
+        return self.trainer.blocks[: self.index] if self.share else []
+
+    @property
+    def share(self):
+        """Share of a batch that is handed over (float)."""
+        return self.trainer.on_policy
+
+    def begin(self, data, constants):
+        """See `TrainableBlock.begin_hand_over`."""
+        return self.block.begin_hand_over(data, self.share, constants)
+
+    def loss(self, data, handed, constants):
+        """Loss of the block and of its layers; called under the gradient."""
+        loss = self.block.training_loss(data, handed, constants)
+        return sum(self.block.losses, loss)
+
+    def track(self, loss, data):
+        """Updates the running losses; returns their values, by name."""
+        weight = self.block.batch_size(data)
+        for tracker in self.trackers:
+            tracker.update_state(loss, sample_weight=weight)
+        return {tracker.name: tracker.result() for tracker in self.trackers}
+
+
+def unpack(data):
+    """`(x, y, sample_weight)` of a batch as `fit` hands it out."""
+    return keras.utils.unpack_x_y_sample_weight(data)
