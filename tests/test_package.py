@@ -109,7 +109,7 @@ def wheel(tmp_path):
     return next(tmp_path.glob("*.whl"))
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="a wheel knows no backend")
+@pytest.mark.once
 def test_wheel_is_complete_and_works_outside_the_checkout(wheel, tmp_path):
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
@@ -134,6 +134,7 @@ def test_wheel_is_complete_and_works_outside_the_checkout(wheel, tmp_path):
         assert Path(file).is_relative_to(site)
 
 
+@pytest.mark.once
 def test_backends_are_imported_by_the_steps_and_memory_alone():
     allowed = set(ROOT.glob("keras_dblocks/training/*_step.py"))
     allowed |= set(ROOT.glob("keras_dblocks/memory/*_memory.py"))
@@ -142,6 +143,7 @@ def test_backends_are_imported_by_the_steps_and_memory_alone():
         assert roots.isdisjoint(BACKENDS | {"jaxlib"}), file
 
 
+@pytest.mark.once
 def test_method_imports_keras_and_numpy_only():
     allowed = {"keras", "keras_dblocks", "numpy"} | sys.stdlib_module_names
     for file in sources("keras_dblocks"):
@@ -150,12 +152,14 @@ def test_method_imports_keras_and_numpy_only():
         assert roots - BACKENDS <= allowed, file
 
 
+@pytest.mark.once
 def test_method_never_imports_an_application():
     program = ROOT / "keras_dblocks" / "memory" / "__main__.py"  # of presets
     for file in set(sources("keras_dblocks")) - {program}:
         assert applications_imported(file) == set(), file
 
 
+@pytest.mark.once
 def test_no_application_imports_another():
     # The package itself lists them all.
     for file in sources("applications/*"):

@@ -10,6 +10,8 @@ from keras_dblocks.noise import LogNormalNoise
 from keras_dblocks.partition import Partition
 from keras_dblocks.samplers import EulerSampler, noise_levels
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("blocks, steps, grid", CHAINS)
 def test_every_block_is_visited(blocks, steps, grid):

@@ -56,6 +56,7 @@ def test_reference_ranges_and_quantiles(golden):
     assert tried >= 4
 
 
+@pytest.mark.once
 def test_cdf_and_quantile_equal_scipy(noise):
     probability = np.linspace(0.0, 1.0, 1001)
     wanted = log_sigma(noise)
@@ -104,6 +105,7 @@ def test_quantile_of_tensors_is_as_good_as_float32(noise):
     assert error[(exact > 1e-6) & (exact < 1 - 1e-6)].max() < 2e-2
 
 
+@pytest.mark.once
 def test_widened_ranges_are_clipped():
     noise = LogNormalNoise(sigma_min=0.01, sigma_max=10.0)
     assert noise.widen(1.0, 4.0, 0.5) == (0.5, 8.0)
@@ -154,6 +156,7 @@ def test_start():
     assert abs(start.mean()) < 5 * np.sqrt(10.0) / 100
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "wrong, came",
     [

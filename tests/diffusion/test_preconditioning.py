@@ -81,6 +81,7 @@ def test_the_denoiser_is_put_together_in_float32(dtype):
     np.testing.assert_allclose(ours, wanted, rtol=1e-5)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("sigma_data", [0.0, -0.5, float("nan")])
 def test_refusal(sigma_data):
     match = rf"`sigma_data` must.*Received: .*{sigma_data}\. The paper uses 0.5"

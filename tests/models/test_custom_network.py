@@ -36,6 +36,7 @@ def trained():
     return model, history.history
 
 
+@pytest.mark.once
 def test_it_takes_under_40_lines():
     tree = ast.parse(EXAMPLE.read_text("utf-8"))
     classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
@@ -50,6 +51,7 @@ def test_it_takes_under_40_lines():
     assert methods == parts | {"__init__", "condition_spec"}
 
 
+@pytest.mark.once
 def test_readme_shows_it():
     readme = (ROOT / "README.md").read_text("utf-8")
     shown = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
@@ -60,6 +62,7 @@ def test_readme_shows_it():
     assert all(ast.dump(node) in written for node in ast.parse(shown).body)
 
 
+@pytest.mark.once
 def test_it_needs_keras_and_numpy_only():
     tree = ast.parse(EXAMPLE.read_text("utf-8"))
     roots = set()

@@ -6,6 +6,8 @@ from scipy import stats
 
 from keras_dblocks.training.block_order import BlockOrder
 
+pytestmark = pytest.mark.once
+
 
 def drawn(order, steps, **kwargs):
     order = BlockOrder(order, **kwargs)

@@ -219,6 +219,7 @@ def test_what_moves():
     assert offload.needed(compiled("sgd", offload="host")) == [[], [], []]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("order", ["uniform", "round_robin", 1, [1, 2, 3]])
 def test_steps_per_visit(order):
     once = BlockOrder(order, num_blocks=3, seed=4)

@@ -1,27 +1,18 @@
 """Augmentation and the batches it is applied to."""
 
-import keras
 import numpy as np
 import pytest
 
 from keras_dblocks.applications.data import (
     AugmentedDataset,
     augmentation,
-    load_images,
 )
 from keras_dblocks.applications.data.augmentation import (
-    GROUP,
-    RandAugment,
-    _apply,
-    _solarize,
     crop,
     flip,
 )
 
-# Warnings of other packages, which the suite would turn into errors.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Tensor.T is deprecated"),  # Keras, torch
-]
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture
@@ -29,26 +20,7 @@ def generator():
     return np.random.default_rng(0)
 
 
-def make_arrays(generator, shape=(6, 5, 3), count=20, classes=4):
-    labels = np.arange(count) % classes
-    return {
-        "x_train": generator.integers(0, 256, (count, *shape), "uint8"),
-        "y_train": labels,
-        "x_test": generator.integers(0, 256, (count, *shape), "uint8"),
-        "y_test": labels[::-1],
-    }
-
-
-def save(folder, arrays, name="some.npz"):
-    np.savez(folder / name, **arrays)
-    return folder / name
-
-
-def pixels_of(x, data):
-    return np.round((x * data.std + data.mean) * 255).astype("uint8")
-
-
-# Sets by name.
+# Images.
 
 
 def test_flip_mirrors_about_half(generator):
@@ -74,61 +46,6 @@ def test_crop_shifts_each_image_by_its_own_amount(generator):
         assert len(places) == 1
         shifts.update(places)
     assert len(shifts) > 20
-
-
-def test_solarize_inverts_what_is_bright():
-    images = np.array([0.0, 178.0, 179.0, 255.0])
-    np.testing.assert_array_equal(_solarize(images), [0.0, 178.0, 76.0, 0.0])
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_operation_keeps_range_and_strength(channels, generator):
-    # Smooth images: moving them a little changes them a little.
-    ramp = np.linspace(60, 160, 8, dtype="float32")
-    images = np.broadcast_to(ramp[:, None, None], (GROUP, 8, 8, channels))
-    names = []
-    for operation in RandAugment(channels).operations:
-        if not isinstance(operation, keras.Layer):
-            continue
-        names.append(type(operation).__name__)
-        changed = _apply(operation, images, generator)
-        changed = keras.ops.convert_to_numpy(changed)
-        assert changed.shape == images.shape and changed.dtype == "float32"
-        assert changed.min() >= -1e-3 and changed.max() <= 255.001
-        if names[-1] in ("AutoContrast", "Equalization"):
-            assert changed.min() < 30 and changed.max() > 250
-        else:
-            inside = np.s_[:, 2:-2, 2:-2]
-            moved = np.abs(changed[inside] - images[inside]).max()
-            assert moved < 0.271 * 255, names[-1]
-    color = {"RandomColorDegeneration"} if channels == 3 else set()
-    assert color == {name for name in names if "Color" in name}
-
-
-def test_randaugment_treats_groups_apart_and_keeps_its_input(generator):
-    images = np.repeat(generator.random((1, 8, 8, 3), "float32"), 3 * GROUP, 0)
-    images = images[:-5]  # the last group is not full
-    before = images.copy()
-    augmented = RandAugment()(images, generator)
-    np.testing.assert_array_equal(images, before)
-    assert augmented.shape == images.shape and augmented.dtype == "float32"
-    assert augmented.min() >= 0 and augmented.max() <= 1
-    change = np.abs(augmented - images).mean((1, 2, 3))
-    groups = [change[i : i + GROUP].mean() for i in range(0, 43, GROUP)]
-    assert len({round(float(g), 6) for g in groups}) > 1
-
-
-@pytest.mark.parametrize(
-    "kind", ["flip_crop", "flip_randaugment", "flip_crop_randaugment"]
-)
-def test_the_generator_alone_decides(kind, generator):
-    images = generator.random((4, 8, 8, 3), "float32")
-    one, two, other = (
-        augmentation(kind)(images, np.random.default_rng(seed))
-        for seed in (1, 1, 2)
-    )
-    np.testing.assert_array_equal(one, two)
-    assert (one != other).any()
 
 
 def test_augmentation_refusals():
@@ -195,52 +112,3 @@ def test_dataset_refusals():
         AugmentedDataset(np.zeros((50, 1, 1, 1)), np.zeros(50), 0)
     with pytest.raises(ValueError, match="leave at least one batch"):
         dataset(count=7, drop_remainder=True)
-
-
-def test_a_resumed_fit_sees_the_batches_it_would_have_seen():
-    data = load_images("digits")
-
-    def fit(model, first, epochs):
-        train = AugmentedDataset(
-            data.x_train[:96],
-            data.y_train[:96],
-            batch_size=32,
-            augment=augmentation("flip_crop", channels=1),
-            mean=data.mean,
-            std=data.std,
-        )
-        history = model.fit(
-            train,
-            initial_epoch=first,
-            epochs=epochs,
-            verbose=0,
-            shuffle=False,
-            callbacks=[train.epoch_callback()],
-        )
-        return history.history["loss"]
-
-    def build():
-        layers = [keras.Input((8, 8, 1)), keras.layers.Flatten()]
-        layers.append(keras.layers.Dense(10, kernel_initializer="zeros"))
-        model = keras.Sequential(layers)
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile("sgd", loss)
-        return model
-
-    whole = fit(build(), 0, 4)
-    model = build()
-    losses = fit(model, 0, 2)
-    losses += fit(model, 2, 4)
-    assert losses == whole
-    assert len(set(whole)) == 4
-
-
-def test_randaugment_runs_inside_fit(generator):
-    x = generator.random((20, 8, 8, 3), "float32")
-    train = AugmentedDataset(
-        x, np.zeros(20), 10, augmentation("flip_randaugment")
-    )
-    model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten()])
-    model.add(keras.layers.Dense(1))
-    model.compile("sgd", "mse")
-    assert np.isfinite(model.fit(train, verbose=0).history["loss"]).all()

@@ -1,11 +1,7 @@
 """Images by name or file, and their augmentation."""
 
-import os
-import subprocess
 import sys
-import textwrap
 
-import keras
 import numpy as np
 import pytest
 
@@ -15,10 +11,7 @@ from keras_dblocks.applications.data import (
     sources,
 )
 
-# Warnings of other packages, which the suite would turn into errors.
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:Tensor.T is deprecated"),  # Keras, torch
-]
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture
@@ -87,59 +80,6 @@ def test_tfds_reads_cifar100_with_the_statistics_of_the_reference():
     np.testing.assert_allclose(data.std, [0.2675, 0.2565, 0.2761])
     assert data.num_classes == 100  # not the largest of five labels
     assert resized.x_test.shape == (5, 16, 16, 3)
-
-
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="needs TensorFlow to read"
-)
-def test_tfds_reads_a_set_prepared_for_tensorflow(monkeypatch):
-    tfds = pytest.importorskip("tensorflow_datasets")
-
-    def refuse(*args, **kwargs):
-        raise ValueError("File format is already set to FileFormat.TFRECORD.")
-
-    with tfds.testing.mock_data(num_examples=5):
-        monkeypatch.setattr(tfds, "data_source", refuse)
-        data = load_images("cifar10")
-    assert data.x_train.shape == (5, 32, 32, 3) and data.num_classes == 10
-
-
-@pytest.mark.skipif(
-    keras.backend.backend() == "tensorflow", reason="keras imports TensorFlow"
-)
-def test_tfds_reads_where_tensorflow_is_not_installed():
-    pytest.importorskip("tensorflow_datasets")
-    program = """
-    import sys
-    from importlib.machinery import PathFinder
-
-    class WithoutTensorFlow:
-        @staticmethod
-        def find_spec(name, path=None, target=None):
-            if name.split(".")[0] != "tensorflow":
-                return PathFinder.find_spec(name, path, target)
-
-    sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutTensorFlow
-
-    import numpy as np
-    import tensorflow_datasets as tfds
-    from keras_dblocks.applications.data import augmentation, load_images
-
-    with tfds.testing.mock_data(num_examples=3):
-        data = load_images("cifar100")
-    augment = augmentation("flip_crop")
-    augment(data.x_train, np.random.default_rng(0))
-    assert "tensorflow" not in sys.modules
-    print(data.x_train.shape)
-    """
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        capture_output=True,
-        text=True,
-        env=os.environ,
-    )
-    assert run.returncode == 0, run.stderr
-    assert run.stdout.strip() == "(3, 32, 32, 3)"
 
 
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10", "cifar100"])
@@ -286,6 +226,3 @@ def test_npz_with_missing_keys_or_broken(generator, tmp_path):
     path.write_bytes(save(tmp_path, arrays).read_bytes()[:300])
     with pytest.raises(ValueError, match="torn.npz must be an .npz file"):
         load_images(path)
-
-
-# Augmentation.

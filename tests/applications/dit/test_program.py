@@ -125,6 +125,7 @@ def test_twin_rows_are_dits_with_one_block(tmp_path):
         assert settings["row"] == row[2:].replace("-", "_")
 
 
+@pytest.mark.once
 def test_pictures(tmp_path):
     images = np.linspace(-1, 1, 3 * 4).reshape(3, 2, 2, 1)
     grid = grid_of(images, 2)
@@ -140,6 +141,7 @@ def test_pictures(tmp_path):
     assert pixels(tmp_path / "path.png").shape[1] > 400
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("command", [["--help"], ["generate", "--help"]])
 def test_help(command):
     module = "keras_dblocks.applications.dit"

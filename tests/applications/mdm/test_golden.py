@@ -113,6 +113,7 @@ def context_model(mdm, blocks):
     )
 
 
+@pytest.mark.once
 def test_schedules(mdm):
     t = mdm["t"]
     for name, schedule in schedules(mdm).items():
@@ -128,6 +129,7 @@ def test_schedules(mdm):
         np.testing.assert_allclose(there, t[inner], atol=1e-9)
 
 
+@pytest.mark.once
 def test_boundaries_are_equal_decrements_of_alpha(mdm):
     noise = MaskingNoise(mdm["config"]["V"], mdm["config"]["eps"])
     for blocks in mdm["config"]["Bs"]:

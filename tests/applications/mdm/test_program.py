@@ -100,6 +100,7 @@ def test_refusals(tmp_path, text, capsys):
         assert wanted in error and len(error.splitlines()) == 1, error
 
 
+@pytest.mark.once
 def test_picture_names_the_block_that_revealed(tmp_path):
     mask = 27
     states = [[mask] * 3, [mask, 5, mask], [mask, 5, 6], [4, 5, 6]]
@@ -115,6 +116,7 @@ def test_picture_names_the_block_that_revealed(tmp_path):
     assert (tmp_path / "a.png").stat().st_size > 1000
 
 
+@pytest.mark.once
 def test_help():
     module = "keras_dblocks.applications.mdm"
     done = subprocess.run(

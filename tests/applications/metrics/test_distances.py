@@ -14,6 +14,8 @@ from keras_dblocks.applications.metrics import (
     precision_recall,
 )
 
+pytestmark = pytest.mark.once
+
 METRICS = [frechet_distance, kernel_distance, precision_recall]
 PROGRAMS = [
     "edm_scipy_sqrtm",

@@ -22,6 +22,8 @@ from keras_dblocks.applications.metrics.mauve import (
     _project,
 )
 
+pytestmark = pytest.mark.once
+
 BUCKETS = ["auto", "10"]
 SCALES = {"5": 5.0, "2": 2.0, "0p2": 0.2}
 

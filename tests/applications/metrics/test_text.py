@@ -23,6 +23,7 @@ def generator():
 # Variety and repetition.
 
 
+@pytest.mark.once
 def test_distinct_of_hand_made_texts():
     assert distinct([[1, 2, 1, 2]]) == 2 / 3  # 12 21 12
     assert distinct([[1, 2, 1, 2]], n=1) == 1 / 2
@@ -33,6 +34,7 @@ def test_distinct_of_hand_made_texts():
     assert distinct(np.zeros((10, 11), "int32")) == 1 / 100
 
 
+@pytest.mark.once
 def test_repetition_of_hand_made_texts():
     assert repetition_rate([[1, 2, 1, 2, 1, 2]], n=2) == pytest.approx(3 / 5)
     assert repetition_rate([[1, 2, 1, 2, 1, 2]], n=1) == pytest.approx(4 / 6)
@@ -43,6 +45,7 @@ def test_repetition_of_hand_made_texts():
     assert repetition_rate(loop) == pytest.approx(1 - 1 / 101)
 
 
+@pytest.mark.once
 def test_sequences_all_alike_show_only_in_distinct():
     text = np.arange(50)[None]
     assert distinct(text) == 1 and repetition_rate(text) == 0
@@ -73,6 +76,7 @@ def test_variety_is_a_plain_count(n, generator):
 # Generative perplexity.
 
 
+@pytest.mark.once
 def test_perplexity_agrees_with_golden_figures(golden):
     figures = golden("metrics")
     losses, keep = figures["text/nll_nats"], figures["text/keep"]
@@ -123,6 +127,7 @@ def test_perplexity_of_known_models(generator):
     assert ours == pytest.approx(math.e)
 
 
+@pytest.mark.once
 def test_perplexity_of_a_source_is_its_entropy(generator):
     table = generator.dirichlet(np.full(8, 0.5), 8)
     tokens = generator.integers(0, 8, (200, 101))
@@ -139,6 +144,7 @@ def test_perplexity_of_a_source_is_its_entropy(generator):
     assert math.log(ours) == pytest.approx(entropy, abs=0.05)
 
 
+@pytest.mark.once
 def test_no_figure_alone_tells_good_text(generator):
     table = np.full((50, 50), 0.5 / 49)
     np.fill_diagonal(table, 0.5)
@@ -160,6 +166,7 @@ def test_no_figure_alone_tells_good_text(generator):
         assert (np.diff(values) > 0.01).all(), name
 
 
+@pytest.mark.once
 def test_quality_is_the_three_figures_without_the_prompts(generator):
     table = generator.dirichlet(np.ones(5), 5)
     score = bigram(table)
@@ -181,6 +188,7 @@ def test_quality_is_the_three_figures_without_the_prompts(generator):
 # Refusals.
 
 
+@pytest.mark.once
 def test_unfit_tokens_are_refused():
     wrong = [1, 2, 3], [[1.0, 2.0]], [[True]], np.zeros((0, 4), "int64")
     for tokens in wrong:
@@ -202,6 +210,7 @@ def test_unfit_tokens_are_refused():
         text_quality([[1, 2, 3, 4]], uniform, prompt_length=4)
 
 
+@pytest.mark.once
 def test_unfit_scores_are_refused():
     tokens = np.ones((2, 3), "int64")
 

@@ -87,6 +87,7 @@ def test_the_loops_do_the_same(reference, twin, count):
     close(unrolled[:, 0], wanted)
 
 
+@pytest.mark.once
 def test_probabilities_of_iterations(reference):
     pmf = iterations.probabilities(reference["config"]["mean_recurrence"])
     depth = reference["config"]["mean_backprop_depth"]
@@ -108,6 +109,7 @@ def test_probabilities_of_iterations(reference):
         np.testing.assert_allclose(figure, reference[f"iter/{name}"], rtol=1e-6)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("mean", [1, 32, 128])
 def test_probabilities_against_an_integral(mean):
     pmf = iterations.probabilities(mean)

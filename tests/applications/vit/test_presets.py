@@ -73,6 +73,7 @@ def test_a_width_below_the_noise_embedding_divisor():
     assert model.block(1).noise_embedding.output_dim == 1
 
 
+@pytest.mark.once
 def test_presets_have_the_sizes_of_the_paper():
     cifar = PRESETS["vit_cifar100"]["config"]
     tiny = PRESETS["vit_tiny_imagenet"]["config"]

@@ -221,6 +221,7 @@ def test_cifar100_is_read_through_tfds(tmp_path, capsys):
 # Refusals.
 
 
+@pytest.mark.once
 def test_data_that_cannot_be_downloaded(tmp_path, monkeypatch, capsys):
     pytest.importorskip("tensorflow_datasets")
     import requests
@@ -275,6 +276,7 @@ def test_settings_that_do_not_fit(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -293,6 +295,7 @@ def test_arguments_that_cannot_be_read(arguments, tmp_path, capsys):
     assert "error: " in capsys.readouterr().err
 
 
+@pytest.mark.once
 def test_help_says_what_can_be_asked(capsys):
     with pytest.raises(SystemExit) as exit:
         main(ViT, ["--help"])
