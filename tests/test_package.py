@@ -134,6 +134,7 @@ def test_wheel_is_complete_and_works_outside_the_checkout(wheel, tmp_path):
         assert Path(file).is_relative_to(site)
 
 
+@pytest.mark.quick
 @pytest.mark.once
 def test_backends_are_imported_by_the_steps_and_memory_alone():
     allowed = set(ROOT.glob("keras_dblocks/training/*_step.py"))
@@ -152,6 +153,7 @@ def test_method_imports_keras_and_numpy_only():
         assert roots - BACKENDS <= allowed, file
 
 
+@pytest.mark.quick
 @pytest.mark.once
 def test_method_never_imports_an_application():
     program = ROOT / "keras_dblocks" / "memory" / "__main__.py"  # of presets
@@ -159,6 +161,7 @@ def test_method_never_imports_an_application():
         assert applications_imported(file) == set(), file
 
 
+@pytest.mark.quick
 @pytest.mark.once
 def test_no_application_imports_another():
     # The package itself lists them all.

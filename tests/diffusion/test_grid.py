@@ -33,6 +33,7 @@ def test_every_block_is_visited(blocks, steps, grid):
     np.testing.assert_array_equal(following, [*path[1:], 0.0])
 
 
+@pytest.mark.quick
 def test_reference_grids_and_routes(golden):
     reference = golden("noise")
     noise = noise_of(reference["config"])

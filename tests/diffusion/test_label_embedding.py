@@ -24,6 +24,7 @@ def table_layer(*args, **kwargs):
     return layer
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("bridge", ["soft", "hard", "unnormalized"])
 def test_labels_and_bridge(bridge):
     layer = table_layer(bridge)

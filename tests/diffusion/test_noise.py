@@ -31,6 +31,7 @@ def noise(request):
     return LogNormalNoise(**request.param)
 
 
+@pytest.mark.quick
 def test_reference_ranges_and_quantiles(golden):
     reference = golden("noise")
     noise = noise_of(reference["config"])

@@ -21,6 +21,7 @@ def equal_partition(num_blocks, noise=None, **kwargs):
     return Partition(noise or LogNormalNoise(), 12, num_blocks, **kwargs)
 
 
+@pytest.mark.quick
 def test_reference_boundaries_ranges_and_masses(golden):
     reference = golden("noise")
     config = reference["config"]

@@ -20,6 +20,7 @@ def dtype_of(tensor):
     return keras.backend.standardize_dtype(tensor.dtype)
 
 
+@pytest.mark.quick
 def test_reference_coefficients_and_weights(golden):
     reference = golden("noise")
     edm = EDMPreconditioning(reference["config"]["sigma_data"])

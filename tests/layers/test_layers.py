@@ -132,6 +132,7 @@ def test_mixed_precision(name):
     assert 0 < error < 0.03
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_sinusoids_are_float32(dtype):
     layer = NoiseEmbedding(5, 16, 100.0, None, dtype=dtype)
@@ -148,6 +149,7 @@ def test_sinusoids_are_float32(dtype):
     np.testing.assert_allclose(numpy(layer(level)), wanted, atol=atol)
 
 
+@pytest.mark.quick
 def test_modulation_starts_as_the_layer_it_wraps():
     for shape in ((3, 6), (3, 5, 6), (3, 2, 5, 6)):
         x = np.resize(X, shape)

@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 
 from keras_dblocks.layers import MovingAverage
@@ -11,6 +12,7 @@ def numpy(tensor):
     return ops.convert_to_numpy(tensor)
 
 
+@pytest.mark.quick
 def test_average_is_warmed_up():
     variable = keras.Variable(np.float32([0.0, 8.0]))
     average = MovingAverage(0.9)

@@ -177,6 +177,7 @@ def test_program_says_what_does_not_fit(capsys):
     assert "divide" in capsys.readouterr().err
 
 
+@pytest.mark.quick
 def test_shallow_model_has_the_asked_depth():
     for cls, config in SYSTEMS:
         model = shallow(cls(**config), 2)

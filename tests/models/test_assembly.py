@@ -242,6 +242,7 @@ def test_block_trained_in_another_process(apart, tmp_path):
     assert np.isfinite(predict(model)).all()
 
 
+@pytest.mark.quick
 def test_from_blocks_of_one_model(tmp_path):
     model = make(seed=4)
     paths = [tmp_path / f"block_{i}.keras" for i in range(3)]

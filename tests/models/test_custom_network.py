@@ -74,6 +74,7 @@ def test_it_needs_keras_and_numpy_only():
     assert roots == {"keras", "numpy", "keras_dblocks"}
 
 
+@pytest.mark.quick
 def test_it_learns(trained):
     model, history = trained
     assert history["loss"][-1] < 0.5 * history["loss"][0]
@@ -104,6 +105,7 @@ def test_every_block_was_trained(trained):
     assert {"loss", "block_0_loss", "block_1_loss"} <= set(history)
 
 
+@pytest.mark.quick
 def test_it_is_saved_without_get_config(trained, tmp_path):
     model, _ = trained
     assert "get_config" not in vars(example.ResidualMLP)

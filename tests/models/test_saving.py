@@ -82,6 +82,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("name", CONFIGS)
 def test_settings_survive(tmp_path, name):
     model = make(**CONFIGS[name])

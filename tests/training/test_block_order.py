@@ -18,6 +18,7 @@ def counts(blocks, num_blocks):
     return np.bincount(blocks, minlength=num_blocks)
 
 
+@pytest.mark.quick
 def test_same_draws_everywhere():
     # Written down once: every backend, machine and version must repeat them.
     first = [0, 1, 0, 1, 0, 0, 2, 1, 0, 1, 2, 0]
@@ -75,6 +76,7 @@ def test_weights_in_an_array():
     assert array == drawn([1, 2, 3], 50, num_blocks=3)
 
 
+@pytest.mark.quick
 def test_round_robin_and_one_block():
     assert drawn("round_robin", 7, num_blocks=3) == [0, 1, 2, 0, 1, 2, 0]
     assert drawn("round_robin", 3, num_blocks=3, seed=9) == [0, 1, 2]

@@ -186,6 +186,7 @@ def test_noise_is_float32_under_bfloat16():
         assert variable.dtype == "float32"
 
 
+@pytest.mark.quick
 def test_train_on_batch_takes_one_step_of_the_block_order():
     x, y = data(16)
     model = compiled("sgd", block_order="round_robin", on_policy=0)

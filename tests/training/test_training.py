@@ -210,6 +210,7 @@ def moved_from_the_start():
     return model
 
 
+@pytest.mark.quick
 def test_on_policy_input_is_what_inference_hands_over():
     x, _ = data(4)
     model = moved_from_the_start()

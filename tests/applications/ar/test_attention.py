@@ -33,6 +33,7 @@ def clean_then_noisy(slots):
     return noisy_then_clean(count)[np.ix_(kept, kept)]
 
 
+@pytest.mark.quick
 @pytest.mark.once
 def test_masks_are_the_references(golden):
     reference = golden("ar")

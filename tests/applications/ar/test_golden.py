@@ -129,6 +129,7 @@ def check_two_streams(reference, layers, name, noise=None):
     np.testing.assert_allclose(noisy, wanted, atol=FORWARD)
 
 
+@pytest.mark.quick
 def test_whole_model(reference):
     twin = twin_of(reference)
     tokens = reference["lm/input_ids"]

@@ -239,6 +239,7 @@ def test_saved_whole_and_in_blocks(tmp_path, name):
     np.testing.assert_allclose(logits, first, atol=1e-5)
 
 
+@pytest.mark.quick
 def test_twin_trains_on_after_loading(tmp_path):
     twin = make(twin=True, num_layers=2, seed=3)
     twin.compile(keras.optimizers.AdamW(1e-2, weight_decay=0.1))

@@ -118,6 +118,7 @@ def test_a_missing_package_is_named(monkeypatch):
 # Files and folders.
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 3)])
 def test_npz(shape, generator, tmp_path):
     arrays = make_arrays(generator, shape)

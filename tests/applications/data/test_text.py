@@ -31,6 +31,7 @@ def write(path, text):
 # Tokenizers.
 
 
+@pytest.mark.quick
 def test_text8_symbols():
     tokenizer = Text8Tokenizer()
     tokens = tokenizer("  Zebra, a-b!? C\n")
@@ -228,6 +229,7 @@ def test_chunk_refusals(tokens, sizes, match):
 # Batches.
 
 
+@pytest.mark.quick
 def test_chunks_follow_each_other_and_drop_the_rest():
     rows = chunks(np.arange(11, dtype="uint8"), 4)
     assert rows.dtype == "int32"

@@ -65,6 +65,7 @@ def network(block, x, t, labels):
     return numpy(block.readout(state, noise=noise))
 
 
+@pytest.mark.quick
 def test_whole_network_and_each_block(reference, model):
     whole = dit_of(reference, num_blocks=1)
     x, y = reference["x_nhwc"], reference["y"].astype("int32")

@@ -58,6 +58,7 @@ def trained():
     return model
 
 
+@pytest.mark.quick
 def test_it_learns_and_generates(trained):
     labels = np.arange(4).repeat(8)
     images = trained.generate(labels, num_steps=12, sampler="euler")

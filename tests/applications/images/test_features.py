@@ -133,6 +133,7 @@ def test_a_run_that_is_killed_leaves_no_file(images, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.quick
 def test_batches_do_not_change_features(images):
     network = feature_network((8, 8, 1), 2)
     whole = features(network, images, batch_size=20)

@@ -113,6 +113,7 @@ def context_model(mdm, blocks):
     )
 
 
+@pytest.mark.quick
 @pytest.mark.once
 def test_schedules(mdm):
     t = mdm["t"]
@@ -196,6 +197,7 @@ def table_bound(model, tokens):
     return np.array(nats[::-1]) / LN2
 
 
+@pytest.mark.quick
 def test_bound_of_a_table(mdm):
     tokens, logits = mdm["table/tokens"], mdm["table/logits"]
     names = mdm["config"]["schedules"]

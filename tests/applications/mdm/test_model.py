@@ -21,6 +21,7 @@ def trained():
     return model
 
 
+@pytest.mark.quick
 def test_it_learns_the_rule(trained):
     fresh, text = make(), data(64)
     before, after = (

@@ -33,6 +33,7 @@ def generator():
 # Frechet distance.
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_frechet_agrees_with_published_programs(program, golden):
     figures = golden("metrics")

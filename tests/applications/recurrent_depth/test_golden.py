@@ -65,6 +65,7 @@ def test_prelude(reference, twin):
     close(twin.context(tokens)[:, 0], reference["prelude_output"])
 
 
+@pytest.mark.quick
 def test_recurrences(reference, twin):
     context = twin.context(reference["input_ids"])
     state = start_of(reference)

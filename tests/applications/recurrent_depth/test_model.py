@@ -130,6 +130,7 @@ def test_hand_overs_are_states_of_a_chain():
     assert 0 < sum(seen) < len(seen)
 
 
+@pytest.mark.quick
 def test_saved_and_loaded(tmp_path, model):
     tokens = random_tokens(3)
     model.save(tmp_path / "model.keras")
@@ -141,6 +142,7 @@ def test_saved_and_loaded(tmp_path, model):
     )
 
 
+@pytest.mark.quick
 def test_reference_trains_and_draws():
     model = make(reference=True)
     model.sampler = EulerSampler(3, grid="equal_mass", start="noise")

@@ -51,6 +51,7 @@ def blocks(reference):
     return range(reference["config"]["B"])
 
 
+@pytest.mark.quick
 def test_logits_of_each_block(reference, model):
     for i in blocks(reference):
         logits = model.denoise(

@@ -295,6 +295,7 @@ def test_arguments_that_cannot_be_read(arguments, tmp_path, capsys):
     assert "error: " in capsys.readouterr().err
 
 
+@pytest.mark.quick
 @pytest.mark.once
 def test_help_says_what_can_be_asked(capsys):
     with pytest.raises(SystemExit) as exit:
