@@ -1,4 +1,4 @@
-# make demo | make test | make test-jax | make lint | ...; see CONTRIBUTING.md
+# make demo | make test | make test-quick | make lint | ...; see CONTRIBUTING.md
 PYTHON ?= python3
 WORKERS ?= 2
 PYTEST_ARGS ?=
@@ -11,11 +11,12 @@ TENSORFLOW ?= tensorflow-cpu
 BIN := .venv/bin
 FULL := .venv/.setup-full
 JAX_ONLY := .venv/.setup-jax
+NIGHTLY := .venv-nightly
 SUITES := test-jax test-tensorflow test-torch
 
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: setup demo test test-all $(SUITES) lint clean
+.PHONY: setup demo test test-all test-quick test-nightly $(SUITES) lint clean
 .NOTPARALLEL:
 
 setup: $(FULL)
@@ -37,19 +38,37 @@ demo: $(if $(wildcard $(FULL)),$(FULL),$(JAX_ONLY))
 
 test: $(SUITES) lint
 
-# The last -m wins over the one in pyproject.toml.
-test-all: SELECT = -m ""
+test-all: SPEED = slow or not slow
 test-all: test
 
+SPEED = not slow
+# What needs no backend runs once, with JAX.
+test-tensorflow test-torch: ONCE = and not once
+
+# The last -m wins over the one in pyproject.toml.
 $(SUITES): test-%: setup
-	KERAS_BACKEND=$* $(BIN)/python -m pytest -n $(WORKERS) $(SELECT) \
+	KERAS_BACKEND=$* $(BIN)/python -m pytest -n $(WORKERS) \
+	    -m "($(SPEED)) $(ONCE)" $(PYTEST_ARGS)
+
+test-quick: setup
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(WORKERS) -m quick \
+	    $(PYTEST_ARGS)
+
+# The newest Keras and JAX, released or not, in an environment made anew.
+test-nightly:
+	$(PYTHON) -m venv --clear $(NIGHTLY)
+	$(NIGHTLY)/bin/python -m pip install -e ".[jax,data,plots,dev]" \
+	    "$(TENSORFLOW)" "$(TORCH)"
+	$(NIGHTLY)/bin/python -m pip install --pre --upgrade keras jax jaxlib \
+	    "$(TORCH)"
+	KERAS_BACKEND=jax $(NIGHTLY)/bin/python -m pytest -n $(WORKERS) \
 	    $(PYTEST_ARGS)
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# Keeps .venv and runs/.
+# Keeps .venv, .venv-nightly and runs/.
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
-	find . -name .venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
+	find . -name '.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -3,13 +3,11 @@
 import ast
 import importlib.metadata
 import importlib.util
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tokenize
 import zipfile
 from pathlib import Path
 
@@ -35,38 +33,6 @@ def shipped_path(path):
     if path.parts[0] == "applications":
         path = "keras_dblocks" / path
     return path.as_posix()
-
-
-def number_of_lines(*files):
-    return sum(len(file.read_text("utf-8").splitlines()) for file in files)
-
-
-def lines_of_code(*files):
-    """Lines without the blank ones, comments and docstrings.
-
-    What a public docstring must say is promised, and would count against it.
-    """
-    return sum(map(_lines_of_code, files))
-
-
-def _lines_of_code(file):
-    text = file.read_text("utf-8")
-    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
-    documented = [
-        node.body[0]
-        for node in ast.walk(ast.parse(text))
-        if isinstance(node, kinds) and ast.get_docstring(node) is not None
-    ]
-    prose = {
-        line
-        for node in documented
-        for line in range(node.lineno, node.end_lineno + 1)
-    }
-    code = set()
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.string.strip() and token.type != tokenize.COMMENT:
-            code |= set(range(token.start[0], token.end[0] + 1))
-    return len(code - prose)
 
 
 def imported_names(path):
@@ -143,7 +109,7 @@ def wheel(tmp_path):
     return next(tmp_path.glob("*.whl"))
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="a wheel knows no backend")
+@pytest.mark.once
 def test_wheel_is_complete_and_works_outside_the_checkout(wheel, tmp_path):
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
@@ -168,24 +134,8 @@ def test_wheel_is_complete_and_works_outside_the_checkout(wheel, tmp_path):
         assert Path(file).is_relative_to(site)
 
 
-def test_no_file_is_longer_than_400_lines():
-    files = sources("keras_dblocks", "applications", "tests", "tools*")
-    lengths = {str(file): number_of_lines(file) for file in files}
-    assert {file: n for file, n in lengths.items() if n > 400} == {}
-
-
-def test_method_is_under_3500_lines():
-    assert lines_of_code(*sources("keras_dblocks")) < 3500
-
-
-def test_each_application_is_under_600_lines():
-    folders = {f.parent for f in sources("applications/*")}
-    folders = {f for f in folders if f.name not in SHARED}
-    # A folder inside one is a published system of its own: Huginn, the twin.
-    lengths = {f.name: lines_of_code(*f.glob("*.py")) for f in folders}
-    assert {name: n for name, n in lengths.items() if n >= 600} == {}
-
-
+@pytest.mark.quick
+@pytest.mark.once
 def test_backends_are_imported_by_the_steps_and_memory_alone():
     allowed = set(ROOT.glob("keras_dblocks/training/*_step.py"))
     allowed |= set(ROOT.glob("keras_dblocks/memory/*_memory.py"))
@@ -194,6 +144,7 @@ def test_backends_are_imported_by_the_steps_and_memory_alone():
         assert roots.isdisjoint(BACKENDS | {"jaxlib"}), file
 
 
+@pytest.mark.once
 def test_method_imports_keras_and_numpy_only():
     allowed = {"keras", "keras_dblocks", "numpy"} | sys.stdlib_module_names
     for file in sources("keras_dblocks"):
@@ -202,12 +153,16 @@ def test_method_imports_keras_and_numpy_only():
         assert roots - BACKENDS <= allowed, file
 
 
+@pytest.mark.quick
+@pytest.mark.once
 def test_method_never_imports_an_application():
     program = ROOT / "keras_dblocks" / "memory" / "__main__.py"  # of presets
     for file in set(sources("keras_dblocks")) - {program}:
         assert applications_imported(file) == set(), file
 
 
+@pytest.mark.quick
+@pytest.mark.once
 def test_no_application_imports_another():
     # The package itself lists them all.
     for file in sources("applications/*"):

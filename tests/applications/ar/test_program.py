@@ -1,0 +1,91 @@
+"""The program of next-token prediction: block after block, text, a twin."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+from helpers import small_text
+from helpers.small_ar import SIZES
+from helpers.small_text import write_text
+from helpers.small_vit import values
+from keras_dblocks.applications.ar import ARTransformer
+from keras_dblocks.applications.data import load_text
+from keras_dblocks.applications.program.text import TextRun, main
+
+TINY = {
+    "description": "for tests",
+    "config": {**SIZES, "sequence_length": 8, "num_layers": 2, "num_blocks": 2},
+    "training": {
+        **ARTransformer.presets["ar_demo"]["training"],
+        "batch_size": 8,
+        "warmup_steps": 2,
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(ARTransformer, "presets", {"tiny": TINY})
+
+
+@pytest.fixture
+def text(tmp_path):
+    return write_text(tmp_path)
+
+
+run = functools.partial(small_text.run, ARTransformer)
+
+
+def test_train_resume_and_generate(tmp_path, text, capsys):
+    folder = tmp_path / "run"
+    assert run(folder, text) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("sample: ") == 2  # an epoch for each block
+    assert "block_1_cross_entropy: " in printed
+    assert run(folder, text, "--resume") == 0
+    model = keras.saving.load_model(folder / "model.keras")
+    assert model.sharing == "targets"
+    files = [folder / f"block_{i}.keras" for i in range(2)]
+    again = ARTransformer.from_blocks(files)
+    tokens = np.zeros((1, 8), "int32")
+    np.testing.assert_allclose(
+        again.predict(tokens, verbose=0), model.predict(tokens, verbose=0)
+    )
+    capsys.readouterr()
+    arguments = ["generate", "--model", folder / "model.keras"]
+    arguments += ["--num-samples", "2", "--prompt", "Rou"]
+    assert main(ARTransformer, [str(a) for a in arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and all(line.startswith("rou") for line in lines)
+    arguments += ["--picture", tmp_path / "none.png"]
+    assert main(ARTransformer, [str(a) for a in arguments]) == 2
+    assert "Leave it out" in capsys.readouterr().err
+
+
+def test_each_block_starts_where_the_last_one_stopped(text):
+    """Without learning all are block 0; one schedule goes over all."""
+    data = load_text(text)
+    config = {**TINY["config"], "vocabulary_size": 27, "seed": 0}
+    rate, decay = {"learning_rate": 1e-20}, {"weight_decay": 0.0}
+    recipe = {**TINY["training"], **rate, **decay}
+    made = TextRun(ARTransformer, config, recipe, data)
+    before = values(made.model.blocks[0].weights)
+    assert made.train_quietly() == made.num_steps == 2 * len(made.batches)
+    for block in made.model.blocks:
+        for one, other in zip(before, values(block.weights), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-7)
+    first, second = (o.learning_rate for o in made.model.optimizer.optimizers)
+    each = len(made.batches)
+    whole = TextRun(ARTransformer, config, recipe, data)._optimizer()
+    schedule = whole._learning_rate
+    np.testing.assert_allclose(float(first), float(schedule(each)))
+    np.testing.assert_allclose(float(second), float(schedule(2 * each)))
+
+
+@pytest.mark.slow  # the program's twin rows are those of masked diffusion
+def test_twin(tmp_path, text):
+    assert run(tmp_path / "run", text, "--layer-matched") == 0
+    model = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    assert model.num_layers == 1 and not hasattr(model, "blocks")

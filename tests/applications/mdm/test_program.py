@@ -1,0 +1,127 @@
+"""The program of the text systems: trains, resumes, samples, generates."""
+
+import functools
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from helpers import small_text
+from helpers.small_text import write_text
+from keras_dblocks.applications.data import Text8Tokenizer
+from keras_dblocks.applications.mdm import MDM
+from keras_dblocks.applications.program.text import main
+from keras_dblocks.applications.program.text_picture import (
+    revealed_by,
+    save_unmasking,
+)
+
+TINY = {
+    "description": "for tests",
+    "config": {
+        "sequence_length": 12,
+        "hidden_dim": 16,
+        "num_heads": 2,
+        "num_layers": 2,
+        "num_blocks": 2,
+    },
+    "training": {
+        **MDM.presets["mdm_demo"]["training"],
+        "epochs": 1,
+        "batch_size": 8,
+        "warmup_steps": 2,
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setattr(MDM, "presets", {"tiny": TINY})
+
+
+@pytest.fixture
+def text(tmp_path):
+    return write_text(tmp_path)
+
+
+run = functools.partial(small_text.run, MDM)
+
+
+def test_train_resume_and_generate(tmp_path, text, capsys):
+    folder = tmp_path / "run"
+    assert run(folder, text) == 0
+    printed = capsys.readouterr().out
+    # After each epoch: one of what blocks start from, one of the blocks.
+    assert printed.count("sample: ") == 2
+    assert printed.startswith("What blocks start from")
+    assert (folder / "start" / "model.keras").exists()
+    assert "bits_per_token: " in printed and "block_1_bits_per" in printed
+    history = (folder / "history.csv").read_text().splitlines()
+    assert len(history) == 2 and "val_block_1_loss" in history[0]
+    assert run(folder, text) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert run(folder, text, "--resume") == 0
+    capsys.readouterr()
+
+    picture = tmp_path / "unmasking.png"
+    options = ["--num-samples", "2", "--num-steps", "4", "--prompt", "Round"]
+    model = folder / "model.keras"
+    arguments = ["generate", "--model", model, "--picture", picture, *options]
+    assert main(MDM, [str(a) for a in arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and all(len(line) == 12 for line in lines)
+    assert all(line.startswith("round") for line in lines)
+    assert picture.stat().st_size > 1000
+
+
+def test_twin_has_one_block(tmp_path, text):
+    assert run(tmp_path / "run", text, "--layer-matched") == 0
+    model = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    assert (model.num_blocks, model.num_layers) == (1, 1)
+
+
+def test_refusals(tmp_path, text, capsys):
+    other = tmp_path / "other.keras"
+    x = keras.Input((2,))
+    keras.Model(x, keras.layers.Dense(1)(x)).save(other)
+    empty = tmp_path / "empty.txt"
+    empty.write_text("")
+    for arguments, wanted in (
+        (["generate"], "--model model.keras"),
+        (["generate", "--model", other], "must hold a MDM"),
+        (["--preset", "tiny", "--text", empty], "Received"),
+        (["--preset", "tiny", "--data", "no such text"], "no such text"),
+        (["--text", text, "--num-blocks", "3"], "num_blocks=3"),
+    ):
+        assert main(MDM, [str(a) for a in arguments]) == 2
+        error = capsys.readouterr().err
+        assert wanted in error and len(error.splitlines()) == 1, error
+
+
+@pytest.mark.once
+def test_picture_names_the_block_that_revealed(tmp_path):
+    mask = 27
+    states = [[mask] * 3, [mask, 5, mask], [mask, 5, 6], [4, 5, 6]]
+    steps = [
+        {"level": 1.0 - i / 3, "block": block, "noisy": np.array([before])}
+        | {"denoised": np.array([after])}
+        for i, (block, before, after) in enumerate(
+            zip((0, 0, 1), states, states[1:], strict=False)
+        )
+    ]
+    assert revealed_by(steps).tolist() == [1, 0, 0]
+    save_unmasking(tmp_path / "a.png", steps, Text8Tokenizer(), 2, rows=3)
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+@pytest.mark.once
+def test_help():
+    module = "keras_dblocks.applications.mdm"
+    done = subprocess.run(
+        [sys.executable, "-m", module, "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for word in ("mdm_austen", "--picture", "generate"):
+        assert word in done.stdout

@@ -1,0 +1,336 @@
+"""The train program and the demo, run for real with tiny settings."""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dblocks.applications.data import load_images
+from keras_dblocks.applications.program import command, main
+from keras_dblocks.applications.program.run import ROWS, Run
+from keras_dblocks.applications.vit import ViT
+
+PROGRAM = [sys.executable, "-m", "keras_dblocks.applications.vit"]
+
+TINY = {
+    "description": "for tests",
+    "config": {
+        "patch_size": 4,
+        "hidden_dim": 12,
+        "num_heads": 2,
+        "num_layers": 2,
+        "num_blocks": 2,
+    },
+    "training": {
+        "data": "digits",
+        "epochs": 1,
+        "batch_size": 32,
+        "learning_rate": 1e-2,
+        "warmup_epochs": 1,
+        "alpha": 0.05,
+        "weight_decay": 0.01,
+        "clipnorm": 1.0,
+        "augmentation": "none",
+    },
+}
+
+# Of other packages: protobuf and TFDS.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(ViT.presets, "tiny", TINY)
+
+
+def run_main(folder, *arguments):
+    images = [] if "--data" in arguments else ["--train-images", "96"]
+    output = ["--output", str(folder)]
+    return main(ViT, ["--preset", "tiny", *output, *images, *arguments])
+
+
+def error_line(capsys):
+    """What was written to stderr: one line."""
+    line = capsys.readouterr().err
+    assert line.endswith("\n") and line.count("\n") == 1
+    return line
+
+
+def logits_of(path):
+    model = keras.saving.load_model(path)
+    return model.predict(load_images("digits").x_test, verbose=0)
+
+
+def log_of(folder):
+    with open(folder / "history.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def make_run(row, **recipe):
+    config = {**TINY["config"], "image_size": 8, "channels": 1}
+    config.update(num_classes=10, seed=0)
+    recipe = {**TINY["training"], **recipe}
+    return Run(ViT, config, recipe, load_images("digits"), row)
+
+
+# Training.
+
+
+class Photograph(keras.callbacks.Callback):
+    """Copies what a kill would leave: epoch 1 is logged, not backed up."""
+
+    def __init__(self, folder, copy):
+        super().__init__()
+        self.folder = folder
+        self.copy = copy
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == 1:
+            shutil.copytree(self.folder, self.copy)
+
+
+def run_and_photograph(folder, *arguments):
+    """Runs in `folder / "whole"`; `folder / "killed"` is its photograph."""
+    fit = Run.fit
+    photograph = Photograph(folder / "whole", folder / "killed")
+
+    def fit_and_photograph(run, callbacks, **kwargs):
+        log, backup = callbacks
+        return fit(run, [log, photograph, backup], **kwargs)
+
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "fit", fit_and_photograph)
+        patch.setitem(ViT.presets, "tiny", TINY)
+        with contextlib.redirect_stdout(printed):
+            assert run_main(folder / "whole", "--epochs", "2", *arguments) == 0
+    return printed.getvalue()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folder of a run of blocks and of its photograph; what it printed."""
+    folder = tmp_path_factory.mktemp("run")
+    return folder, run_and_photograph(folder)
+
+
+def test_blocks_are_trained_saved_and_scored(trained):
+    folder, printed = trained[0] / "whole", trained[1]
+    assert "4 epochs of 3 steps, 1 of 2 layers a step, 12 layer" in printed
+    blocks = [folder / f"block_{i}.keras" for i in range(2)]
+    logits = logits_of(folder / "model.keras")
+    data = load_images("digits")
+    again = ViT.from_blocks(blocks).predict(data.x_test, verbose=0)
+    np.testing.assert_allclose(again, logits, atol=1e-5)
+    accuracy = 100 * np.mean(logits.argmax(-1) == data.y_test)
+    assert f"after block 1: {accuracy:.2f} %" in printed
+
+    log = log_of(folder)
+    assert [row["epoch"] for row in log] == ["0", "1", "2", "3"]
+    assert float(log[-1]["val_accuracy"]) == pytest.approx(accuracy / 100)
+    assert {"loss", "block_0_loss", "block_1_loss", "val_loss"} <= set(log[0])
+
+
+def resume_and_compare(folder, *arguments):
+    whole, killed = folder / "whole", folder / "killed"
+    assert len(log_of(killed)) == 2
+    arguments = ["--epochs", "2", *arguments, "--resume"]
+    assert run_main(killed, *arguments) == 0
+    assert log_of(killed) == log_of(whole)
+    np.testing.assert_array_equal(
+        logits_of(killed / "model.keras"), logits_of(whole / "model.keras")
+    )
+
+
+def test_a_killed_run_is_resumed(trained):
+    resume_and_compare(trained[0])
+
+
+@pytest.mark.slow
+def test_a_killed_twin_is_resumed(tmp_path):
+    run_and_photograph(tmp_path, "--end-to-end")
+    resume_and_compare(tmp_path, "--end-to-end")
+    before = log_of(tmp_path / "killed")
+    arguments = ["--epochs", "2", "--end-to-end", "--resume"]
+    assert run_main(tmp_path / "killed", *arguments) == 0  # nothing to do
+    assert log_of(tmp_path / "killed") == before
+
+
+def test_a_folder_with_another_run_is_refused(trained, capsys):
+    folder = trained[0] / "whole"
+    before = (folder / "model.keras").stat().st_mtime_ns
+    assert run_main(folder, "--epochs", "2") == 2
+    assert "holds one. Pass --resume" in error_line(capsys)
+    assert run_main(folder, "--epochs", "2", "--resume", "--seed", "1") == 2
+    assert "seed=1 (was 0)" in error_line(capsys)
+    assert (folder / "model.keras").stat().st_mtime_ns == before
+
+
+def test_rows_take_equal_layer_evaluations_and_end_their_schedule():
+    evaluations = set()
+    for row in ROWS:
+        run = make_run(row, epochs=3)
+        evaluations.add(run.num_steps * run.num_layers)
+        optimizer = run.model.optimizer
+        steps = run.num_steps
+        if row in ("blocks", "paper"):
+            assert run.model.reference == (row == "paper")
+            assert run.model.on_policy == (row == "blocks")
+            optimizer = optimizer.optimizers[0]
+            steps //= 2
+        rate = optimizer._learning_rate
+        assert float(rate(0)) == 0
+        assert float(rate(steps // 3)) == pytest.approx(1e-2)  # 1 of 3 epochs
+        assert float(rate(steps)) == pytest.approx(5e-4)
+    assert len(evaluations) == 1
+
+
+def test_reference_changes_model_and_recipe(tmp_path, monkeypatch):
+    preset = {**TINY, "reference_training": {"batch_size": 48}}
+    monkeypatch.setitem(ViT.presets, "tiny", preset)
+    runs = []
+    monkeypatch.setattr(command, "train", lambda run, _: runs.append(run))
+    assert run_main(tmp_path, "--reference", "--learning-rate", "0.1") == 0
+    assert runs[0].model.reference and runs[0].model.on_policy == 0
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert settings["reference"] and settings["batch_size"] == 48
+    assert settings["learning_rate"] == 0.1
+
+
+def test_cifar100_is_read_through_tfds(tmp_path, capsys):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    with tfds.testing.mock_data(num_examples=40):
+        assert run_main(tmp_path, "--data", "cifar100", "--layer-matched") == 0
+    assert "on 40 images of cifar100: 2 epochs" in capsys.readouterr().out
+    model = keras.saving.load_model(tmp_path / "model.keras")
+    assert model.input_shape == (None, 32, 32, 3)
+    assert model.output_shape == (None, 100)
+    names = {layer.name for layer in model.layers}
+    assert "layer_0" in names and "layer_1" not in names
+    assert not list(tmp_path.glob("block_*"))
+
+
+# Refusals.
+
+
+@pytest.mark.once
+def test_data_that_cannot_be_downloaded(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tensorflow_datasets")
+    import requests
+
+    def no_network(*args, **kwargs):
+        raise requests.ConnectionError("Name or service not known\n")
+
+    monkeypatch.setattr(requests, "head", no_network)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    folder = tmp_path / "run"
+    assert run_main(folder, "--data", "cifar100") == 2
+    line = error_line(capsys)
+    assert "cifar100" in line and ".npz" in line
+    assert not folder.exists()
+
+
+def test_a_missing_file_from_the_shell(tmp_path):
+    done = subprocess.run(
+        [*PROGRAM, "--data", "none.npz"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    if keras.backend.backend() != "tensorflow":  # which logs when imported
+        assert len(lines) == 1
+    assert lines[-1].startswith("error: ") and "none.npz" in lines[-1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--num-layers", "4", "--num-blocks", "3"], "must divide"),
+        (["--data", "nothing"], 'Received: "nothing"'),
+        (["--data", "wide.npz"], "(N, 8, 8, 1)"),
+        (["--data", "odd.npz"], "must divide `image_size`"),
+    ],
+)
+def test_settings_that_do_not_fit(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    for name, shape in (("wide", (8, 12)), ("odd", (9, 9))):
+        x, y = np.zeros((4, *shape), "uint8"), np.arange(4)
+        np.savez(name, x_train=x, y_train=y, x_test=x, y_test=y)
+    assert run_main("run", *arguments) == 2
+    assert message in error_line(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--epochs", "0"],
+        ["--epochs", "many"],
+        ["--on-policy", "2"],
+        ["--preset", "none"],
+        ["--end-to-end", "--layer-matched"],
+        ["predict"],
+    ],
+)
+def test_arguments_that_cannot_be_read(arguments, tmp_path, capsys):
+    with pytest.raises(SystemExit) as exit:
+        run_main(tmp_path, *arguments)
+    assert exit.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.quick
+@pytest.mark.once
+def test_help_says_what_can_be_asked(capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(ViT, ["--help"])
+    assert exit.value.code == 0
+    text = capsys.readouterr().out
+    for word in (*ViT.presets, "python -m keras_dblocks.applications.vit demo"):
+        assert word in text
+    for option in ("data", "epochs", "resume", "end-to-end", "on-policy"):
+        assert f"--{option}" in text
+    assert text.count("default: ") > 8
+
+
+# The demo.
+
+
+def test_demo_compares_saves_and_draws(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    images = ["--train-images", "96"]
+    assert main(ViT, ["demo", "--preset", "tiny", *images]) == 0
+    printed = capsys.readouterr().out
+    folder = tmp_path / "runs" / "tiny"
+    assert {path.name for path in folder.iterdir()} == {
+        "block_0.keras",
+        "block_1.keras",
+        "model.keras",
+        "report.png",
+    }
+    assert (folder / "report.png").read_bytes()[1:4] == b"PNG"
+    for row in ("DiffusionBlocks", "DiffusionBlocks, paper's settings"):
+        assert f"{row}, after block 0 " in printed
+        assert f"{row}, after block 1 " in printed
+    assert "end-to-end twin " in printed and "layer-matched twin " in printed
+    logits = logits_of(folder / "model.keras")
+    accuracy = np.mean(logits.argmax(-1) == load_images("digits").y_test)
+    assert f"{100 * accuracy:.2f} %" in printed
+    assert printed.count("same predictions") == 2

@@ -1,0 +1,180 @@
+"""Truncated log-normal noise equals scipy's, and the reference's figures."""
+
+import itertools
+import re
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from scipy import stats
+
+from helpers.toys import log_sigma, noise_of
+from keras_dblocks.noise import LogNormalNoise
+
+SETTINGS = [
+    {},
+    {"p_mean": -0.4, "p_std": 1.0, "sigma_min": 0.01, "sigma_max": 20.0},
+    {"p_mean": 1.0, "p_std": 2.0, "sigma_min": 0.5, "sigma_max": 2.0},
+]
+
+
+def quantile_tensor(noise, probability):
+    probability = ops.convert_to_tensor(probability, dtype="float32")
+    level = noise.quantile_tensor(probability)
+    assert keras.backend.standardize_dtype(level.dtype) == "float32"
+    return ops.convert_to_numpy(level).astype("float64")
+
+
+@pytest.fixture(params=SETTINGS, ids=str)
+def noise(request):
+    return LogNormalNoise(**request.param)
+
+
+@pytest.mark.quick
+def test_reference_ranges_and_quantiles(golden):
+    reference = golden("noise")
+    noise = noise_of(reference["config"])
+    tried = 0
+    for key in reference:
+        found = re.fullmatch(r"quantiles_(B\d+)_gamma(\w+)", key)
+        if not found:
+            continue
+        tried += 1
+        overlap = float(found[2].replace("p", "."))
+        edges = reference[f"boundaries_{found[1]}"]
+        wanted = reference[key.replace("quantiles", "range")]
+        for k, (low, high) in enumerate(itertools.pairwise(edges)):
+            widened = noise.widen(low, high, overlap)
+            np.testing.assert_allclose(widened, wanted[k], rtol=1e-9)
+            low, high = noise.cdf(widened)
+            uniform = np.linspace(low, high, len(reference[key][k]))
+            levels = noise.quantile(uniform)
+            np.testing.assert_allclose(levels, reference[key][k], rtol=1e-9)
+            levels = quantile_tensor(noise, uniform[1:-1])
+            wanted_levels = reference[key][k][1:-1]
+            np.testing.assert_allclose(levels, wanted_levels, rtol=3e-5)
+    assert tried >= 4
+
+
+@pytest.mark.once
+def test_cdf_and_quantile_equal_scipy(noise):
+    probability = np.linspace(0.0, 1.0, 1001)
+    wanted = log_sigma(noise)
+    levels = noise.quantile(probability)
+    np.testing.assert_allclose(
+        levels[:-1], np.exp(wanted.ppf(probability[:-1])), rtol=1e-8
+    )
+    np.testing.assert_allclose(
+        noise.cdf(levels), wanted.cdf(np.log(levels)), atol=1e-10
+    )
+    np.testing.assert_allclose(noise.cdf(levels), probability, atol=1e-10)
+    ends = [noise.minimum, noise.maximum]
+    np.testing.assert_allclose(levels[[0, -1]], ends, rtol=1e-8)
+    assert ends == [noise.sigma_min, noise.sigma_max]
+    assert (np.diff(levels) > 0).all()
+
+
+def test_no_level_lies_outside_the_range(noise):
+    far = np.array([noise.minimum / 9, noise.maximum * 9])
+    assert noise.cdf(far).tolist() == [0.0, 1.0]
+    for ends in (noise.quantile([0.0, 1.0]), quantile_tensor(noise, [0, 1])):
+        assert np.isfinite(ends).all()
+        low, high = np.float32([noise.minimum, noise.maximum])
+        assert low <= np.float32(ends[0]) < np.float32(ends[1]) <= high
+
+
+def test_probability_of_the_maximum_rounds_to_one():
+    # 80 is 9.3 standard deviations away.
+    noise = LogNormalNoise(p_std=0.6)
+    assert noise.quantile(1.0) == noise.maximum
+    assert quantile_tensor(noise, [1.0]) == np.float32(noise.maximum)
+    test_cdf_and_quantile_equal_scipy(noise)
+
+
+def test_quantile_of_tensors_is_as_good_as_float32(noise):
+    near = np.logspace(-7, -1, 60)
+    probability = np.float32([*near, *np.linspace(0.1, 0.9, 500), *(1 - near)])
+    exact = probability.astype("float64")
+    levels = quantile_tensor(noise, probability)
+    # As a probability: a few roundings of numbers near 1, at both ends too.
+    returned = log_sigma(noise).cdf(np.log(levels))
+    np.testing.assert_allclose(returned, exact, atol=4e-7)
+    # As a level: close where there is mass, usable at the very ends.
+    error = np.abs(levels / noise.quantile(exact) - 1)
+    assert error[(exact > 1e-3) & (exact < 1 - 1e-3)].max() < 1e-4
+    assert error[(exact > 1e-6) & (exact < 1 - 1e-6)].max() < 2e-2
+
+
+@pytest.mark.once
+def test_widened_ranges_are_clipped():
+    noise = LogNormalNoise(sigma_min=0.01, sigma_max=10.0)
+    assert noise.widen(1.0, 4.0, 0.5) == (0.5, 8.0)
+    assert noise.widen(1.0, 4.0, 0.0) == (1.0, 4.0)
+    assert noise.widen(1.0, 4.0, 1.0) == (0.25, 10.0)
+    assert noise.widen(0.01, 4.0, 0.1)[0] == 0.01
+    assert noise.widen(0.01, 10.0, 0.1) == (0.01, 10.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_noise_has_the_standard_deviation_of_its_level(dtype):
+    noise = LogNormalNoise()
+    # Below what bfloat16 can add to 1, in the middle, and the maximum.
+    level = np.float32([1e-3, 0.5, 80.0])
+    clean = ops.ones((3, 64, 64, 3), dtype=dtype)
+    noisy = noise.corrupt(clean, ops.convert_to_tensor(level), seed=3)
+    assert keras.backend.standardize_dtype(noisy.dtype) == "float32"
+    eps = (ops.convert_to_numpy(noisy) - 1.0) / level[:, None, None, None]
+    eps = eps.reshape(3, -1)
+    np.testing.assert_allclose(eps.mean(-1), 0.0, atol=5 / np.sqrt(64 * 64 * 3))
+    np.testing.assert_allclose(eps.std(-1), 1.0, atol=0.03)
+    assert stats.kstest(eps[1], "norm").pvalue > 1e-3
+    assert np.abs(np.corrcoef(eps)[np.triu_indices(3, 1)]).max() < 0.05
+
+
+def test_noise_follows_its_seed():
+    noise = LogNormalNoise()
+    clean = ops.zeros((2, 5))
+    level = ops.ones((2,))
+
+    def draw(seed):
+        return ops.convert_to_numpy(noise.corrupt(clean, level, seed))
+
+    generator = keras.random.SeedGenerator(1)
+    assert not np.array_equal(draw(generator), draw(generator))
+    np.testing.assert_array_equal(draw(4), draw(4))
+    assert not np.array_equal(draw(4), draw(5))
+
+
+def test_start():
+    noise = LogNormalNoise(sigma_max=3.0)
+    zero = noise.start((2, 4))
+    np.testing.assert_array_equal(ops.convert_to_numpy(zero), np.zeros((2, 4)))
+    start = ops.convert_to_numpy(noise.start((100, 100), seed=1))
+    assert start.dtype == "float32"
+    # METHOD 4: the reference starts at sqrt(1 + sigma_max^2).
+    np.testing.assert_allclose(start.std(), np.sqrt(10.0), rtol=0.03)
+    assert abs(start.mean()) < 5 * np.sqrt(10.0) / 100
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "wrong, came",
+    [
+        ({"sigma_min": 0.0}, "sigma_min=0.0, sigma_max=80.0"),
+        ({"sigma_min": -1.0}, "sigma_min=-1.0"),
+        ({"sigma_min": 80.0}, "sigma_min=80.0"),
+        ({"sigma_max": 0.001}, "sigma_max=0.001"),
+        ({"sigma_min": float("nan")}, "sigma_min=nan"),
+        ({"p_std": 0.0}, "p_std=0.0"),
+        ({"p_std": -1.2}, "p_std=-1.2"),
+        ({"p_std": float("nan")}, "p_std=nan"),
+        ({"p_mean": float("nan")}, "p_mean=nan"),
+        ({"p_mean": float("inf")}, "p_mean=inf"),
+    ],
+)
+def test_refusals(wrong, came):
+    # What was wanted, what came, what to do.
+    match = rf"`{next(iter(wrong))[:6]}.*Received: .*{came}.*\. [A-Z].*\."
+    with pytest.raises(ValueError, match=match):
+        LogNormalNoise(**wrong)
