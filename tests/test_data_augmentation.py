@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_dblocks.applications import DiT, ViT
 from keras_dblocks.applications.data import (
     AugmentedDataset,
     augmentation,
@@ -29,26 +30,7 @@ def generator():
     return np.random.default_rng(0)
 
 
-def make_arrays(generator, shape=(6, 5, 3), count=20, classes=4):
-    labels = np.arange(count) % classes
-    return {
-        "x_train": generator.integers(0, 256, (count, *shape), "uint8"),
-        "y_train": labels,
-        "x_test": generator.integers(0, 256, (count, *shape), "uint8"),
-        "y_test": labels[::-1],
-    }
-
-
-def save(folder, arrays, name="some.npz"):
-    np.savez(folder / name, **arrays)
-    return folder / name
-
-
-def pixels_of(x, data):
-    return np.round((x * data.std + data.mean) * 255).astype("uint8")
-
-
-# Sets by name.
+# Augmentation.
 
 
 def test_flip_mirrors_about_half(generator):
@@ -119,7 +101,7 @@ def test_randaugment_treats_groups_apart_and_keeps_its_input(generator):
 
 
 @pytest.mark.parametrize(
-    "kind", ["flip_crop", "flip_randaugment", "flip_crop_randaugment"]
+    "kind", ["flip", "flip_crop", "flip_randaugment", "flip_crop_randaugment"]
 )
 def test_the_generator_alone_decides(kind, generator):
     images = generator.random((4, 8, 8, 3), "float32")
@@ -129,6 +111,14 @@ def test_the_generator_alone_decides(kind, generator):
     )
     np.testing.assert_array_equal(one, two)
     assert (one != other).any()
+
+
+@pytest.mark.parametrize("presets", [ViT.presets, DiT.presets])
+def test_presets_name_augmentations_that_exist(presets):
+    for preset in presets.values():
+        kind = preset["training"]["augmentation"]
+        augment = augmentation(kind, preset["config"]["channels"])
+        assert (augment is None) == (kind == "none")
 
 
 def test_augmentation_refusals():

@@ -1,4 +1,4 @@
-"""Images by name or file, and their augmentation."""
+"""Images by name, from files and from folders."""
 
 import os
 import subprocess
@@ -286,6 +286,3 @@ def test_npz_with_missing_keys_or_broken(generator, tmp_path):
     path.write_bytes(save(tmp_path, arrays).read_bytes()[:300])
     with pytest.raises(ValueError, match="torn.npz must be an .npz file"):
         load_images(path)
-
-
-# Augmentation.

@@ -55,6 +55,7 @@ def published_size(
         a model.
     """
     shape, blocks = input_shape, num_blocks
+    each, keywords = num_layers // num_blocks, model_class.__name__
 
     def build(input_shape=shape, classes=1000, num_blocks=blocks, **kwargs):
         side, channels = _check_square(input_shape)
@@ -78,8 +79,8 @@ def published_size(
     Args:
         input_shape: tuple `(side, side, channels)`. Defaults to `{shape}`.
         classes: int, the number of classes. Defaults to `1000`.
-        num_blocks: int. Defaults to `{blocks}`: {num_layers // blocks} layers each.
-        kwargs: other keywords of `{model_class.__name__}`, such as `patch_size`.
+        num_blocks: int. Defaults to `{blocks}`: {each} layers each.
+        kwargs: other keywords of `{keywords}`, such as `patch_size`.
 
     References:
 {references}
