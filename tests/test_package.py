@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 BACKEND = os.environ["KERAS_BACKEND"]
 BACKENDS = {"jax", "tensorflow", "torch"}
 # Under `applications/`, but no systems: what all of them share.
-SHARED = ("data", "images", "metrics", "program", "text", "torch_weights")
+SHARED = ("data", "images", "metrics", "program", "recipes", "text")
+SHARED += ("torch_weights",)
 
 
 def sources(*folders):

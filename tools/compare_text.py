@@ -20,7 +20,7 @@ from steps import commit
 from keras_dblocks.applications import MDM, ARTransformer, RecurrentDepth
 from keras_dblocks.applications.data import chunks, load_text
 from keras_dblocks.applications.program.run import ROWS
-from keras_dblocks.applications.program.text import TextRun
+from keras_dblocks.applications.program.text_run import TextRun
 
 MODELS = {"mdm": MDM, "ar": ARTransformer, "recurrent": RecurrentDepth}
 EPOCHS = 20  # the parts K steps are cut into, for the share of the start
@@ -93,7 +93,7 @@ def main():
         for row in args.rows:
             run = make(args, data, row, seed)
             begin, busy = time.time(), time.process_time()
-            steps = run.train_quietly()
+            steps = run.train_in_memory()
             seconds, busy = time.time() - begin, time.process_time() - busy
             scores = run.model.evaluate(test, return_dict=True, batch_size=64)
             seen = run.model.evaluate(train, return_dict=True, batch_size=64)

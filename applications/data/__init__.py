@@ -1,4 +1,4 @@
-"""Images and text to train on: sets by name or file, and their batches."""
+"""Images and text for training: data sets by name or file, and batches."""
 
 from keras_dblocks.applications.data.augmentation import augmentation
 from keras_dblocks.applications.data.augmented_dataset import AugmentedDataset

@@ -1,11 +1,11 @@
-"""Random changes to training images, as in the paper's recipes."""
+"""Random augmentation of training images, as in the paper's recipes."""
 
 import keras
 import numpy as np
 
 # N images, H height, W width, C channels.
 
-GROUP = 16
+GROUP = 16  # images that share the operations which RandAugment draws
 
 
 def augmentation(kind, channels=3):
@@ -14,17 +14,19 @@ def augmentation(kind, channels=3):
     | kind | changes |
     |---|---|
     | `"none"` | none |
-    | `"flip_crop"` | mirror half of them, pad by 4, crop at random |
-    | `"flip_randaugment"` | mirror half of them, `RandAugment` |
+    | `"flip"` | mirror half of the images |
+    | `"flip_crop"` | flip, then pad by 4 pixels and crop at random |
+    | `"flip_randaugment"` | flip, then `RandAugment` |
     | `"flip_crop_randaugment"` | all three |
 
     The function takes and returns float32 arrays (N, H, W, C) with pixels in
-    [0, 1], not yet standardised, and draws from a `numpy.random.Generator`
-    alone: the same generator gives the same images.
+    [0, 1], not yet standardised. All its random numbers come from the
+    `numpy.random.Generator`: a generator in the same state gives the same
+    images.
 
     Args:
         kind: string, from the table.
-        channels: int, 1 or 3 for kinds with RandAugment.
+        channels: int. Kinds with RandAugment need 1 or 3.
 
     Example:
 
@@ -35,6 +37,7 @@ def augmentation(kind, channels=3):
     """
     recipes = {
         "none": (),
+        "flip": (flip,),
         "flip_crop": (flip, crop),
         "flip_randaugment": (flip, RandAugment),
         "flip_crop_randaugment": (flip, crop, RandAugment),
@@ -59,13 +62,14 @@ def augmentation(kind, channels=3):
     return augment
 
 
-# Flip and crop are written out because Keras's layers keep a random state (a
-# resumed run would draw other images), and `RandomCrop` (3.15.1) draws one
-# crop for a whole batch and does not pad.
+# Flip and crop are not Keras's layers for two reasons. These keep a random
+# state of their own, so that a resumed run would draw other images. And
+# `keras.layers.RandomCrop` (3.15.1) draws one crop for a whole batch and does
+# not pad.
 
 
 def flip(images, generator):
-    """Mirrors each image with probability one half."""
+    """Mirrors each image left to right with probability one half."""
     mirrored = generator.random(len(images)) < 0.5
     images = images.copy()
     images[mirrored] = images[mirrored, :, ::-1]
@@ -73,7 +77,7 @@ def flip(images, generator):
 
 
 def crop(images, generator, padding=4):
-    """Shifts each image by up to `padding` pixels; the new ones are black."""
+    """Shifts each image by up to `padding` pixels and fills with black."""
     count, height, width, _ = images.shape
     border = (padding, padding)
     padded = np.pad(images, ((0, 0), border, border, (0, 0)))
@@ -84,20 +88,22 @@ def crop(images, generator, padding=4):
 
 
 class RandAugment:
-    """Two random image operations of moderate strength on each image.
+    """Applies random image operations of moderate strength to each image.
 
-    Every operation is a layer of Keras, but they are not put together by
-    `keras.layers.RandAugment`. In Keras 3.15.1 that layer draws one pair of
-    operations for a whole batch, computes all eleven for every image (0.3 to
-    8 seconds for 128 images on two cores, by backend), and at its default
-    strength turns images by up to 180 degrees. Here each group of `GROUP`
-    images draws its own operations, only those are computed, and strengths
-    are those of magnitude 9 of 30, the default of torchvision, which the
-    reference code uses. Each image draws its own strength up to that.
+    The operations are layers of Keras, but `keras.layers.RandAugment` does
+    not combine them as the paper does. In Keras 3.15.1 that layer draws one
+    pair of operations for a whole batch, computes all eleven for every image
+    (0.3 to 8 seconds for 128 images on two cores, depending on the backend),
+    and rotates images by up to 180 degrees at its default strength.
+
+    Here each group of `GROUP` images draws its own operations, and only those
+    are computed. The largest strengths are those of magnitude 9 out of 30,
+    the default of torchvision, which the reference code uses. Each image
+    draws its own strength up to the largest.
 
     Args:
-        channels: int, 1 or 3. One channel has no color to change.
-        num_ops: int, operations on each image.
+        channels: int, 1 or 3. Images of one channel get no color operation.
+        num_ops: int, the number of operations on each image.
 
     References:
      - [RandAugment](https://arxiv.org/abs/1909.13719), Section 3
@@ -114,15 +120,16 @@ class RandAugment:
 
     def __call__(self, images, generator):
         augmented = np.empty_like(images)
-        # The data pipeline stays off the accelerator, which is training.
+        # The accelerator is left to the training step.
         with keras.device("cpu:0"):
             for first in range(0, len(images), GROUP):
-                rows = slice(first, first + GROUP)
-                augmented[rows] = self._augment(images[rows], generator)
+                group = slice(first, first + GROUP)
+                augmented[group] = self._augment(images[group], generator)
         return augmented
 
     def _augment(self, images, generator):
-        # Groups of one size: JAX compiles an operation once for each shape.
+        # A group that is not full is filled up, because JAX compiles an
+        # operation again for each new shape.
         group = np.resize(images, (GROUP, *images.shape[1:])) * 255.0
         count = len(self.operations)
         for chosen in generator.integers(count, size=self.num_ops):
@@ -136,7 +143,8 @@ class RandAugment:
 
 
 def _apply(layer, images, generator):
-    # As the layer's own `call`, with a seed of ours instead of its state.
+    # This is what the layer's `call` does, with a seed from our generator
+    # instead of the layer's own random state.
     seed = keras.random.SeedGenerator(int(generator.integers(2**31)))
     images = keras.ops.convert_to_tensor(images)
     drawn = layer.get_random_transformation(images, training=True, seed=seed)
@@ -149,32 +157,35 @@ def _identity(images):
 
 def _solarize(images, threshold=0.7 * 255.0):
     # `keras.layers.Solarization` (3.15.1) draws its threshold from
-    # [factor, 255 * factor]: no factor gives this one.
+    # [factor, 255 * factor], which cannot express this fixed threshold.
     images = keras.ops.convert_to_numpy(images)
     return np.where(images < threshold, images, 255.0 - images)
 
 
 def _layers(channels):
-    # torchvision's strengths at bin 9 of 31: 0.3 of the largest.
+    # torchvision's strengths at magnitude 9 of 30: 0.3 of the largest ones.
+    # Shear, translation and rotation in the units of the Keras layers, and
+    # the relative change of brightness, contrast, color and sharpness.
     shear, shift, turn, tone = 0.09, 0.3 * 150 / 331, 0.3 * 30 / 360, 0.27
-    plain = {"data_format": "channels_last", "dtype": "float32"}
-    moved = {"fill_mode": "constant", **plain}
-    toned = {"value_range": (0, 255), **plain}
+    # A sharpness of 0.5 leaves the image unchanged.
+    sharpness = (0.5 - tone / 2, 0.5 + tone / 2)
+    options = {"data_format": "channels_last", "dtype": "float32"}
+    geometric = {"fill_mode": "constant", **options}
+    photometric = {"value_range": (0, 255), **options}
     layers = [
-        keras.layers.RandomShear(x_factor=(0.0, shear), **moved),
-        keras.layers.RandomShear(y_factor=(0.0, shear), **moved),
-        keras.layers.RandomTranslation(0.0, shift, **moved),
-        keras.layers.RandomTranslation(shift, 0.0, **moved),
-        keras.layers.RandomRotation(turn, **moved),
-        keras.layers.RandomBrightness(tone, **toned),
-        keras.layers.RandomContrast((tone, tone), **toned),
-        # 0.5 leaves the image as it is.
-        keras.layers.RandomSharpness((0.5 - tone / 2, 0.5 + tone / 2), **toned),
-        keras.layers.RandomPosterization((7, 7), **toned),  # bits kept
-        keras.layers.AutoContrast(**toned),
-        keras.layers.Equalization(**toned),
+        keras.layers.RandomShear(x_factor=(0.0, shear), **geometric),
+        keras.layers.RandomShear(y_factor=(0.0, shear), **geometric),
+        keras.layers.RandomTranslation(0.0, shift, **geometric),
+        keras.layers.RandomTranslation(shift, 0.0, **geometric),
+        keras.layers.RandomRotation(turn, **geometric),
+        keras.layers.RandomBrightness(tone, **photometric),
+        keras.layers.RandomContrast((tone, tone), **photometric),
+        keras.layers.RandomSharpness(sharpness, **photometric),
+        keras.layers.RandomPosterization((7, 7), **photometric),  # 7 bits
+        keras.layers.AutoContrast(**photometric),
+        keras.layers.Equalization(**photometric),
     ]
     if channels == 3:
-        color = keras.layers.RandomColorDegeneration((0.0, tone), **toned)
+        color = keras.layers.RandomColorDegeneration((0.0, tone), **photometric)
         layers.append(color)
     return layers

@@ -1,4 +1,4 @@
-"""Batches of augmented images, in an order that a resumed run repeats."""
+"""Batches of augmented images that a resumed run repeats exactly."""
 
 import math
 
@@ -11,25 +11,27 @@ import numpy as np
 class AugmentedDataset(keras.utils.PyDataset):
     """Shuffled, augmented batches for `fit` on any backend.
 
-    What a batch holds is a function of (seed, epoch, index) alone: a run that
-    is resumed sees what it would have seen.
+    The content of a batch depends only on the seed, the epoch and the index of
+    the batch. A resumed run therefore sees the batches that it would have seen
+    without the interruption.
 
     Args:
         x: float32 array (N, H, W, C), standardised as by `load_images`.
         y: array (N, ...) of targets.
         batch_size: int.
-        augment: what `augmentation` returned: a function `(images, generator)`
-            on pixels in [0, 1]. None leaves the images as they are.
-        mean, std: arrays (C,) that `x` was standardised with. Images are
-            augmented as pixels, then standardised again.
+        augment: function `(images, generator)` on pixels in [0, 1], as
+            `augmentation` returns it. None leaves the images unchanged.
+        mean, std: arrays (C,) with which `x` was standardised. The images
+            are converted to pixels for `augment` and standardised again.
         seed: int.
         shuffle: bool.
-        drop_remainder: bool, leave out a last batch that is not full.
+        drop_remainder: bool. Leaves out the last batch if it is not full.
 
-    Two arguments of `fit` belong to it. `shuffle=False`: Keras would shuffle
-    the batches again, from a state that is lost when a run is killed. And
-    `epoch_callback()` among the `callbacks`, which tells the dataset the
-    epoch, also after a restart; without it the dataset counts for itself.
+    `fit` needs two arguments for it. `shuffle=False`, because Keras would
+    shuffle the batches again, with a random state that is lost when a run is
+    killed. And `epoch_callback()` among the `callbacks`, which sets the epoch,
+    also when a run is resumed; without it the dataset counts the epochs
+    itself, from 0.
 
     Example:
 
@@ -61,8 +63,8 @@ class AugmentedDataset(keras.utils.PyDataset):
         shuffle=True,
         drop_remainder=False,
     ):
-        # One worker: with more, Keras (3.15.1) reads ahead and carries batches
-        # of one epoch over into the next.
+        # With more than one worker Keras (3.15.1) reads ahead, and batches of
+        # one epoch end up in the next.
         super().__init__(workers=1)
         if len(x) != len(y):
             raise ValueError(
@@ -93,34 +95,35 @@ class AugmentedDataset(keras.utils.PyDataset):
         return rounded(len(self.x) / self.batch_size)
 
     def set_epoch(self, epoch):
-        """Sets the epoch (int, from 0) whose batches are given out."""
+        """Sets the epoch, an int from 0, to which the next batches belong."""
         order = np.arange(len(self.x))
         if self.shuffle:
             order = self._generator(epoch, 0).permutation(len(self.x))
-        self._epoch = (epoch, order)  # at once: tf.data reads in a thread
+        # One assignment, because tf.data reads from another thread.
+        self._epoch = (epoch, order)
 
     def epoch_callback(self):
-        """A callback that keeps the dataset in `fit`'s epoch."""
+        """A callback that sets the dataset's epoch to that of `fit`."""
         return keras.callbacks.LambdaCallback(
             on_epoch_begin=lambda epoch, logs: self.set_epoch(epoch)
         )
 
     def on_epoch_end(self):
-        # Keras also calls this after it looked at one batch to build a model,
-        # so that this count alone may skip an epoch.
+        # Keras also calls this after it has read one batch to build a model,
+        # so that without the callback an epoch may be skipped.
         self.set_epoch(self._epoch[0] + 1)
 
     def __getitem__(self, index):
         """Batch `index`: images (B, H, W, C) and targets (B, ...)."""
         epoch, order = self._epoch
         first = index * self.batch_size
-        rows = order[first : first + self.batch_size]
-        x, y = self.x[rows], self.y[rows]
+        chosen = order[first : first + self.batch_size]
+        x, y = self.x[chosen], self.y[chosen]
         if self.augment is not None:
             pixels = np.clip(x * self.std + self.mean, 0.0, 1.0)
             pixels = self.augment(pixels, self._generator(epoch, 1 + index))
             x = ((pixels - self.mean) / self.std).astype("float32")
         return x, y
 
-    def _generator(self, epoch, use):
-        return np.random.default_rng((self.seed, epoch, use))
+    def _generator(self, epoch, stream):
+        return np.random.default_rng((self.seed, epoch, stream))

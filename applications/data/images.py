@@ -17,7 +17,9 @@ READERS = {
     "tiny_imagenet": sources.read_tiny_imagenet,
 }
 
-# Those of the reference code (METHOD 6.1); others come from the train split.
+# Mean and standard deviation of each channel in the reference code
+# (docs/method.md#image-classification). Those of other sets are computed from
+# the training split.
 STATISTICS = {
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
 }
@@ -32,8 +34,8 @@ class ImageData:
             with pixels in [0, 1].
         y_train, y_test: int32 arrays (N,), labels in [0, num_classes).
         num_classes: int.
-        name: string, the set's name or the file's.
-        mean, std: float32 arrays (C,).
+        name: string, the name of the set or of the file.
+        mean, std: float32 arrays (C,) with which `x` was standardised.
     """
 
     x_train: np.ndarray
@@ -44,6 +46,21 @@ class ImageData:
     name: str
     mean: np.ndarray
     std: np.ndarray
+
+    def with_signed_pixels(self):
+        """Returns the same data with pixels in [-1, 1] as `x`.
+
+        `mean` and `std` of the result convert its `x` to pixels in [0, 1].
+        """
+        signed = (
+            (2 * (x * self.std + self.mean) - 1).clip(-1, 1).astype("float32")
+            for x in (self.x_train, self.x_test)
+        )
+        x_train, x_test = signed
+        half = np.full_like(self.mean, 0.5)
+        return dataclasses.replace(
+            self, x_train=x_train, x_test=x_test, mean=half, std=half
+        )
 
 
 def load_images(name_or_path, size=None, data_dir=None):
@@ -58,22 +75,23 @@ def load_images(name_or_path, size=None, data_dir=None):
     | `"some.npz"` | uint8, keys x_train, y_train, x_test, y_test | file |
     | `"some/tiny-imagenet-200"` | as `"tiny_imagenet"` | folder |
 
-    TFDS is tensorflow-datasets: it reads without TensorFlow, but needs it
-    once, to prepare a set it has downloaded.
+    TFDS is tensorflow-datasets. It needs TensorFlow once, to prepare a set
+    after the download, and afterwards reads the set without TensorFlow.
 
     Args:
         name_or_path: string or path, from the table. Images of an `.npz` are
             (N, H, W) or (N, H, W, C), labels integers (N,) or (N, 1).
-        size: int, images are resized to (size, size). None keeps them.
-        data_dir: folder where TFDS keeps its sets. Defaults to
+        size: int. Images are resized to (size, size). None keeps their size.
+        data_dir: folder in which TFDS stores its sets. Defaults to
             `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
 
     Returns:
         An `ImageData`.
 
     Raises:
-        DataUnavailable: when the set cannot be downloaded or found.
-        ValueError: for an unknown name or a file that is not as above.
+        DataUnavailable: if the set can neither be found nor downloaded.
+        ValueError: for an unknown name, or a file that does not have the
+            format in the table.
 
     Example:
 
@@ -123,7 +141,7 @@ def _read(name_or_path, data_dir):
 
 
 def _check_images(x_train, x_test):
-    """Both as uint8 arrays (N, H, W, C)."""
+    """Returns both as uint8 arrays (N, H, W, C)."""
     for key, x in (("x_train", x_train), ("x_test", x_test)):
         if x.dtype != "uint8" or x.ndim not in (3, 4) or 0 in x.shape:
             raise ValueError(
@@ -143,7 +161,7 @@ def _check_images(x_train, x_test):
 
 
 def _check_labels(split, labels, count):
-    """As an int32 array (N,)."""
+    """Returns the labels as an int32 array (N,)."""
     whole = np.issubdtype(labels.dtype, np.integer)
     if not whole or labels.shape not in ((count,), (count, 1)):
         raise ValueError(
@@ -171,8 +189,9 @@ def _resize(images, size):
 
 
 def _statistics(images):
-    """Mean and standard deviation of each channel, pixels in [0, 1]."""
-    # `dtype` casts piece by piece: no float copy of the whole set.
+    """Mean and standard deviation of each channel of pixels in [0, 1]."""
+    # With `dtype`, numpy converts the array in pieces, so that there is no
+    # float copy of the whole set in memory.
     mean = images.mean((0, 1, 2), dtype="float64")
     square = np.einsum("nhwc,nhwc->c", images, images, dtype="float64")
     square /= images[..., 0].size
@@ -182,7 +201,7 @@ def _statistics(images):
 
 def _standardise(images, mean, std):
     x = images.astype("float32")
-    x /= 255.0  # in place: Tiny-ImageNet is 4.9 GB
+    x /= 255.0  # in place, because Tiny-ImageNet takes 4.9 GB
     x -= mean
     x /= std
     return x

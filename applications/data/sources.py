@@ -1,4 +1,4 @@
-"""Where images come from: uint8 arrays, read but not yet checked."""
+"""Readers of image data sets: uint8 arrays, not yet checked."""
 
 import contextlib
 import importlib
@@ -11,7 +11,8 @@ KEYS = ("x_train", "y_train", "x_test", "y_test")
 USE_A_FILE = f"Or pass an .npz file with the keys {', '.join(KEYS)}."
 TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
-# Classes of a set of tensorflow-datasets, and the host it is fetched from.
+# Number of classes of a set of tensorflow-datasets, and the host from which it
+# is downloaded.
 TFDS_SETS = {
     "fashion_mnist": (
         10,
@@ -23,20 +24,28 @@ TFDS_SETS = {
 
 
 class DataUnavailable(RuntimeError):
-    """Data that is not on this machine and cannot be fetched.
+    """Data is not on this machine and cannot be downloaded.
 
-    The message is one line: what was wanted, what came, what to do.
+    The message is one line: what was expected, what happened instead, and what
+    to do about it.
     """
 
 
-def unavailable(wanted, came, do):
-    """A `DataUnavailable` whose `came` may be another library's error."""
-    came = " ".join(str(came).split())[:200].rstrip(".")
-    return DataUnavailable(f"{wanted} Received: {came}. {do}")
+def unavailable(expected, received, advice):
+    """Makes a `DataUnavailable`.
+
+    Args:
+        expected: string, a sentence on what is needed.
+        received: string or exception, for instance the error of another
+            library. It is cut to one line.
+        advice: string, a sentence on what to do.
+    """
+    received = " ".join(str(received).split())[:200].rstrip(".")
+    return DataUnavailable(f"{expected} Received: {received}. {advice}")
 
 
 def require(module):
-    """Imports a package of the `data` extra."""
+    """Imports a module of a package that the extra `data` installs."""
     try:
         return importlib.import_module(module)
     except ImportError as error:
@@ -48,7 +57,7 @@ def require(module):
 
 
 def read_npz(path):
-    """Arrays of an .npz file with the keys `KEYS`."""
+    """Reads the arrays `KEYS` of an .npz file."""
     if not path.exists():
         raise unavailable(
             "Images must be in a file that exists.",
@@ -57,12 +66,13 @@ def read_npz(path):
         )
     keys = []
     try:
-        # Opened here: `np.load` leaves a torn file open.
+        # The file is opened here because `np.load` does not close a file
+        # that it cannot read.
         with path.open("rb") as stream, np.load(stream) as file:
             keys = sorted(file.files)
             if set(KEYS) <= set(keys):
                 return {key: file[key] for key in KEYS}
-    except Exception as error:  # a zip, a header or an array that is broken
+    except Exception as error:  # of zipfile, numpy or the file system
         raise ValueError(
             f"{path} must be an .npz file of numeric arrays. "
             f"Received: {error}. Write it with `numpy.savez`."
@@ -74,7 +84,7 @@ def read_npz(path):
 
 
 def read_digits(name, data_dir):
-    """scikit-learn's digits, 1,437 to train on and 360 to test."""
+    """Reads scikit-learn's digits: 1,437 for training, 360 for the test."""
     del name, data_dir
     digits = require("sklearn.datasets").load_digits()
     pixels = np.round(digits.images * (255 / 16)).astype("uint8")
@@ -90,30 +100,33 @@ def read_digits(name, data_dir):
 
 
 def read_tfds(name, data_dir):
-    """A set of tensorflow-datasets, downloaded and prepared if need be."""
+    """Reads a set of tensorflow-datasets; downloads it where necessary."""
     tfds = require("tensorflow_datasets")
     num_classes, host = TFDS_SETS[name]
     try:
         with _only_errors():
             train, test = _open_tfds(tfds, name, data_dir, host)
             arrays = (*_stack(train), *_stack(test))
-    except Exception as error:  # TFDS, requests, TensorFlow: no common class
-        do = "Check the network."
+    except Exception as error:  # of TFDS, requests or TensorFlow
+        advice = "Check the network."
         if isinstance(error, ImportError):
-            # TFDS reads without TensorFlow but prepares with it. 4.9.10 also
-            # needs importlib_resources, which it does not install.
-            do = f"Run `pip install {error.name}`: needed once, to prepare it."
+            # TFDS needs TensorFlow to prepare a set. Version 4.9.10 also needs
+            # importlib_resources, which it does not install.
+            advice = (
+                f"Run `pip install {error.name}`, which is needed once, to "
+                "prepare the set."
+            )
         raise unavailable(
             f"`{name}` must be on this machine, or downloadable by "
             "tensorflow-datasets.",
             f"{type(error).__name__}: {error}",
-            f"{do} {USE_A_FILE}",
+            f"{advice} {USE_A_FILE}",
         ) from error
     return dict(zip(KEYS, arrays, strict=True), num_classes=num_classes)
 
 
 def _open_tfds(tfds, name, data_dir, host):
-    """Training and test split, each an iterable of examples."""
+    """Returns the training and test split, each an iterable of examples."""
     options = {"split": ["train", "test"], "data_dir": data_dir}
     array_record = {"builder_kwargs": {"file_format": "array_record"}}
     try:
@@ -121,12 +134,12 @@ def _open_tfds(tfds, name, data_dir, host):
     except KeyError:  # not prepared yet
         _reach(host)
         return tfds.data_source(name, **options, **array_record)
-    except ValueError:  # prepared before, in a format TensorFlow must read
+    except ValueError:  # prepared before, in a format that needs TensorFlow
         return tfds.as_numpy(tfds.load(name, download=False, **options))
 
 
 def _reach(host):
-    # Without a network TFDS would keep trying for more than 3 minutes.
+    # Without a network TFDS would retry for more than 3 minutes.
     requests = require("requests")
     try:
         requests.head(host, timeout=5)
@@ -144,7 +157,7 @@ def _stack(split):
 
 @contextlib.contextmanager
 def _only_errors():
-    # TFDS warns of files that a first run cannot have.
+    # TFDS warns of missing files that do not exist before the first run.
     logging = require("absl.logging")
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
@@ -155,7 +168,10 @@ def _only_errors():
 
 
 def read_tiny_imagenet(name, data_dir):
-    """Tiny-ImageNet from its unpacked archive; TFDS 4.9.10 does not have it."""
+    """Reads Tiny-ImageNet from its archive, which the user has unpacked.
+
+    TFDS 4.9.10 does not offer this set.
+    """
     default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
     manual = Path(data_dir or default).expanduser() / "downloads" / "manual"
     path = manual / "tiny-imagenet-200"
@@ -170,11 +186,12 @@ def read_tiny_imagenet(name, data_dir):
 
 
 def read_image_folder(path):
-    """A folder laid out as tiny-imagenet-200.
+    """Reads a folder with the layout of tiny-imagenet-200.
 
-    `wnids.txt` has a class a line, `train/<class>/images/` its images. The
-    test split is `val/images/` with `val/val_annotations.txt` (file name and
-    class in a line's first columns): the labels of `test/` were not published.
+    `wnids.txt` names one class per line, and `train/<class>/images/` holds its
+    images. The test split is `val/images/`, because the labels of `test/` were
+    not published. The first two columns of `val/val_annotations.txt` are a file
+    name and its class.
     """
     annotations = path / "val" / "val_annotations.txt"
     if not (path / "wnids.txt").is_file() or not annotations.is_file():
@@ -203,5 +220,5 @@ def _read_files(labelled):
     images = []
     for file, _ in labelled:
         with image_class.open(file) as image:
-            images.append(np.asarray(image.convert("RGB")))  # some are grey
+            images.append(np.asarray(image.convert("RGB")))  # grey too
     return np.stack(images), np.asarray([label for _, label in labelled])

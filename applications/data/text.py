@@ -1,4 +1,4 @@
-"""Text as arrays of tokens: tokenizers, and texts by name or file."""
+"""Text as arrays of tokens: tokenizers, and texts by name or from a file."""
 
 import contextlib
 import dataclasses
@@ -17,19 +17,23 @@ from keras_dblocks.applications.data import sources
 
 @keras.saving.register_keras_serializable("keras_dblocks")
 class ByteTokenizer:
-    """The 256 bytes of UTF-8; those that are no UTF-8 come back as U+FFFD."""
+    """Each byte of the UTF-8 encoding is a token.
+
+    `detokenize` replaces bytes that are not valid UTF-8 by U+FFFD.
+    """
 
     symbols = bytes(range(256))
 
     def __call__(self, text):
-        """The tokens of a string, an int32 array (T,)."""
+        """Returns the tokens of a string, an int32 array (T,)."""
         return np.frombuffer(text.encode(), "uint8").astype("int32")
 
     def detokenize(self, tokens):
-        """The text of tokens (T,), or a list of the texts of (N, T)."""
+        """Returns the text of tokens (T,), or a list of texts for (N, T)."""
         tokens = _check_tokens(tokens, self.vocabulary_size())
-        rows = np.frombuffer(self.symbols, "uint8")[np.atleast_2d(tokens)]
-        texts = [row.tobytes().decode(errors="replace") for row in rows]
+        symbols = np.frombuffer(self.symbols, "uint8")
+        encoded = symbols[np.atleast_2d(tokens)]
+        texts = [text.tobytes().decode(errors="replace") for text in encoded]
         return texts[0] if tokens.ndim == 1 else texts
 
     def vocabulary_size(self):
@@ -47,20 +51,21 @@ class ByteTokenizer:
 class Text8Tokenizer(ByteTokenizer):
     """The 27 symbols of text8: 0 is the space, 1 to 26 are a to z.
 
-    Text is lower-cased; every run of other characters becomes one space.
+    Text is converted to lower case, and each run of other characters to one
+    space.
 
     >>> Text8Tokenizer()("Ab, c")
     array([1, 2, 0, 3], dtype=int32)
     """
 
     symbols = b" abcdefghijklmnopqrstuvwxyz"
-    _table = bytes(97) + bytes(range(1, 27)) + bytes(133)  # of each byte
+    _table = bytes(97) + bytes(range(1, 27)) + bytes(133)  # token of each byte
 
     def __call__(self, text):
         text = text.lower().encode("ascii", errors="replace")
         tokens = np.frombuffer(text.translate(self._table), "uint8")
         kept = tokens > 0
-        kept[1:] |= tokens[:-1] > 0  # the first of a run
+        kept[1:] |= tokens[:-1] > 0  # the first space of a run
         kept[:1] = True
         return tokens[kept].astype("int32")
 
@@ -70,10 +75,10 @@ TOKENIZERS = {"text8": Text8Tokenizer, "bytes": ByteTokenizer}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TextData:
-    """Tokens of a text, in contiguous splits.
+    """Tokens of a text in three contiguous splits, and their tokenizer.
 
-    The splits are arrays (T,) of the smallest of uint8, uint16 and int32 that
-    holds the vocabulary; `tokenizer` turns them back into text.
+    The splits are arrays (T,) of the smallest type among uint8, uint16 and
+    int32 that can hold the vocabulary.
     """
 
     train: np.ndarray
@@ -89,23 +94,30 @@ def load_text(name_or_path, tokenizer="text8"):
 
     | name | text | splits |
     |---|---|---|
-    | `"python"` | Python's help, 0.5 MB, no download | 90/5/5 |
+    | `"python"` | the help of Python, 0.5 MB, no download | 90/5/5 |
     | `"text8"` | Wikipedia, 100 MB, downloaded | 90/5/5 |
-    | `"lm1b"` | news, 4 GB, by tensorflow-datasets | train and test as given |
-    | `"some.txt"` | a file in UTF-8, or a zip of one | 90/5/5 |
+    | `"lm1b"` | news, 4 GB, by tensorflow-datasets | published splits |
+    | `"some.txt"` | a file in UTF-8, or a zip archive of one | 90/5/5 |
 
-    The last 5% of the characters are the test, the 5% before them the
-    validation. "lm1b" has no validation: that array is empty. Each of its
-    documents ends in the tokenizer's `end_token_id`, or in a new line where
-    there is none. "python" is not the same in all versions of Python.
+    With 90/5/5 the last 5% of the characters are the test split and the 5%
+    before them the validation split. The validation split of "lm1b" is empty.
+    Each document of "lm1b" ends with the `end_token_id` of the tokenizer, or
+    with a new line if the tokenizer has none. The text "python" differs between
+    versions of Python.
 
     Args:
         name_or_path: string or path, from the table.
-        tokenizer: "text8", "bytes", or an object such as those of keras-hub
-            that makes integers (T,) of a string and has `vocabulary_size()`.
+        tokenizer: "text8", "bytes", or an object such as the tokenizers of
+            keras-hub, which converts a string to integers (T,) and has a method
+            `vocabulary_size()`.
 
-    Raises `DataUnavailable` when the text cannot be downloaded, `ValueError`
-    for an unknown name and for text that is empty or not UTF-8.
+    Returns:
+        A `TextData`.
+
+    Raises:
+        DataUnavailable: if the text can neither be found nor downloaded.
+        ValueError: for an unknown name, and for text that is empty or not
+            UTF-8.
 
     >>> load_text("python").vocabulary_size
     27
@@ -139,9 +151,11 @@ def load_text(name_or_path, tokenizer="text8"):
 
 def _read_python():
     topics = importlib.import_module("pydoc_data.topics").topics
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints itself
+    # The module `this` prints its text when it is imported.
+    with contextlib.redirect_stdout(io.StringIO()):
         zen = importlib.import_module("this")
-    # These first: the test split is of one kind with the training text.
+    # The short texts come first, so that the test split is of the same kind as
+    # most of the training text.
     texts = ["".join(zen.d.get(letter, letter) for letter in zen.s)]
     license_file = Path(sysconfig.get_path("stdlib")) / "LICENSE.txt"
     if license_file.is_file():
@@ -171,7 +185,7 @@ def _read_file(path):
 def _or_unavailable(name):
     try:
         yield
-    except Exception as error:  # of Keras, TFDS, requests: no common class
+    except Exception as error:  # of Keras, TFDS or requests
         raise sources.unavailable(
             f"`{name}` must be on this machine, or downloadable.",
             f"{type(error).__name__}: {error}",
@@ -193,7 +207,7 @@ def _encode_documents(tokenizer, split):
     texts = (t.decode() if isinstance(t, bytes) else t for t in texts)
     tokens = []
     while piece := list(itertools.islice(texts, 100_000)):
-        if end is None:  # one text, so that a run of spaces is one
+        if end is None:  # one text, so that no two spaces are adjacent
             piece = ["".join(f"{text}\n" for text in piece)]
         piece = [_encode(tokenizer, text, end) for text in piece]
         tokens.append(np.concatenate(piece))

@@ -1,30 +1,31 @@
-"""Chunks of a text: at random places to train on, in a row to test on."""
+"""Sequences of a text: random ones for training, consecutive for tests."""
 
 import keras
 import numpy as np
 
 from keras_dblocks.applications.data.augmented_dataset import AugmentedDataset
 
-# B batch, N rows, T tokens.
+# B batch, N sequences, T tokens.
 
 
 class RandomChunks(keras.utils.PyDataset):
-    """Overlapping chunks that begin anywhere, for `fit` on any backend.
+    """Batches of sequences that begin at random places of a text.
 
-    What a batch, an int32 array (B, T), holds is a function of (seed, epoch,
-    index) alone. Needs what `AugmentedDataset` needs of `fit`:
+    The content of a batch, an int32 array (B, T), depends only on the seed, the
+    epoch and the index of the batch. `fit` needs the same arguments as for
+    `AugmentedDataset`:
     `fit(train, shuffle=False, callbacks=[train.epoch_callback()])`.
 
     Args:
         tokens: integer array (T,), such as `TextData.train`.
-        sequence_length: int, tokens of a chunk.
-        batch_size: int, chunks of a batch.
-        steps_per_epoch: int, batches of an epoch. None: as many as hold the
-            text once, at least one.
+        sequence_length: int, tokens of each sequence.
+        batch_size: int, sequences of each batch.
+        steps_per_epoch: int, batches of each epoch. None gives as many tokens
+            per epoch as the text has, and at least one batch.
         seed: int.
     """
 
-    # Epochs are counted and told as for images.
+    # Epochs are counted and set as for images.
     epoch_callback = AugmentedDataset.epoch_callback
     on_epoch_end = AugmentedDataset.on_epoch_end
     _generator = AugmentedDataset._generator
@@ -32,7 +33,7 @@ class RandomChunks(keras.utils.PyDataset):
     def __init__(
         self, tokens, sequence_length, batch_size, steps_per_epoch=None, seed=0
     ):
-        super().__init__(workers=1)  # more would mix epochs (Keras 3.15.1)
+        super().__init__(workers=1)  # as in `AugmentedDataset`
         self.tokens = _check(tokens, sequence_length, batch_size)
         self.sequence_length = sequence_length
         self.batch_size = batch_size
@@ -47,7 +48,7 @@ class RandomChunks(keras.utils.PyDataset):
         return self.steps_per_epoch
 
     def set_epoch(self, epoch):
-        """Sets the epoch (int, from 0) whose batches are given out."""
+        """Sets the epoch, an int from 0, to which the next batches belong."""
         self._epoch = (epoch,)
 
     def __getitem__(self, index):
@@ -60,7 +61,16 @@ class RandomChunks(keras.utils.PyDataset):
 
 
 def chunks(tokens, sequence_length):
-    """The text cut into int32 rows (N, T); a last one not full is dropped."""
+    """Cuts a text into consecutive sequences.
+
+    Args:
+        tokens: integer array (T,).
+        sequence_length: int.
+
+    Returns:
+        An int32 array (N, sequence_length). The tokens at the end that do not
+        fill a sequence are left out.
+    """
     tokens = _check(tokens, sequence_length)
     whole = len(tokens) // sequence_length * sequence_length
     return tokens[:whole].reshape(-1, sequence_length).astype("int32")
@@ -71,8 +81,8 @@ def _check(tokens, *sizes):
     one_row = tokens.ndim == 1 and tokens.dtype.kind in "iu"
     if not one_row or min(sizes) < 1 or sizes[0] > len(tokens):
         raise ValueError(
-            "`tokens` must be one row of integers that holds a chunk. "
+            "`tokens` must be a vector of integers that holds a sequence. "
             f"Received: {tokens.dtype} of shape {tokens.shape}, sizes {sizes}. "
-            "Use shorter chunks, or a longer text."
+            "Use shorter sequences, or a longer text."
         )
     return tokens

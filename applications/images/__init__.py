@@ -1,1 +1,1 @@
-"""What image systems share: pictures of samples, features, latents."""
+"""Code for models of images: sizes, pictures of samples, features, latents."""

@@ -1,11 +1,10 @@
-"""Latents of images by a keras-hub VAE, for diffusion at `sigma_data`.
+"""Latents of images, computed by a VAE of keras-hub, for latent diffusion.
 
     python -m keras_dblocks.applications.images.latents \\
         --data imagenet_256.npz --vae vae.keras --out imagenet_latents.npy
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -21,19 +20,25 @@ from keras_dblocks.applications.data.sources import unavailable
 from keras_dblocks.checks import check_array
 
 from .features import check_images
+from .files import atomic
 
 MODULE = "keras_dblocks.applications.images.latents"
 
 # N images, H height, W width, C channels; h, w, c those of the latents.
-# A VAE is any object whose `encode` and `decode` apply Keras layers.
+# A VAE is any object with methods `encode` and `decode` that apply Keras
+# layers.
 
 
 def load_vae(name="stable_diffusion_3_medium"):
-    """The VAE of a Stable Diffusion 3 preset of keras-hub, or a saved one.
+    """Loads the VAE of a Stable Diffusion 3 preset, or a saved VAE.
 
-    keras-hub 0.32 has none by itself: the preset's 3 billion other weights
-    come with it. `load_vae().save("vae.keras")` keeps it alone. It makes
-    32x32x16 of 256x256x3, the paper's (sd-vae-ft-ema) 32x32x4.
+    keras-hub 0.32 offers no VAE by itself, so that the 3 billion other weights
+    of the preset are downloaded too. `load_vae().save("vae.keras")` saves the
+    VAE alone. It encodes images 256x256x3 as latents 32x32x16; the VAE of the
+    paper, sd-vae-ft-ema, as 32x32x4.
+
+    Args:
+        name: string, a preset of keras-hub or the path of a `.keras` file.
     """
     try:
         import keras_hub
@@ -41,7 +46,7 @@ def load_vae(name="stable_diffusion_3_medium"):
         if str(name).endswith(".keras"):
             return keras.saving.load_model(name, compile=False)
         return keras_hub.models.StableDiffusion3Backbone.from_preset(name).vae
-    except Exception as error:  # kagglehub, requests: no common class
+    except Exception as error:  # of kagglehub, requests or Keras
         raise unavailable(
             f"A VAE needs keras-hub and `{name}`, here or downloadable.",
             error,
@@ -50,52 +55,54 @@ def load_vae(name="stable_diffusion_3_medium"):
 
 
 def encode(vae, images, path, batch_size=32, sigma_data=0.5, verbose=1):
-    """Writes the latents of all images, standardised.
+    """Computes and writes the standardised latents of images.
 
-    `(z - shift) * scale` has mean 0 and standard deviation `sigma_data` in
-    every channel. Both are kept beside, in a file that ends in .txt.
+    The latents z of the VAE are written as `(z - shift) * scale`, which has
+    mean 0 and standard deviation `sigma_data` in each channel. `shift` and
+    `scale` are written to a file of the same name that ends in .txt.
 
     Args:
-        vae: see `load_vae`. One that samples gives one sample an image.
-        images: array `(N, H, W, C)`, floats in [-1, 1] or uint8; a memory map
+        vae: see `load_vae`. If it samples, each image gets one sample.
+        images: array `(N, H, W, C)`, floats in [-1, 1] or uint8. A memory map
             is read batch by batch.
         path: a `.npy` file.
-        sigma_data: float, that of the model which is to learn the latents.
+        sigma_data: float, `sigma_data` of the model that will be trained on
+            the latents.
         verbose: 1 for a progress bar.
 
-    Returns what `load_latents` does.
+    Returns:
+        The same as `load_latents`.
     """
     check_array(images[:1], keras.KerasTensor((None,) * 4), "Images")
     encoder = _model(vae.encode, images.shape[1:])
     progress = keras.utils.Progbar(len(images), verbose=verbose)
     shape = (len(images), *encoder.output_shape[1:])
     path, constants = Path(path), Path(path).with_suffix(".txt")
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        latents = np.lib.format.open_memmap(beside, "w+", "float32", shape)
+    with atomic(path) as temporary:
+        latents = np.lib.format.open_memmap(temporary, "w+", "float32", shape)
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             if batch.dtype == "uint8":
                 batch = batch / np.float32(127.5) - 1
-            check_images(batch, encoder.input_shape, most=1.001)
+            check_images(batch, encoder.input_shape, limit=1.001)
             batch = encoder.predict_on_batch(batch)
             check_array(batch, encoder.output, f"Latents from image {start}")
             latents[start : start + batch_size] = batch
             progress.add(len(batch))
         shift, scale = _standardise(latents, sigma_data)
         latents.flush()
-        constants.unlink(missing_ok=True)  # those of other latents
-        os.replace(beside, path)
-        np.savetxt(constants, [shift, scale])
-    finally:
-        beside.unlink(missing_ok=True)
+        # The old constants do not belong to the new latents.
+        constants.unlink(missing_ok=True)
+    np.savetxt(constants, [shift, scale])
     return load_latents(path)
 
 
 def load_latents(path):
-    """`(latents, shift, scale)` of shapes `(N, h, w, c)`, `(c,)`, `(c,)`.
+    """Loads latents that `encode` wrote, and their constants.
 
-    The latents are a memory map. ImageNet's are 21 GB at 32x32x4.
+    Returns:
+        `(latents, shift, scale)` of shapes `(N, h, w, c)`, `(c,)` and `(c,)`.
+        The latents are a memory map: those of ImageNet take 21 GB at 32x32x4.
     """
     constants = Path(path).with_suffix(".txt")
     shift, scale = np.loadtxt(constants, "float32", ndmin=2)
@@ -103,9 +110,12 @@ def load_latents(path):
 
 
 def load_latent_data(path):
-    """`ImageData` of latents and of labels in `.labels.npy` beside them.
+    """Loads latents and labels, which are in `.labels.npy` beside them.
 
-    Every hundredth is held out as test data.
+    Every hundredth example belongs to the test split.
+
+    Returns:
+        An `ImageData`.
     """
     path = Path(path)
     try:
@@ -134,23 +144,23 @@ def main(argv=None):
     """Writes the latents and labels of a set of images.
 
     Returns:
-        Exit status: 0, or 2 for what cannot be had or does not fit.
+        Exit status: 0, or 2 for data that are not available and for arguments
+        that do not fit together.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m {MODULE}", description=__doc__.splitlines()[0]
     )
     add = parser.add_argument
-    text = "images, as the train program takes them"
+    text = "images: a name or file that the training program accepts"
     add("--data", metavar="NAME", required=True, help=text)
-    text = "preset of keras-hub or a saved VAE (default: %(default)s)"
+    text = "preset of keras-hub or saved VAE (default: %(default)s)"
     add("--vae", default="stable_diffusion_3_medium", help=text)
     add("--out", type=Path, required=True, help="a .npy file")
     add("--batch-size", type=int, default=32)
     args = parser.parse_args(argv)
     try:
-        data = load_images(args.data)
-        images = 2.0 * (data.x_train * data.std + data.mean) - 1.0
-        images = images.clip(-1.0, 1.0).astype("float32")
+        data = load_images(args.data).with_signed_pixels()
+        images = data.x_train
         encode(load_vae(args.vae), images, args.out, args.batch_size)
         np.save(args.out.with_suffix(".labels.npy"), data.y_train)
     except (DataUnavailable, ValueError) as error:
@@ -161,9 +171,18 @@ def main(argv=None):
 
 
 def decoder(vae, shift, scale, batch_size=32):
-    """Compiled function from latents to images, for `generate(decoder=...)`.
+    """Makes a compiled function from standardised latents to images.
 
-    Images are float32 `(N, H, W, C)` in [-1, 1].
+    It can be passed to `generate(decoder=...)`.
+
+    Args:
+        vae: see `load_vae`.
+        shift, scale: arrays `(c,)`, as `load_latents` returns them.
+        batch_size: int.
+
+    Returns:
+        A function from latents `(N, h, w, c)` to float32 images
+        `(N, H, W, C)` in [-1, 1].
     """
     model = _model(vae.decode, (None, None, len(shift)))
 
@@ -176,7 +195,7 @@ def decoder(vae, shift, scale, batch_size=32):
 
 
 def decode(vae, latents, shift, scale, batch_size=32):
-    """Images of latents, once; see `decoder`."""
+    """Decodes latents once. `decoder` is faster for repeated calls."""
     return decoder(vae, shift, scale, batch_size)(latents)
 
 
@@ -186,7 +205,8 @@ def _model(function, shape):
 
 
 def _standardise(latents, sigma_data):
-    # In place, and `dtype` casts piece by piece: no copy of the whole set.
+    # In place, and with `dtype` numpy converts the array in pieces, so that
+    # there is no copy of the whole set.
     shift = latents.mean((0, 1, 2), dtype="float64")
     square = np.einsum("nhwc,nhwc->c", latents, latents, dtype="float64")
     square /= latents[..., 0].size

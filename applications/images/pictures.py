@@ -1,18 +1,23 @@
-"""Pictures of generated images: a grid, and a trajectory through the blocks."""
-
-import os
-from pathlib import Path
+"""Pictures of generated images: grids, and trajectories of the sampler."""
 
 import keras
 import numpy as np
+
+from .files import atomic
 
 # N images, H height, W width, C channels. Pixels in [-1, 1].
 
 
 def grid_of(images, columns):
-    """Images side by side: `(N, H, W, C)` to one `(rows H, columns W, C)`.
+    """Arranges images in a grid, row by row.
 
-    A last row that is not full ends in black.
+    Args:
+        images: array `(N, H, W, C)`.
+        columns: int, images per row.
+
+    Returns:
+        One image `(rows * H, columns * W, C)`. The last row is filled up with
+        black images.
     """
     count, height, width, channels = images.shape
     rows = -(-count // columns)
@@ -24,37 +29,38 @@ def grid_of(images, columns):
     return filled.transpose(0, 2, 1, 3, 4).reshape(size)
 
 
-def shown(images):
-    """The first one or three channels."""
+def _visible_channels(images):
+    """Returns the first three channels, or the first if there are fewer."""
     return images[..., : 3 if images.shape[-1] >= 3 else 1]
 
 
 def save_grid(path, images, columns=10, zoom=4):
-    """Writes a PNG of the images, `columns` in a row, each pixel `zoom` wide.
+    """Writes a PNG file with a grid of images.
 
     Args:
-        path: of the `.png`, written beside and renamed.
-        images: array `(N, H, W, C)`; of latents three channels are shown.
-        columns, zoom: ints.
+        path: of the `.png`. The file appears only when it is complete.
+        images: array `(N, H, W, C)` in [-1, 1]. Of latents, the first three
+            channels are shown.
+        columns: int, images per row.
+        zoom: int, the width of each pixel of an image in the picture.
     """
-    picture = grid_of(np.clip(shown(images), -1.0, 1.0), columns)
+    picture = grid_of(np.clip(_visible_channels(images), -1.0, 1.0), columns)
     picture = picture.repeat(zoom, 0).repeat(zoom, 1)
-    path = Path(path)
-    beside = path.with_name(f".{os.getpid()}.{path.name}")
-    keras.utils.save_img(
-        beside, (picture + 1.0) * 127.5, file_format="png", scale=False
-    )
-    os.replace(beside, path)
+    with atomic(path) as temporary:
+        keras.utils.save_img(
+            temporary, (picture + 1.0) * 127.5, file_format="png", scale=False
+        )
 
 
 def save_trajectory(path, trajectory, example=0, columns=10):
-    """Draws the states of one image on its way, with the block of each step.
+    """Draws the noisy and the denoised images of the steps of the sampler.
 
     Args:
         path: of the `.png`.
-        trajectory: what `generate(..., return_trajectory=True)` returned.
-        example: int, which image.
-        columns: int, at most so many steps are shown, evenly chosen.
+        trajectory: list of steps that `generate(..., return_trajectory=True)`
+            returned.
+        example: int, the index of the image.
+        columns: int, the number of steps that are shown, evenly spaced.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -70,12 +76,13 @@ def save_trajectory(path, trajectory, example=0, columns=10):
             fontsize=9,
         )
         noisy = step["noisy"][example]
-        # At the scale of the network's input, so that the noise fits.
+        # The scale of the network's input keeps the noise in the range of
+        # the picture.
         scale = np.sqrt(step["level"] ** 2 + 0.25) / 0.5
         for axis, image in zip(
             column, (noisy / scale, step["denoised"][example]), strict=True
         ):
-            picture = np.clip((shown(image) + 1.0) / 2.0, 0.0, 1.0)
+            picture = np.clip((_visible_channels(image) + 1.0) / 2.0, 0.0, 1.0)
             single = picture.shape[-1] == 1
             axis.imshow(
                 picture[..., 0] if single else picture,

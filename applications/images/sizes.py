@@ -1,10 +1,10 @@
-"""Refusals of sizes no transformer on images can have."""
+"""Sizes of transformers on image patches: checks, and published sizes."""
 
 from keras_dblocks.checks import check_integer
 
 
 def check_sizes(image_size, patch_size, hidden_dim, num_heads):
-    """Refuses sizes a transformer on patches cannot have."""
+    """Raises a `ValueError` for sizes that do not fit together."""
     check_integer("image_size", image_size)
     check_integer("patch_size", patch_size)
     check_integer("hidden_dim", hidden_dim)
@@ -23,8 +23,72 @@ def check_sizes(image_size, patch_size, hidden_dim, num_heads):
         )
 
 
-def check_square(input_shape):
-    """Side and channels of square images; others are refused."""
+def published_size(
+    model_class,
+    name,
+    hidden_dim,
+    num_layers,
+    num_heads,
+    *,
+    input_shape,
+    references,
+    num_blocks=3,
+    options=None,
+):
+    """Makes a constructor of one published size of a model.
+
+    Its arguments are those of the models in `keras.applications`.
+
+    Args:
+        model_class: subclass of `DiffusionBlocks` for square images.
+        name: string, the name of the constructor; the model's name in lower
+            case.
+        hidden_dim, num_layers, num_heads: ints, the published size.
+        input_shape: tuple `(side, side, channels)`, the default.
+        references: string, a Markdown list for the docstring.
+        num_blocks: int, the default.
+        options: function from the number of channels to a dict of other
+            default keywords of `model_class`.
+
+    Returns:
+        A function `(input_shape, classes, num_blocks, **kwargs)` that returns
+        a model.
+    """
+    shape, blocks = input_shape, num_blocks
+    each, keywords = num_layers // num_blocks, model_class.__name__
+
+    def build(input_shape=shape, classes=1000, num_blocks=blocks, **kwargs):
+        side, channels = _check_square(input_shape)
+        defaults = options(channels) if options else {}
+        return model_class(
+            image_size=side,
+            num_classes=classes,
+            channels=channels,
+            hidden_dim=hidden_dim,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            num_blocks=num_blocks,
+            **{"name": name.lower(), **defaults, **kwargs},
+        )
+
+    build.__name__ = build.__qualname__ = name
+    build.__doc__ = f"""{name}: {num_layers} layers of width {hidden_dim}.
+
+    The model has random weights, which are created at its first use.
+
+    Args:
+        input_shape: tuple `(side, side, channels)`. Defaults to `{shape}`.
+        classes: int, the number of classes. Defaults to `1000`.
+        num_blocks: int. Defaults to `{blocks}`: {each} layers each.
+        kwargs: other keywords of `{keywords}`, such as `patch_size`.
+
+    References:
+{references}
+    """
+    return build
+
+
+def _check_square(input_shape):
     height, width, channels = input_shape
     if height != width:
         raise ValueError(

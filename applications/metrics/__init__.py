@@ -1,6 +1,7 @@
-"""How far generated examples are from real ones, over given features.
+"""Metrics that compare generated with real examples, given their features.
 
-For text also what needs no features: variety, repetition, perplexity.
+For text there are also metrics without features: variety of n-grams,
+repetition, and perplexity.
 """
 
 from keras_dblocks.applications.metrics.distances import (

@@ -1,17 +1,18 @@
-"""Distances of two sets of features, a row an example."""
+"""Distances between two sets of features, one row for each example."""
 
 import numpy as np
 
-MAX_PAIRS = 2**22  # of rows held at a time, 32 MB
+MAX_PAIRS = 2**22  # of rows that are in memory at a time: 32 MB
 
 
 def frechet_distance(x, y):
     """`|mu_x - mu_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^(1/2))`.
 
-    It falls with the number of rows: compare figures over equally many.
+    It decreases with the number of rows, so that only distances between equally
+    many rows can be compared.
 
     Args:
-        x, y: arrays `(n, D)` and `(m, D)`, n and m above D if possible.
+        x, y: arrays `(n, D)` and `(m, D)`, with n and m above D if possible.
 
     Returns:
         float, 0 or above, in squared units of the features.
@@ -24,9 +25,9 @@ def frechet_distance(x, y):
     References:
      - [FID](https://arxiv.org/abs/1706.08500), Equation 6
     """
-    x, y = _check(x, y)
-    # C = R^T R, and tr (C_x C_y)^(1/2) is the sum of the singular values of
-    # R_x R_y^T: nothing is squared, so rank-deficient sets stay exact.
+    x, y = check_features(x, y)
+    # With C = R^T R, tr (C_x C_y)^(1/2) is the sum of the singular values of
+    # R_x R_y^T. This is exact also where the covariances are singular.
     root_x, root_y = _root(x), _root(y)  # (min(n, D), D)
     shared = np.linalg.svd(root_x @ root_y.T, compute_uv=False).sum()
     means = np.square(x.mean(0) - y.mean(0)).sum()
@@ -37,28 +38,31 @@ def frechet_distance(x, y):
 def kernel_distance(x, y, subset_size=None, num_subsets=100, seed=0):
     """Unbiased squared MMD with the kernel `(x.y / D + 1)^3`.
 
-    Around 0, on both sides of it, for sets of one distribution of any size.
+    For two sets from the same distribution the expected value is 0, for any
+    number of rows; single values may be negative.
 
     Args:
         x, y: arrays `(n, D)` and `(m, D)`.
-        subset_size: int or None. None takes all rows at once; else the answer
-            is the mean over `num_subsets` draws of so many, fixed by `seed`.
+        subset_size: int or None. None uses all rows at once. Otherwise the
+            result is the mean over `num_subsets` random subsets of this size.
+        num_subsets: int.
+        seed: int, of the random subsets.
 
     Returns:
         float.
 
     Raises:
-        ValueError: as `frechet_distance`; for subsets larger than a set.
+        ValueError: as `frechet_distance`, and for subsets larger than a set.
 
     Example: `kernel_distance([[0.0], [0.0]], [[1.0], [1.0]])` is 7.
 
     References:
      - [KID](https://arxiv.org/abs/1801.01401), Section 4
     """
-    x, y = _check(x, y)
+    x, y = check_features(x, y)
     if subset_size is None:
         return _squared_mmd(x, y)
-    _check_range("subset_size", subset_size, 2, min(len(x), len(y)))
+    check_range("subset_size", subset_size, 2, min(len(x), len(y)))
     draw = np.random.default_rng(seed).choice
     pairs = (
         [draw(f, subset_size, False) for f in (x, y)]
@@ -68,28 +72,29 @@ def kernel_distance(x, y, subset_size=None, num_subsets=100, seed=0):
 
 
 def precision_recall(x, y, neighbors=3):
-    """Share of generated rows among the real ones, and the reverse.
+    """Share of generated rows that the real ones cover, and the reverse.
 
-    A set covers the balls around its rows that reach to their `neighbors`-th
-    nearest other row. Precision is the share of `y` that `x` covers.
+    Each row of a set covers a ball whose radius is the distance to its
+    `neighbors`-th nearest other row of the set. Precision is the share of `y`
+    that `x` covers, and recall the share of `x` that `y` covers.
 
     Args:
-        x, y: arrays `(n, D)`, real, and `(m, D)`, generated; n = m is usual.
-        neighbors: int, from 1 to the rows of the smaller set less 1.
+        x, y: arrays `(n, D)`, real, and `(m, D)`, generated. Usually n = m.
+        neighbors: int, at least 1 and less than n and m.
 
     Returns:
         `(precision, recall)`, floats in [0, 1].
 
     Raises:
-        ValueError: as `frechet_distance`; for `neighbors` out of range.
+        ValueError: as `frechet_distance`, and for `neighbors` out of range.
 
     Example: `precision_recall([[0.0], [1.0]], [[1.0], [9.0]], 1)` is (0.5, 1).
 
     References:
      - [Improved precision and recall](https://arxiv.org/abs/1904.06991)
     """
-    x, y = _check(x, y)
-    _check_range("neighbors", neighbors, 1, min(len(x), len(y)) - 1)
+    x, y = check_features(x, y)
+    check_range("neighbors", neighbors, 1, min(len(x), len(y)) - 1)
     return _covered(y, x, neighbors), _covered(x, y, neighbors)
 
 
@@ -106,13 +111,14 @@ def _mean_kernel(x, y=None):
     total = sum(((b @ columns + 1.0) ** 3).sum() for b in _blocks(x, columns.T))
     if y is not None:
         return total / (len(x) * len(y))
-    # A row's pair with itself would bias the estimate.
-    itself = ((np.square(x).mean(1) + 1.0) ** 3).sum()
-    return (total - itself) / (len(x) * (len(x) - 1))
+    # The pair of a row with itself would bias the estimate.
+    diagonal = ((np.square(x).mean(1) + 1.0) ** 3).sum()
+    return (total - diagonal) / (len(x) * (len(x) - 1))
 
 
 def _covered(points, centres, neighbors):
-    # A centre is its own nearest row. `max` copies, `partition` is let go.
+    # The nearest row of a centre is the centre itself. `max` copies, so that
+    # the large result of `partition` is freed.
     radii = [
         np.partition(squares, neighbors)[:, : neighbors + 1].max(1)
         for squares in _squares(centres, centres)
@@ -123,40 +129,48 @@ def _covered(points, centres, neighbors):
 
 
 def _squares(x, y):
-    """Squared distances `(rows, m)` of blocks of `x` to all of `y`."""
+    """Yields squared distances `(b, m)` of `b` rows of `x` to all of `y`."""
     for block in _blocks(x, y):
-        sizes = np.square(block).sum(1)[:, None] + np.square(y).sum(1)
-        squares = sizes - 2.0 * block @ y.T
-        # Rounding leaves up to this between equal rows, of either sign.
-        rounding = np.finfo("float64").eps * y.shape[1] * sizes
+        norms = np.square(block).sum(1)[:, None] + np.square(y).sum(1)
+        squares = norms - 2.0 * block @ y.T
+        # Between equal rows, rounding leaves at most this, of either sign.
+        rounding = np.finfo("float64").eps * y.shape[1] * norms
         yield np.where(squares > rounding, squares, 0.0)
 
 
 def _blocks(x, y):
-    rows = max(1, MAX_PAIRS // len(y))
-    return (x[start : start + rows] for start in range(0, len(x), rows))
+    size = max(1, MAX_PAIRS // len(y))
+    return (x[start : start + size] for start in range(0, len(x), size))
 
 
-def _check(x, y, names=("x", "y"), one="example"):
+def check_features(x, y, names=("x", "y"), example="example"):
+    """Returns two sets of features as float64 arrays, or raises a `ValueError`.
+
+    Args:
+        x, y: arrays `(n, D)` and `(m, D)`.
+        names: names of the two arguments, for the message.
+        example: string, what a row describes, for the message.
+    """
     x, y = np.asarray(x, "float64"), np.asarray(y, "float64")
     fits = x.ndim == y.ndim == 2 and x.shape[1] == y.shape[1]
     if not fits or min(len(x), len(y)) < 2:
         raise ValueError(
             "Features must be two arrays (n, D) and (m, D) of 2 rows or more. "
             f"Received: shapes {x.shape} and {y.shape}. Use one extractor for "
-            f"both sets, with one row of features for each {one}."
+            f"both sets, with one row of features for each {example}."
         )
-    for name, rows in zip(names, (x, y), strict=True):
-        finite = np.isfinite(rows).all(1)
+    for name, features in zip(names, (x, y), strict=True):
+        finite = np.isfinite(features).all(1)
         if not finite.all():
             raise ValueError(
                 "Features must be finite. Received: NaN or infinity in row "
-                f"{finite.argmin()} of `{name}`. Repair or drop that {one}."
+                f"{finite.argmin()} of `{name}`. Repair or drop that {example}."
             )
     return x, y
 
 
-def _check_range(name, value, low, high):
+def check_range(name, value, low, high):
+    """Raises a `ValueError` unless `value` is from `low` to `high`."""
     if not low <= value <= high:
         raise ValueError(
             f"`{name}` must be from {low} to {high} for this many rows. "

@@ -1,16 +1,19 @@
-"""MAUVE: how far the features of generated text are from those of real text."""
+"""MAUVE: compares the features of generated text with those of real text."""
 
-# n, m rows of the two sets, D features, K buckets
+# n, m texts of the two sets, D features, K buckets
+
+import importlib
+import warnings
 
 import numpy as np
 
 from keras_dblocks.applications.metrics.distances import (
-    _check,
-    _check_range,
-    _squares,
+    check_features,
+    check_range,
 )
 
-# The settings of published figures, those of the paper's program.
+# The settings of the program that MAUVE's authors published, with which most
+# published values of MAUVE are computed.
 EXPLAINED_VARIANCE = 0.9
 NUM_REDOS = 5
 MAX_ITERATIONS = 500
@@ -20,24 +23,28 @@ MIXTURES = np.linspace(1e-6, 1.0 - 1e-6, 25)[:, None]
 def mauve(
     p_features, q_features, num_buckets="auto", scaling_factor=5.0, seed=0
 ):
-    """Area under the divergence curve of two sets of features: 1 if equal.
+    """Area under the divergence curve of two sets of features.
 
-    Compare figures of one extractor, `num_buckets`, `scaling_factor` and
-    number of rows only. A smaller `scaling_factor` flatters: 0.67 at 5 was
-    0.92 at 2 and 0.999 at 0.2. Another `seed` clusters anew: that 0.67 moves
-    by about 0.03.
+    It is 1 for equal sets. Two values can be compared only if they are from
+    the same extractor of features and the same `num_buckets`,
+    `scaling_factor` and number of texts. A smaller `scaling_factor` gives
+    larger values: two sets with 0.67 at 5 had 0.92 at 2 and 0.999 at 0.2.
+    Another `seed` gives other clusters, which moves that 0.67 by about 0.03.
 
     Args:
-        p_features, q_features: arrays `(n, D)` and `(m, D)`, a row a text.
-        num_buckets: int or `"auto"`, a tenth of the smaller set, 2 or more.
+        p_features, q_features: arrays `(n, D)` and `(m, D)`, one row for each
+            text.
+        num_buckets: int or `"auto"`, which is a tenth of the smaller set, and
+            at least 2.
         scaling_factor: float above 0.
-        seed: int. Fixes where the clustering starts.
+        seed: int, 0 or above, of the initial cluster centres.
 
     Returns:
-        `(mauve, mauve_star)`, floats in (0, 1]. MAUVE* adds 1/2 to each
-        bucket's counts, so that buckets few texts fall into count less.
+        `(mauve, mauve_star)`, floats in (0, 1]. MAUVE* adds 1/2 to the counts
+        of each bucket, so that buckets with few texts have less influence.
 
     Raises:
+        ImportError: if scikit-learn is not installed.
         ValueError: as `bucket_counts` and `mauve_of_counts`.
 
     Example: `mauve(x, x[::-1])` is (1, 1), up to rounding.
@@ -51,11 +58,11 @@ def mauve(
 
 
 def bucket_counts(p_features, q_features, num_buckets="auto", seed=0):
-    """How many rows of each set fall into each cluster of both together.
+    """Clusters both sets together and counts the texts in each cluster.
 
-    Rows are scaled to length 1 and turned onto the principal axes that hold
-    90 % of the variance. Of 5 runs of k-means from random rows the one with
-    the least squares counts.
+    Rows are scaled to length 1 and projected on the principal axes that explain
+    90 % of the variance. Among 5 runs of k-means, which start from randomly
+    chosen rows, the one with the smallest sum of squares is used.
 
     Args:
         p_features, q_features, num_buckets, seed: as `mauve`.
@@ -64,30 +71,28 @@ def bucket_counts(p_features, q_features, num_buckets="auto", seed=0):
         Two int arrays `(K,)` with the sums n and m.
 
     Raises:
-        ValueError: for other shapes, fewer than 2 rows, NaN or infinity; for
-            more buckets than rows.
+        ImportError: if scikit-learn is not installed.
+        ValueError: for other shapes, fewer than 2 rows, NaN or infinity, and
+            for more buckets than rows.
 
-    Example: `mauve_of_counts(*bucket_counts(x, y), scaling_factor=2.0)`;
-        several scaling factors can share one clustering.
+    Example: `mauve_of_counts(*bucket_counts(x, y), scaling_factor=2.0)`. The
+        same counts can be used for several scaling factors.
     """
     names = ("p_features", "q_features")
-    p, q = _check(p_features, q_features, names, "text")
+    p, q = check_features(p_features, q_features, names, "text")
     if num_buckets == "auto":
         num_buckets = max(2, round(min(len(p), len(q)) / 10))
-    _check_range("num_buckets", num_buckets, 2, len(p) + len(q))
-    rows = _project(np.concatenate([p, q]))
-    random = np.random.default_rng(seed)
-    runs = [_kmeans(rows, num_buckets, random) for _ in range(NUM_REDOS)]
-    labels = min(runs, key=lambda run: run[1])[0]
-    of_p, of_q = np.split(labels, [len(p)])
+    check_range("num_buckets", num_buckets, 2, len(p) + len(q))
+    labels = _cluster(_project(np.concatenate([p, q])), num_buckets, seed)
+    p_labels, q_labels = np.split(labels, [len(p)])
     return (
-        np.bincount(of_p, minlength=num_buckets),
-        np.bincount(of_q, minlength=num_buckets),
+        np.bincount(p_labels, minlength=num_buckets),
+        np.bincount(q_labels, minlength=num_buckets),
     )
 
 
 def mauve_of_counts(p_counts, q_counts, scaling_factor=5.0):
-    """`mauve` of texts that are in buckets already.
+    """`mauve` of texts that have been counted in buckets already.
 
     Args:
         p_counts, q_counts: int arrays `(K,)`, 0 or above.
@@ -97,7 +102,8 @@ def mauve_of_counts(p_counts, q_counts, scaling_factor=5.0):
         `(mauve, mauve_star)`, as `mauve`.
 
     Raises:
-        ValueError: for other shapes, empty sets, or shares in place of counts.
+        ValueError: for other shapes, empty sets, and relative frequencies in
+            place of counts.
 
     Example: `mauve_of_counts([30, 10], [10, 30])` is (0.56, 0.58).
     """
@@ -116,7 +122,7 @@ def mauve_of_counts(p_counts, q_counts, scaling_factor=5.0):
             "`scaling_factor` must be above 0 and finite. "
             f"Received: scaling_factor={scaling_factor}. Use 5, the default."
         )
-    # 1/2 in each bucket: the estimator of Krichevsky and Trofimov.
+    # Adding 1/2 to each count is the estimator of Krichevsky and Trofimov.
     return tuple(_area(p + s, q + s, scaling_factor) for s in (0.0, 0.5))
 
 
@@ -126,7 +132,7 @@ def _area(p, q, scaling_factor):
 
 
 def _divergence_curve(p, q, scaling_factor):
-    """Points `(27, 2)` from (1, 0) to (0, 1)."""
+    """Points `(27, 2)` of the divergence curve, from (1, 0) to (0, 1)."""
     p, q = p / p.sum(), q / q.sum()
     mixed = MIXTURES * p + (1.0 - MIXTURES) * q  # (25, K)
     divergences = np.stack([_divergence(f, mixed) for f in (q, p)], 1)
@@ -136,38 +142,45 @@ def _divergence_curve(p, q, scaling_factor):
 
 
 def _divergence(p, mixed):
-    """`KL(p | mixed)` in nats `(25,)`: empty buckets of `p` add nothing."""
+    """`KL(p | mixed)` in nats `(25,)`, where 0 log 0 = 0."""
     used = p > 0
     return np.log(p[used] / mixed[:, used]) @ p[used]
 
 
-def _project(rows):
-    sizes = np.linalg.norm(rows, axis=1, keepdims=True)
-    rows = rows / np.where(sizes > 0, sizes, 1.0)
-    rows -= rows.mean(0)
-    # R has the singular values and axes of the rows, and is no taller than D.
-    root = np.linalg.qr(rows, mode="r")
-    _, values, axes = np.linalg.svd(root, full_matrices=False)
-    explained = np.cumsum(np.square(values))
-    wanted = EXPLAINED_VARIANCE * explained[-1]
-    return rows @ axes[: np.searchsorted(explained, wanted) + 1].T
+def _project(features):
+    """Scales rows to length 1 and projects them on their principal axes."""
+    decomposition = _scikit_learn("decomposition")
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    features = features / np.where(lengths > 0, lengths, 1.0)
+    if not np.ptp(features, axis=0).any():
+        return features[:, :1]  # without variance there are no principal axes
+    axes = decomposition.PCA(EXPLAINED_VARIANCE, svd_solver="full")
+    return axes.fit_transform(features)
 
 
-def _kmeans(rows, num_clusters, random):
-    """Lloyd's algorithm: labels `(rows,)`, and the sum of the squares."""
-    centres = rows[random.choice(len(rows), num_clusters, replace=False)]
-    labels = None
-    for _ in range(MAX_ITERATIONS):
-        before = labels
-        nearest = [(s.argmin(1), s.min(1)) for s in _squares(rows, centres)]
-        labels, squares = map(np.concatenate, zip(*nearest, strict=True))
-        if np.array_equal(labels, before):
-            break
-        order = labels.argsort(kind="stable")
-        filled, starts = np.unique(labels[order], return_index=True)
-        sums = np.add.reduceat(rows[order], starts)
-        centres[filled] = sums / np.bincount(labels)[filled, None]
-        # Empty clusters move to the rows that fit worst.
-        empty = np.setdiff1d(np.arange(num_clusters), filled)
-        centres[empty] = rows[squares.argsort()[::-1][: len(empty)]]
-    return labels, squares.sum()
+def _cluster(points, num_clusters, seed):
+    """Returns the cluster `(n,)` of each of the points `(n, d)`."""
+    kmeans = _scikit_learn("cluster").KMeans(
+        num_clusters,
+        init="random",
+        n_init=NUM_REDOS,
+        max_iter=MAX_ITERATIONS,
+        tol=0.0,  # until no point changes its cluster
+        random_state=seed,
+    )
+    with warnings.catch_warnings():
+        # Fewer different points than clusters: some clusters stay empty.
+        exceptions = _scikit_learn("exceptions")
+        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+        return kmeans.fit_predict(points)
+
+
+def _scikit_learn(module):
+    try:
+        return importlib.import_module(f"sklearn.{module}")
+    except ImportError as error:
+        raise ImportError(
+            "MAUVE needs scikit-learn, for its clusters. "
+            f"Received: {error}. "
+            'Run `pip install "keras-dblocks[data]"`.'
+        ) from error

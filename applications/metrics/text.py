@@ -1,4 +1,4 @@
-"""Quality and variety of generated tokens, without a reference text."""
+"""Quality and variety of generated text, without a reference text."""
 
 # N sequences, T tokens each
 
@@ -7,36 +7,38 @@ from keras import ops
 
 
 def distinct(tokens, n=2):
-    """Share of different n-grams among all n-grams of all sequences.
+    """Number of different n-grams, relative to the number of all n-grams.
 
-    It falls with the amount of text: compare figures over equally much.
+    It decreases with the amount of text, so that only values for equally much
+    text can be compared.
 
     Args:
-        tokens: int array `(N, T)`. No n-gram reaches into the next sequence.
+        tokens: int array `(N, T)`. n-grams do not span two sequences.
         n: int from 1 to T.
 
     Returns:
-        float in (0, 1]. 1 if no n-gram comes twice.
+        float in (0, 1]. 1 if no n-gram occurs twice.
 
     Raises:
-        ValueError: for other shapes or types of `tokens`; for `n` out of range.
+        ValueError: for other shapes or types of `tokens`, and for `n` out of
+            range.
 
     Example: `distinct([[1, 2, 1, 2]])` is 2/3.
 
     References:
-     - [distinct-1 and -2](https://arxiv.org/abs/1510.03055), there over the
-       number of tokens, which differs little in long sequences
+     - [distinct-1 and -2](https://arxiv.org/abs/1510.03055), there relative to
+       the number of tokens, which differs little for long sequences
     """
     grams = _ngrams(tokens, n).reshape(-1, n)
     return len(np.unique(grams, axis=0)) / len(grams)
 
 
 def repetition_rate(tokens, n=4):
-    """Share of n-grams that stand earlier in the same sequence too.
+    """Share of n-grams that occur earlier in the same sequence (seq-rep-n).
 
-    The mean over sequences of 1 - different n-grams / n-grams (seq-rep-n).
-    Unlike `distinct`, it does not depend on the number of sequences, nor see
-    that they are all alike.
+    It is the mean over sequences of 1 - different n-grams / n-grams. Unlike
+    `distinct`, it does not depend on the number of sequences, and does not
+    detect sequences that are equal to each other.
 
     Args:
         tokens: int array `(N, T)`.
@@ -60,31 +62,33 @@ def repetition_rate(tokens, n=4):
 
 
 def generative_perplexity(tokens, score, keep=None):
-    """Perplexity of generated tokens under a model that didn't write them.
+    """Perplexity of generated tokens under another language model.
 
-    `exp` of the mean of `-score` over all kept tokens, not over sequences.
-    "the the the" can win: read it beside `distinct` and `repetition_rate`,
-    as `text_quality` prints them.
+    It is `exp` of the mean of `-score` over the kept tokens of all sequences.
+    Text like "the the the" can have a low perplexity, so that it means little
+    without `distinct` and `repetition_rate`; `text_quality` computes all three.
 
     Args:
         tokens: int array `(N, T)`.
-        score: function of all `tokens`, called once, that returns the log
-            probability `(N, T)` of each token, in nats, given those before.
-        keep: bool array `(N, T)` or None. Tokens to count, so False for
-            prompts and padding. None counts all.
+        score: function that is called once with `tokens` and returns the log
+            probability `(N, T)` of each token given the tokens before it, in
+            nats.
+        keep: bool array `(N, T)` or None. True for the tokens that are
+            counted, False for instance for prompts and padding. None counts
+            all.
 
     Returns:
-        float, 1 or above; infinity if a kept token was impossible.
+        float, 1 or above. Infinity if a kept token has probability 0.
 
     Raises:
-        ValueError: for other shapes; for NaN or positive log probabilities,
-            or none, where `keep` is True.
+        ValueError: for other shapes, if no token is kept, and for kept tokens
+            whose log probability is NaN or positive.
 
     Example: `generative_perplexity([[1, 2]], lambda t: [[-0.5, -1.5]])` is e.
 
     References:
-     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202): the PPL of its
-       tables, by Llama-2-7B and GPT2-XL
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202): "PPL" in its tables,
+       under Llama-2-7B and GPT2-XL
     """
     tokens = _check_tokens(tokens)
     scores = ops.convert_to_numpy(score(tokens))
@@ -97,7 +101,7 @@ def generative_perplexity(tokens, score, keep=None):
             "token; `keep` leaves out the first if it has none."
         )
     scores = scores[keep].astype("float64")
-    # A log softmax in half precision may round to a little above 0.
+    # Rounding in half precision can leave a log probability slightly above 0.
     if not len(scores) or not (scores <= 1e-2).all():
         raise ValueError(
             "Kept tokens must have log probabilities, 0 or below. Received: "
@@ -109,21 +113,25 @@ def generative_perplexity(tokens, score, keep=None):
 
 
 def text_quality(tokens, score, prompt_length=0):
-    """What generated text must be judged by together.
+    """Three metrics of generated text that should be reported together.
 
-    Each figure alone can be gamed: the perplexity by repeating a phrase, the
-    other two by random tokens. Print them beside those of real text.
+    Each alone can be misleading: repeating a phrase improves the perplexity,
+    and random tokens improve the other two. Compare them with those of real
+    text.
 
     Args:
         tokens: int array `(N, T)`, prompts included.
-        score: function, as `generative_perplexity`; sees the prompts too.
-        prompt_length: int from 0. The first tokens, which don't count.
+        score: function, as in `generative_perplexity`. Its argument includes
+            the prompts.
+        prompt_length: int, 0 or above. The number of tokens at the start of
+            each sequence that are not counted.
 
     Returns:
         dict of `generative_perplexity`, `distinct_2` and `repetition_rate`.
 
     Raises:
-        ValueError: as the three, so for fewer than 4 tokens after the prompts.
+        ValueError: as the three metrics, for instance for fewer than 4 tokens
+            after the prompts.
 
     Example: `text_quality(tokens, score)["distinct_2"]`.
     """
@@ -140,7 +148,7 @@ def text_quality(tokens, score, prompt_length=0):
 
 
 def _ngrams(tokens, n):
-    """All n-grams `(N, T - n + 1, n)`."""
+    """Returns all n-grams as an array `(N, T - n + 1, n)`."""
     tokens = _check_tokens(tokens)
     if not 1 <= n <= tokens.shape[1]:
         raise ValueError(

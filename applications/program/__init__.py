@@ -1,4 +1,4 @@
-"""The train program and the demo that classifiers share."""
+"""The training programs, and the demo of the classifiers."""
 
 from keras_dblocks.applications.program.command import main
 

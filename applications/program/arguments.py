@@ -1,127 +1,189 @@
-"""Arguments of the program."""
+"""Command-line arguments of the training programs."""
 
 import argparse
+import sys
 from pathlib import Path
 
 DESCRIPTION = """\
-Trains {name} block by block, or its end-to-end twin; prints how good it is and
-saves the model, with a file per block.
+Trains {name} block by block, or a twin by backpropagation; prints the test
+metrics and saves the model, and each block in a file of its own.
 
-  train  one preset, in a folder of its own (what is done if neither is named)
+  train     trains one preset in a folder of its own (the default)
 {more}"""
 
 DEMO = """\
-  demo   blocks, with our and with the paper's settings, and both twins,
-         compared in a table and a picture
+  demo      trains DiffusionBlocks with our and with the paper's settings and
+            both twins, and compares them in a table and a picture
 """
 
 EXAMPLES = """\
 examples:
+{demo}\
   %(prog)s --preset {first} --epochs 5
   %(prog)s --preset {first} --data my_images.npz --end-to-end
   %(prog)s --preset {last} --reference --output runs/paper
   %(prog)s --preset {last} --reference --output runs/paper --resume
 
-KERAS_BACKEND=jax, tensorflow or torch chooses the backend.
+The environment variable KERAS_BACKEND chooses the backend: jax, tensorflow or
+torch.
 
-presets:
 """
 
 DATA = """\
 digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, an .npz file with
 x_train, y_train, x_test, y_test, or an .npy file of latents (see
-keras_dblocks.applications.images.latents); the model follows its sizes"""
+keras_dblocks.applications.images.latents); the size of the images and the
+number of classes follow from the data"""
 EPOCHS = """\
-epochs of the end-to-end twin; blocks and the layer-matched twin run
-num_blocks times as many through 1 / num_blocks of the layers: as many layer
-evaluations"""
+epochs of the end-to-end twin; DiffusionBlocks and the layer-matched twin run
+num_blocks times as many, each through 1 / num_blocks of the layers, which is
+the same number of layer evaluations"""
 LEARNING_RATE = """\
-top of the schedule, a warm-up and a cosine, which each block follows in its
-own steps"""
+peak of the schedule, which is a warm-up and a cosine decay; each block follows
+it in its own steps"""
 ON_POLICY = """\
-share of a batch, 0 to 1, whose noisy input is what the earlier blocks hand
-over (default: as measured; 0 with --reference)"""
-OUTPUT = """\
-folder of the run (default: runs/PRESET-ROW-seedN; of the demo, runs/PRESET)"""
+share of a batch, from 0 to 1, whose noisy input is the output of the earlier
+blocks (default: the share that measured best; 0 with --reference)"""
 RESUME = """\
-go on with the run in the output folder, from its last whole epoch; start it
+continue the run in the output folder from its last complete epoch, or start it
 if there is none"""
 
 
 def make_parser(name, prog, presets, more=None):
-    """`argparse.ArgumentParser` for the presets of a model.
+    """Makes the parser of a program that trains on images.
 
     Args:
-        name: string, the model's.
-        prog: string, how the program is called.
+        name: string, the name of the model.
+        prog: string, the command that runs the program.
         presets: dict of presets by name.
-        more: description of another program's command in place of the demo.
+        more: string, the description of a further command, which another
+            program runs. A program without one has the command `demo`.
+
+    Returns:
+        `argparse.ArgumentParser`.
     """
-    first, last = next(iter(presets)), next(reversed(presets))
+    commands = ["train"] if more else ["train", "demo"]
+    examples = EXAMPLES.format(
+        first=next(iter(presets)),
+        last=next(reversed(presets)),
+        demo="" if more else "  %(prog)s demo\n",
+    )
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        usage=f"%(prog)s [{' | '.join(commands)}] [options]",
+        description=DESCRIPTION.format(name=name, more=more or DEMO),
+        epilog=examples + describe_presets(presets),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("command", nargs="?", choices=commands, default="train", help="above")
+    add_training_options(parser, presets, "images")
+    add("--data", metavar="NAME", help=f"{DATA} (default: the preset's)")
+    text = "train on the first N images only (default: on all)"
+    add("--train-images", metavar="N", type=number(int, 1), help=text)
+    add("--on-policy", metavar="X", type=number(float, 0, 1), help=ON_POLICY)
+    return parser
+
+
+def describe_presets(presets):
+    """Returns a list of the presets for the end of the help text."""
     lines = [
         f"  {name}: {preset['description']}, {preset['training']['epochs']} "
         f"epochs of batches of {preset['training']['batch_size']}"
         for name, preset in presets.items()
     ]
-    words = {"name": name, "first": first, "last": last, "more": more or DEMO}
-    examples = EXAMPLES
-    if not more:
-        examples = EXAMPLES.replace(":\n", ":\n  %(prog)s demo\n", 1)
-    commands = ["train"] if more else ["train", "demo"]
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        usage=f"%(prog)s [{' | '.join(commands)}] [options]",
-        description=DESCRIPTION.format(**words),
-        epilog=examples.format(**words) + "\n".join(lines),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    return "\n".join(["presets:", *lines])
+
+
+def add_training_options(parser, presets, examples):
+    """Adds the options that all training programs have.
+
+    Args:
+        parser: `argparse.ArgumentParser`.
+        presets: dict of presets by name; the first is the default.
+        examples: string, what a batch consists of, such as "images".
+    """
     parser.set_defaults(row="blocks")
     add = parser.add_argument
-    add("command", nargs="?", choices=commands, default="train", help="above")
     text = "sizes and recipe, see below (default: %(default)s)"
+    first = next(iter(presets))
     add("--preset", choices=presets, default=first, metavar="NAME", help=text)
-    count, level = between(int, 1), between(float, 0)
+    count = number(int, 1)
     for option, metavar, kind, text in (
-        ("--data", "NAME", str, DATA),
         ("--epochs", "K", count, EPOCHS),
-        ("--batch-size", "N", count, "images a step"),
-        ("--learning-rate", "X", level, LEARNING_RATE),
+        ("--batch-size", "N", count, f"{examples} per step"),
+        ("--learning-rate", "X", number(float, 0), LEARNING_RATE),
         ("--num-layers", "N", count, "layers of the whole network"),
-        ("--num-blocks", "N", count, "blocks they are cut into"),
+        ("--num-blocks", "N", count, "blocks into which they are divided"),
     ):
         text = f"{text} (default: the preset's)"
         add(option, metavar=metavar, type=kind, help=text)
-    text = "train on the first N images alone (default: on all)"
-    add("--train-images", metavar="N", type=count, help=text)
-    share = between(float, 0, 1)
-    add("--on-policy", metavar="X", type=share, help=ON_POLICY)
-    text = "the paper's settings wherever ours differ"
+    text = "use the paper's settings wherever ours differ"
     add("--reference", action="store_true", help=text)
     group = parser.add_mutually_exclusive_group()
     for option, text in (
         ("--end-to-end", "train the twin: all layers by backpropagation"),
-        ("--layer-matched", "train a twin only as deep as one block"),
+        ("--layer-matched", "train a twin that is only as deep as one block"),
     ):
         row = option[2:].replace("-", "_")
         group.add_argument(
             option, action="store_const", dest="row", const=row, help=text
         )
-    text = "of weights, data order and noise (default: %(default)s)"
-    add("--seed", metavar="N", type=between(int, 0), default=0, help=text)
-    add("--output", metavar="FOLDER", type=Path, help=OUTPUT)
+    text = "seed of weights, data order and noise (default: %(default)s)"
+    add("--seed", metavar="N", type=number(int, 0), default=0, help=text)
+    text = "folder of the run (default: runs/PRESET-ROW-seedN)"
+    add("--output", metavar="FOLDER", type=Path, help=text)
     add("--resume", action="store_true", help=RESUME)
-    return parser
 
 
-def between(kind, low, high=float("inf")):
-    """Reads a number of type `kind` from `low` to `high`."""
+def number(kind, low, high=float("inf")):
+    """Returns a function that parses a number from `low` to `high`.
 
-    def read(text):
+    Args:
+        kind: type of the number, `int` or `float`.
+    """
+
+    def parse(text):
         value = kind(text)
         if not low <= value <= high:
             limits = f"from {low} to {high}, not {text}"
             raise argparse.ArgumentTypeError(f"a number {limits}")
         return value
 
-    read.__name__ = kind.__name__  # argparse says it of what is no number
-    return read
+    parse.__name__ = kind.__name__  # for argparse's message
+    return parse
+
+
+def given(args, names):
+    """Returns a dict of those arguments that are not None."""
+    values = {name: getattr(args, name) for name in names}
+    return {name: v for name, v in values.items() if v is not None}
+
+
+def make_config(args, preset):
+    """Returns the constructor keywords of a run, without those of its data."""
+    return {
+        **preset["config"],
+        **given(args, ("num_layers", "num_blocks")),
+        "reference": args.reference,
+        "seed": args.seed,
+    }
+
+
+def make_recipe(args, preset):
+    """Returns the recipe of a run: the preset's, changed by the arguments."""
+    changed = preset.get("reference_training", {}) if args.reference else {}
+    options = ("data", "epochs", "batch_size", "learning_rate")
+    return {**preset["training"], **changed, **given(args, options)}
+
+
+def folder_of(args):
+    """Returns the folder of a run."""
+    name = f"{args.preset}-{args.row.replace('_', '-')}-seed{args.seed}"
+    return args.output or Path("runs", name)
+
+
+def print_error(error):
+    """Prints an error on one line, and returns the exit status 2."""
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    return 2

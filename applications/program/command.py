@@ -1,13 +1,18 @@
-"""The command line: trains a preset, or shows the method in minutes."""
+"""The program that trains on images: one preset, or the demo."""
 
 import dataclasses
-import sys
 from pathlib import Path
 
 from keras_dblocks.applications.data import DataUnavailable, load_images
 from keras_dblocks.applications.images.latents import load_latent_data
 
-from .arguments import make_parser
+from .arguments import (
+    folder_of,
+    make_config,
+    make_parser,
+    make_recipe,
+    print_error,
+)
 from .demo import demo
 from .run import ROWS, Run
 from .train import claim, train
@@ -19,12 +24,13 @@ def main(model_class, argv=None, run_class=Run, more=None):
     Args:
         model_class: subclass of `DiffusionBlocks` for images, with `presets`.
         argv: list of strings, or None for the command line's.
-        run_class: subclass of `Run`; only `Run` itself has a demo.
-        more: string, a further command and what it does, for `--help`.
+        run_class: subclass of `Run`. The demo supports `Run` only.
+        more: string, the description of a further command for `--help`.
 
     Returns:
-        Exit status: 0, or 2 for settings that do not fit and data that
-        cannot be had. Arguments that cannot be read exit with 2.
+        Exit status: 0, or 2 for settings that do not fit together and data
+        that are not available. Arguments that cannot be parsed raise
+        `SystemExit` with status 2.
     """
     package = model_class.__module__.rpartition(".")[0]
     presets = model_class.presets
@@ -33,8 +39,9 @@ def main(model_class, argv=None, run_class=Run, more=None):
     )
     args = parser.parse_args(argv)
     is_demo = args.command == "demo"
-    name = f"{args.preset}-{args.row.replace('_', '-')}-seed{args.seed}"
-    folder = args.output or Path("runs", args.preset if is_demo else name)
+    folder = folder_of(args)
+    if is_demo:
+        folder = args.output or Path("runs", args.preset)
     try:
         runs = _make_runs(
             run_class, model_class, args, ROWS if is_demo else [args.row]
@@ -42,8 +49,7 @@ def main(model_class, argv=None, run_class=Run, more=None):
         if not is_demo:
             claim(folder, runs[args.row].settings(), args.resume)
     except (DataUnavailable, ValueError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return print_error(error)
     if is_demo:
         demo(runs, folder)
     else:
@@ -53,11 +59,7 @@ def main(model_class, argv=None, run_class=Run, more=None):
 
 def _make_runs(run_class, model_class, args, rows):
     preset = model_class.presets[args.preset]
-    recipe = dict(preset["training"])
-    if args.reference:
-        recipe.update(preset.get("reference_training", {}))
-    chosen = ("data", "epochs", "batch_size", "learning_rate")
-    recipe.update(_given(args, chosen))
+    recipe = make_recipe(args, preset)
     latents = str(recipe["data"]).endswith(".npy")
     data = (load_latent_data if latents else load_images)(recipe["data"])
     data = dataclasses.replace(
@@ -66,21 +68,13 @@ def _make_runs(run_class, model_class, args, rows):
         y_train=data.y_train[: args.train_images],
     )
     config = {
-        **preset["config"],
-        **_given(args, ("num_layers", "num_blocks")),
+        **make_config(args, preset),
         "image_size": data.x_train.shape[1],
         "channels": data.x_train.shape[-1],
         "num_classes": data.num_classes,
-        "reference": args.reference,
-        "seed": args.seed,
     }
-    share = "auto" if args.on_policy is None else args.on_policy
+    on_policy = "auto" if args.on_policy is None else args.on_policy
     return {
-        row: run_class(model_class, config, recipe, data, row, share)
+        row: run_class(model_class, config, recipe, data, row, on_policy)
         for row in rows
     }
-
-
-def _given(args, names):
-    values = {name: getattr(args, name) for name in names}
-    return {name: v for name, v in values.items() if v is not None}

@@ -1,4 +1,4 @@
-"""The method in minutes: blocks against both twins, a table, a picture."""
+"""The demo: DiffusionBlocks and both twins in a table and a picture."""
 
 import time
 
@@ -11,16 +11,16 @@ from rich.table import Table
 from .report import report
 from .run import ROWS
 
-CAPTION = """Equal layer evaluations; seconds of training and compilation.
-Standard error of one accuracy, over {count} test images: {error:.1f}"""
+CAPTION = """Equal layer evaluations; seconds include compilation.
+Standard error of an accuracy, with {count} test images: {error:.1f}"""
 
 
 def demo(runs, folder):
-    """Trains the runs, compares them, saves the blocks and loads them back.
+    """Trains and compares the runs; saves DiffusionBlocks and loads them again.
 
     Args:
-        runs: dict of `Run` by row of `ROWS`, blocks first.
-        folder: path of what is written.
+        runs: dict of `Run` by row of `ROWS`, "blocks" first.
+        folder: path of the folder for the files.
     """
     console = Console(highlight=False)
     losses, accuracies, seconds = {}, {}, {}
@@ -41,14 +41,14 @@ def demo(runs, folder):
 
 
 def fit_with_bar(run, console):
-    """Trains with one bar for the whole run.
+    """Trains with one progress bar for the whole run.
 
     Returns:
         Dict of losses by name, each a list of `(step, mean of the epoch)`.
     """
     columns = (
         progress.TextColumn("{task.completed}/{task.total}"),
-        progress.BarColumn(None),  # what is left of the line
+        progress.BarColumn(None),  # the remaining width of the line
         progress.TimeElapsedColumn(),
         progress.TextColumn("{task.fields[losses]}"),
     )
@@ -59,7 +59,7 @@ def fit_with_bar(run, console):
 
 
 class Losses(keras.callbacks.Callback):
-    """Moves a bar that shows the running losses, and keeps their means."""
+    """Shows the losses in a progress bar, and collects their means."""
 
     def __init__(self, bar, num_steps):
         super().__init__()
@@ -82,7 +82,7 @@ class Losses(keras.callbacks.Callback):
 
 
 def table(accuracies, seconds, count):
-    """Test accuracies by row, with the seconds each took to train."""
+    """Table of test accuracies and training times by row."""
     share = np.clip(max(map(max, accuracies.values())) / 100, 0.01, 0.99)
     error = 100 * (share * (1 - share) / count) ** 0.5
     caption = CAPTION.format(count=count, error=error)
@@ -99,7 +99,7 @@ def table(accuracies, seconds, count):
 
 
 def compare_files(run, paths, console):
-    """Loads the saved model and blocks; both must predict as the live one."""
+    """Checks that the saved model and blocks predict as the trained model."""
     x = run.data.x_test
     live = run.model.predict(x, batch_size=128, verbose=0)
     whole, *blocks = paths

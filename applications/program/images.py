@@ -1,9 +1,7 @@
-"""Runs of the train program that generate images, and `generate`."""
+"""Runs that train generators of images, and the command `generate`."""
 
 import argparse
-import dataclasses
 import re
-import sys
 from pathlib import Path
 
 import keras
@@ -19,30 +17,26 @@ from keras_dblocks.applications.images.pictures import (
 )
 from keras_dblocks.applications.metrics import frechet_distance
 
+from .arguments import print_error
 from .run import Run
 
 GENERATE = """\
-  generate  images of given classes from a saved model; see `generate --help`
+  generate  generates images of given classes with a saved model; see
+            `generate --help`
 """
-NUM_IMAGES = 2000  # generated for the Frechet distance
-FEATURE_STEPS = 1500  # of the network whose features it compares
+NUM_IMAGES = 2000  # generated images for the Frechet distance
+FEATURE_STEPS = 1500  # training steps of the network that computes features
 
 
 class GenerationRun(Run):
-    """One row of a generator's results; its twin is itself with one block."""
+    """Trains a generator of images, whose twin is the model with one block."""
 
     metrics = ()
 
     def prepare(self, data, config):
         if config.get("value_range", 0) is None:
             return data  # latents
-        mean, std = data.mean, data.std
-        x = [(2 * (x * std + mean) - 1) for x in (data.x_train, data.x_test)]
-        x = [a.clip(-1.0, 1.0).astype("float32") for a in x]
-        half = np.full(len(mean), 0.5, "float32")  # pixels to [-1, 1]
-        return dataclasses.replace(
-            data, x_train=x[0], x_test=x[1], mean=half, std=half
-        )
+        return data.with_signed_pixels()
 
     def _compile_twin(self, model_class):
         model = model_class.end_to_end(
@@ -82,7 +76,7 @@ class GenerationRun(Run):
 
 
 class SampleGrid(keras.callbacks.Callback):
-    """Writes a PNG of samples after each epoch, a column per class."""
+    """Writes a picture of samples after each epoch, one column per class."""
 
     def __init__(self, folder, num_classes, rows=4):
         super().__init__()
@@ -111,10 +105,13 @@ def generate(model_class, argv, prog):
     """
     parser = argparse.ArgumentParser(
         prog=f"{prog} generate",
-        description="Makes images from a saved model or its saved blocks.",
+        description="Generates images with a saved model or its saved blocks.",
     )
     add = parser.add_argument
-    text = "model.keras, or a file per block in order: one is held at a time"
+    text = (
+        "model.keras, or the files of all blocks in their order, of which one "
+        "is in memory at a time"
+    )
     add(
         "--model",
         metavar="FILE",
@@ -125,24 +122,24 @@ def generate(model_class, argv, prog):
     )
     text = "classes, such as 0-9 or 3,3,7 (default: %(default)s)"
     add("--labels", metavar="LIST", default="0-9", help=text)
-    text = "picture, ten images in a row (default: %(default)s)"
+    text = "picture with ten images per row (default: %(default)s)"
     add("--out", metavar="FILE", type=Path, default="grid.png", help=text)
-    text = "also a picture of the first image's way through the blocks"
+    text = "also draw the steps of the first image through the blocks"
     add("--trajectory", metavar="FILE", type=Path, help=text)
     text = "steps of the sampler (default: %(default)s)"
     add("--num-steps", metavar="N", type=int, default=50, help=text)
-    text = "classifier-free guidance (default: none; the paper: 2)"
+    text = "classifier-free guidance (default: none; the paper uses 2)"
     add("--guidance-scale", metavar="X", type=float, help=text)
     names = ["euler", "heun", "stochastic"]
     add(
         "--sampler",
         choices=names,
         default="euler",
-        help="%(default)s if left out",
+        help="default: %(default)s",
     )
     names = ["upper_edges", "equal_mass", "karras"]
     add("--grid", choices=names, help="noise levels (default: karras)")
-    add("--seed", metavar="N", type=int, default=0, help="of the start noise")
+    add("--seed", metavar="N", type=int, default=0, help="seed of the noise")
     args = parser.parse_args(argv)
     options = {
         name: getattr(args, name)
@@ -152,8 +149,7 @@ def generate(model_class, argv, prog):
         labels = read_labels(args.labels)
         images, trajectory = _make(model_class, args, labels, options)
     except (ValueError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return print_error(error)
     save_grid(args.out, images)
     if args.trajectory:
         save_trajectory(args.trajectory, trajectory)
@@ -183,7 +179,7 @@ def _make(model_class, args, labels, options):
 
 
 def read_labels(text):
-    """`"0-2,7"` to `[0, 1, 2, 7]`."""
+    """Parses a list of classes: `"0-2,7"` gives `[0, 1, 2, 7]`."""
     labels = []
     for part in text.split(","):
         found = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())

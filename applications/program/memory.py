@@ -1,8 +1,7 @@
-"""The program of memory: what training needs, by the ways to do it."""
+"""The program that predicts how much memory each training method needs."""
 
 import argparse
 import re
-import sys
 
 import keras
 
@@ -10,16 +9,18 @@ from keras_dblocks.memory.plan import Line, example, of_blocks, plan, shallow
 from keras_dblocks.memory.usage import MIB
 from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 
+from .arguments import print_error
+
 
 def table(model, batch_size):
-    """Memory of each way to train a network, foretold.
+    """Predicts the memory of each training method for a network.
 
     Args:
         model: `DiffusionBlocks` whose class has `end_to_end`.
         batch_size: int.
 
     Yields:
-        Name of the way and its `Memory`.
+        The name of the method and its `Memory`.
     """
     cls, blocks = type(model), model.num_blocks
     config, depth = model.get_config(), getattr(model, model.layers_keyword)
@@ -49,13 +50,13 @@ def table(model, batch_size):
 
 
 def twin(cls, config, remat=False, **optimizer):
-    """The compiled end-to-end network of the same sizes.
+    """Makes and compiles the end-to-end network of the same sizes.
 
     Args:
         cls: subclass of `DiffusionBlocks`.
-        config: dict, its constructor keywords.
-        remat: bool. Its residual layers are computed again in the backward
-            pass.
+        config: dict of its constructor keywords.
+        remat: bool. Whether the residual layers are computed again in the
+            backward pass.
         optimizer: keywords of `keras.optimizers.AdamW`.
     """
     model = cls.end_to_end(**config)
@@ -77,7 +78,8 @@ def twin(cls, config, remat=False, **optimizer):
 
 
 def _compute_again(layer):
-    # `keras.RematScope` traces `training`, which JAX then cannot branch on.
+    # With `keras.RematScope`, `training` would be a traced value, on which JAX
+    # cannot branch.
     call = layer.call
 
     def again(x, **options):
@@ -87,7 +89,7 @@ def _compute_again(layer):
 
 
 def main(classes, argv=None):
-    """Prints the table of a preset.
+    """Prints a table of memory by training method for a preset.
 
     Args:
         classes: list of subclasses of `DiffusionBlocks` with `presets`.
@@ -99,14 +101,14 @@ def main(classes, argv=None):
     presets = {name: c for c in classes for name in c.presets}
     parser = argparse.ArgumentParser(
         prog="python -m keras_dblocks.memory",
-        description="What training needs, by method, before it is begun.",
+        description="Predicts how much memory each training method needs.",
     )
     add = parser.add_argument
     add("--preset", required=True, choices=sorted(presets), metavar="NAME")
     add("--batch-size", type=int, default=128)
     add("--num-blocks", type=int)
-    add("--vocabulary-size", type=int, help="of text (default: the class's)")
-    add("--budget", help='such as "8 GiB": which blocks and batch would fit')
+    add("--vocabulary-size", type=int, help="default: the model's")
+    add("--budget", help='such as "8 GiB": print settings that fit')
     args = parser.parse_args(argv)
     names = ("num_blocks", "vocabulary_size")
     config = {k: getattr(args, k) for k in names if getattr(args, k)}
@@ -126,6 +128,5 @@ def main(classes, argv=None):
                 f"{found.batch_size}, {found.memory.total / MIB:,.1f} MiB"
             )
     except (TypeError, ValueError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return print_error(error)
     return 0

@@ -1,4 +1,4 @@
-"""One picture of a run: noise ranges, losses, accuracy along the chain."""
+"""Picture of a run: noise ranges, losses, accuracy after each block."""
 
 import numpy as np
 
@@ -8,13 +8,14 @@ COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
 
 
 def report(path, model, losses, accuracies):
-    """Draws the picture.
+    """Writes the picture.
 
     Args:
-        path: where the PNG is written.
+        path: of the `.png`.
         model: trained `DiffusionBlocks` with Gaussian noise.
-        losses: dict of lists of `(step, loss)`; `block_i_loss` are drawn.
-        accuracies: dict of lists of percents by row of `ROWS`.
+        losses: dict of lists of `(step, loss)`, with a `block_i_loss` for each
+            block i.
+        accuracies: dict of lists of percentages by row of `ROWS`.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -47,7 +48,7 @@ def _draw_ranges(axis, model):
         axis.fill_between(sigma, density(sigma), color=color, alpha=0.75, lw=0)
         layers = partition.layers_of(i)
         label = f"block {i}: layers {layers[0]} to {layers[-1]}"
-        # Widened ranges, as trained, below the density.
+        # Below the density: the ranges with overlap, as in training.
         y = -peak * (0.06 + 0.05 * i)
         axis.plot(
             partition.noise_range(i), (y, y), color=color, lw=4, label=label

@@ -1,4 +1,4 @@
-"""One row of the results table: a model, its recipe, its training."""
+"""A run of the training program: a model, its recipe and its data."""
 
 import random
 
@@ -7,6 +7,9 @@ import numpy as np
 
 from keras_dblocks.applications.data import AugmentedDataset, augmentation
 
+from .optimizer import make_optimizer
+
+# The kinds of runs, which are the rows of a table of results.
 ROWS = {
     "blocks": "DiffusionBlocks",
     "paper": "DiffusionBlocks, paper's settings",
@@ -16,23 +19,23 @@ ROWS = {
 
 
 class Run:
-    """What is trained on what, and for how long.
+    """Trains one model on images.
 
-    Every row takes the same number of layer evaluations: the end-to-end twin
-    K epochs through all layers; blocks, ours and the paper's, and the twin
-    only as deep as one block, `num_blocks` times K epochs through
-    1 / `num_blocks` of them.
+    Every kind of run performs the same number of layer evaluations. The
+    end-to-end twin is trained for K epochs through all layers. DiffusionBlocks
+    and the layer-matched twin, which is only as deep as one block, are trained
+    for `num_blocks` times K epochs, through 1 / `num_blocks` of the layers.
 
     Args:
         model_class: subclass of `DiffusionBlocks` that classifies images.
-        config: dict, its constructor keywords, with `seed`.
+        config: dict of its constructor keywords, with `seed`.
         recipe: dict, `training` of a preset.
         data: `ImageData`.
         row: string, a key of `ROWS`.
-        on_policy: `compile(on_policy=...)` of our blocks.
+        on_policy: argument of `compile` for the row "blocks".
 
     Raises:
-        ValueError: when the sizes, the recipe and the data do not fit.
+        ValueError: if the sizes, the recipe and the data do not fit together.
     """
 
     metrics = ("accuracy",)
@@ -40,8 +43,8 @@ class Run:
     def __init__(
         self, model_class, config, recipe, data, row="blocks", on_policy="auto"
     ):
-        # Initializers draw from here; `keras.utils.set_random_seed` would
-        # import TensorFlow wherever it is installed (3.15).
+        # Initializers take their seeds from here. `keras.utils.set_random_seed`
+        # would import TensorFlow wherever it is installed (3.15).
         random.seed(config["seed"])
         if row == "paper":
             config, on_policy = {**config, "reference": True}, "auto"
@@ -52,7 +55,7 @@ class Run:
         self.row = row
         self.in_blocks = row in ("blocks", "paper")
         self.on_policy = on_policy
-        # Also for the twins: it refuses wrong sizes and data.
+        # The twins need it too: it checks the sizes and the data.
         blocks = model_class(**config)
         blocks.check_data(data.x_train, data.y_train)
         self.batches = AugmentedDataset(
@@ -63,10 +66,11 @@ class Run:
             mean=data.mean,
             std=data.std,
             seed=config["seed"],
-            drop_remainder=True,  # one shape: each step is compiled once
+            drop_remainder=True,  # a step is compiled for each batch size
         )
-        longer = 1 if row == "end_to_end" else blocks.num_blocks
-        self.epochs = recipe["epochs"] * longer
+        self.epochs = recipe["epochs"]
+        if row != "end_to_end":
+            self.epochs *= blocks.num_blocks
         self.num_steps = self.epochs * self.batches.num_batches
         self.num_layers = len(blocks.partition.layers_of(0))
         if row == "end_to_end":
@@ -77,7 +81,7 @@ class Run:
             self.model = self._compile_twin(model_class)
 
     def prepare(self, data, config):
-        """`ImageData` in the values the model takes."""
+        """Converts `ImageData` to the values that the model expects."""
         return data
 
     def _compile_blocks(self, model):
@@ -101,21 +105,10 @@ class Run:
         recipe = self.recipe
         warmup = steps * recipe["warmup_epochs"] // recipe["epochs"]
         warmup = max(1, min(warmup, steps // 2))
-        schedule = keras.optimizers.schedules.CosineDecay(
-            0.0,
-            max(1, steps - warmup),
-            alpha=recipe["alpha"],
-            warmup_target=recipe["learning_rate"],
-            warmup_steps=warmup,
-        )
-        return keras.optimizers.AdamW(
-            schedule,
-            weight_decay=recipe["weight_decay"],
-            global_clipnorm=recipe["clipnorm"],
-        )
+        return make_optimizer(recipe, steps, warmup)
 
     def describe(self):
-        """One line on what `fit` will do."""
+        """Describes on one line what `fit` will do."""
         data = self.data
         return (
             f"{ROWS[self.row]} on {len(data.x_train):,} images of {data.name}: "
@@ -125,7 +118,7 @@ class Run:
         )
 
     def settings(self):
-        """What a resumed run has in common with the one it resumes."""
+        """The settings that a resumed run must share with the original one."""
         return {
             **self.config,
             **self.recipe,
@@ -135,20 +128,20 @@ class Run:
         }
 
     def prepare_fit(self, folder):
-        """What comes before `fit`, kept in `folder`."""
+        """Prepares `fit`, with files in `folder` where necessary."""
 
     def fit(self, callbacks=(), **kwargs):
-        """`fit` of the model on the batches, for all epochs."""
+        """Trains the model for all epochs."""
         return self.model.fit(
             self.batches,
             epochs=self.epochs,
-            shuffle=False,  # the batches have an order of their own
+            shuffle=False,  # the batches are shuffled already
             callbacks=[self.batches.epoch_callback(), *callbacks],
             **kwargs,
         )
 
     def accuracies(self):
-        """Test accuracy in percent after each block; of a twin, one."""
+        """Test accuracies in percent, one for each block; a twin has one."""
         x, y = self.data.x_test, self.data.y_test
         if self.in_blocks:
             steps = self.model.predict_steps(x)
@@ -157,15 +150,15 @@ class Run:
         return [100 * float(np.mean(s.argmax(-1) == y)) for s in steps]
 
     def validation_data(self):
-        """What `fit` computes `val_loss` on."""
+        """The data on which `fit` computes `val_loss`."""
         return self.data.x_test, self.data.y_test
 
     def callbacks(self, folder):
-        """What else watches the training."""
+        """Further callbacks of the training."""
         return []
 
     def results(self, folder):
-        """Lines to print after training."""
+        """Lines that are printed after the training."""
         lines = []
         for i, accuracy in enumerate(self.accuracies()):
             place = f" after block {i}" if self.in_blocks else ""
@@ -173,7 +166,7 @@ class Run:
         return lines
 
     def save(self, folder):
-        """Writes `model.keras` and a file per block; returns the paths."""
+        """Writes `model.keras` and one file per block; returns the paths."""
         folder.mkdir(parents=True, exist_ok=True)
         files = {folder / "model.keras": self.model}
         if self.in_blocks:

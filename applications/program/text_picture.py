@@ -1,4 +1,4 @@
-"""A picture of one sequence being unmasked, coloured by block."""
+"""Picture of how the blocks unmask a sequence, one color per block."""
 
 import numpy as np
 
@@ -6,15 +6,16 @@ from .report import COLORS
 
 
 def save_unmasking(path, trajectory, tokenizer, num_blocks, rows=12, width=80):
-    """Draws one sequence at `rows` moments, a line each.
+    """Draws one sequence after several steps of the sampler, one in each row.
 
     Args:
         path: of the `.png`.
-        trajectory: what `generate(..., return_trajectory=True)` returned.
-        tokenizer: for the characters.
+        trajectory: list of steps that `generate(..., return_trajectory=True)`
+            returned.
+        tokenizer: the tokenizer of the model.
         num_blocks: int.
-        rows: int, moments shown, the last one included.
-        width: int, tokens of the sequence that are shown.
+        rows: int, the number of steps that are shown, evenly spaced.
+        width: int, the number of tokens that are shown.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -49,7 +50,10 @@ def save_unmasking(path, trajectory, tokenizer, num_blocks, rows=12, width=80):
 
 
 def revealed_by(trajectory):
-    """Block that revealed each token of the first sequence; -1: the prompt."""
+    """The block that revealed each token of the first sequence.
+
+    -1 for tokens of the prompt, which no block revealed.
+    """
     before = trajectory[0]["noisy"][0]
     revealed = np.full(len(before), -1)
     for step in trajectory:

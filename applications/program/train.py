@@ -1,4 +1,4 @@
-"""Trains one run with backups and a log, and saves it."""
+"""Trains a run with backups and a log, and saves its model."""
 
 import json
 
@@ -6,11 +6,11 @@ import keras
 
 
 def train(run, folder):
-    """Trains, saves and prints what came out.
+    """Trains a run, saves its model and prints its results.
 
     Args:
         run: `Run`.
-        folder: path that `claim` made this run's.
+        folder: path of the run's folder, which `claim` has created.
     """
     run.prepare_fit(folder)
     print(run.describe())
@@ -29,10 +29,10 @@ def train(run, folder):
 
 
 class EpochLog(keras.callbacks.CSVLogger):
-    """`CSVLogger` that goes on where a killed run is resumed.
+    """`CSVLogger` that continues the file of a run that is resumed.
 
-    Its columns do not depend on epoch 1, which may have no validation and
-    may lack a block that was not drawn.
+    Its columns do not depend on the first epoch, which may have no validation,
+    and in which a block may not have been drawn.
     """
 
     def __init__(self, run, path):
@@ -47,7 +47,8 @@ class EpochLog(keras.callbacks.CSVLogger):
         self.keys = self.columns
 
     def on_epoch_begin(self, epoch, logs=None):
-        # Epochs that were logged but not backed up are run again.
+        # Epochs that were logged but not backed up are trained again: their
+        # lines are removed.
         with open(self.filename, "r+") as file:
             for _ in range(1 + epoch):
                 file.readline()
@@ -55,14 +56,24 @@ class EpochLog(keras.callbacks.CSVLogger):
 
 
 def claim(folder, settings, resume):
-    """Makes `folder` this run's; a ValueError if it is another's."""
+    """Creates the folder of a run, or checks that it belongs to the run.
+
+    Args:
+        folder: path.
+        settings: dict of the run's settings.
+        resume: bool. Whether the folder may hold a run with these settings.
+
+    Raises:
+        ValueError: if the folder holds a run and `resume` is False, or a run
+            with other settings.
+    """
     path = folder / "settings.json"
     settings = json.loads(json.dumps(settings))
     if path.exists() and not resume:
         raise ValueError(
             "A run needs a folder of its own. "
-            f"Received: {folder}, which holds one. Pass --resume to go on "
-            "with it, or another --output."
+            f"Received: {folder}, which holds one. Pass --resume to continue "
+            "it, or another --output."
         )
     before = json.loads(path.read_text()) if path.exists() else settings
     changed = [
@@ -72,8 +83,9 @@ def claim(folder, settings, resume):
     ]
     if changed:
         raise ValueError(
-            "A run is resumed with the settings it began with. Received: "
-            f"{', '.join(changed)}. Leave them, or pass another --output."
+            "A run must be resumed with its original settings. Received: "
+            f"{', '.join(changed)}. Do not change them, or pass another "
+            "--output."
         )
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(settings, indent=2) + "\n")

@@ -58,7 +58,8 @@ class Bridge(keras.layers.Layer):
 
 @pytest.mark.parametrize("use", ["call", "bridge", "symbol"])
 def test_the_clean_signal_is_float32_in_mixed_precision(use):
-    # DESIGN 5.11; the model's `predict` runs in a bfloat16 scope.
+    # docs/method.md#what-blocks-share. The model's `predict` runs in a
+    # bfloat16 scope.
     layer = table_layer(dtype="mixed_bfloat16")
     if use == "call":
         ours = numpy(layer(LABELS))

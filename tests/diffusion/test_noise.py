@@ -152,7 +152,8 @@ def test_start():
     np.testing.assert_array_equal(ops.convert_to_numpy(zero), np.zeros((2, 4)))
     start = ops.convert_to_numpy(noise.start((100, 100), seed=1))
     assert start.dtype == "float32"
-    # METHOD 4: the reference starts at sqrt(1 + sigma_max^2).
+    # The reference code starts at sqrt(1 + sigma_max^2):
+    # docs/method.md#start-of-the-chain
     np.testing.assert_allclose(start.std(), np.sqrt(10.0), rtol=0.03)
     assert abs(start.mean()) < 5 * np.sqrt(10.0) / 100
 

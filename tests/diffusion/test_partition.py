@@ -142,7 +142,7 @@ def test_layers():
 
 
 def test_boundaries_of_the_ablations():
-    # METHOD 2: equal intervals of ln sigma, and of sigma.
+    # Equal intervals of ln sigma and of sigma: docs/method.md#partition
     log_uniform = equal_partition(4, kind="log_uniform").boundaries
     np.testing.assert_allclose(log_uniform, np.geomspace(0.002, 80, 5))
     linear = equal_partition(4, kind="linear").boundaries

@@ -14,7 +14,8 @@ from keras_dblocks.samplers import (
     hand_over,
 )
 
-EDM = 1e-5  # golden/README.md: Euler's final state, float32
+# Euler's final state in float32: tests/golden/README.md#edmnpz
+EDM = 1e-5
 NUM_LAYERS = 12
 
 
@@ -109,7 +110,8 @@ def exact_model(noise, means, weights, component_std):
     variance = float(component_std) ** 2
 
     def network(index, x, c_noise):
-        # golden/README.md gives D; F follows from D = c_skip z + c_out F.
+        # tests/golden/README.md#edmnpz gives D; the network's
+        # output F follows from D = c_skip z + c_out F.
         sigma = ops.exp(4.0 * c_noise)  # (B, 1)
         total = sigma**2 + 0.25
         z = x * ops.sqrt(total)
@@ -178,7 +180,8 @@ def check_heun(reference, prefix, steps, grid, model, start):
     wanted = reference[f"{prefix}/nfe_sigmas"]
     np.testing.assert_allclose(levels, wanted, rtol=1e-5)
     first = [step for step in path if not step["corrects"]]
-    tolerance = {"karras": 1e-4, "equal_mass": 2e-3}[grid]  # golden/README.md
+    # tests/golden/README.md#edmnpz
+    tolerance = {"karras": 1e-4, "equal_mass": 2e-3}[grid]
     for ours, key in (("noisy", "z"), ("denoised", "D")):
         ours = np.stack([numpy(step[ours]) for step in first])
         wanted = reference[f"{prefix}/{key}"]

@@ -74,7 +74,10 @@ def test_compiled_loop_is_the_calls_one_by_one(model):
 
 
 def test_every_block_is_run(model):
-    """DESIGN 5.2: blocks are visited; their weights decide what is made."""
+    """Each block is called, and its weights change what is generated.
+
+    docs/method.md#routing
+    """
     for blocks in (2, 3, 4, 6):
         many = make(num_layers=12, num_blocks=blocks)
         for steps in sorted({blocks, blocks + 1, max(4, blocks), 50}):

@@ -8,7 +8,8 @@ from scipy import stats
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.noise import LogNormalNoise
 
-# DESIGN 5.2: number of blocks, of steps, and the grids that claim it.
+# Numbers of blocks and steps, and grids, with which each block is called at
+# least once: docs/method.md#routing
 CHAINS = [
     (blocks, steps, grid)
     for blocks in (2, 3, 4, 6)

@@ -247,7 +247,10 @@ def test_images_of_any_number_type_are_taken(trainable, dtype):
 
 
 def test_weight_column_is_a_weight_per_example(trainable):
-    """`(N, 1)` against losses `(N,)` would make a square (METHOD 0.2)."""
+    """Weights `(N, 1)` must not broadcast losses `(N,)` to `(N, N)`.
+
+    docs/method.md#errors-in-the-sources
+    """
     weight = np.linspace(0.0, 2.0, 20).astype("float32")
 
     def loss(weight):

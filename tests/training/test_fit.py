@@ -163,7 +163,7 @@ def test_validation_split():
 
 
 def test_noise_is_float32_under_bfloat16():
-    # DESIGN 5.11
+    # docs/method.md#what-blocks-share
     x, y = data(16)
     exact, mixed = three_blocks(), three_blocks(dtype="mixed_bfloat16")
     mixed.set_weights(exact.get_weights())

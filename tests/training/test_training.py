@@ -283,7 +283,8 @@ def test_fit_learns_and_validation_is_not_noise():
 
 
 def test_one_block_is_the_plain_model():
-    # DESIGN 5.6: no widening, the whole distribution, one network.
+    # One block sees the whole noise distribution, without overlap:
+    # docs/method.md#overlap
     model = three_blocks(num_blocks=1)
     assert model.partition.noise_range(0) == (0.002, 80.0)
     x, y = data(32)

@@ -12,7 +12,7 @@ from keras_dblocks.applications.text.llama import LlamaLayer
 from keras_dblocks.applications.torch_weights import assign
 from keras_dblocks.layers.rotary import rotate
 
-FORWARD = 2e-5  # golden/README.md, float32
+FORWARD = 2e-5  # float32: tests/golden/README.md#arnpz
 
 numpy = ops.convert_to_numpy
 

@@ -12,7 +12,8 @@ from helpers.small_text import write_text
 from helpers.small_vit import values
 from keras_dblocks.applications.ar import ARTransformer
 from keras_dblocks.applications.data import load_text
-from keras_dblocks.applications.program.text import TextRun, main
+from keras_dblocks.applications.program.text import main
+from keras_dblocks.applications.program.text_run import TextRun
 
 TINY = {
     "description": "for tests",
@@ -72,7 +73,7 @@ def test_each_block_starts_where_the_last_one_stopped(text):
     recipe = {**TINY["training"], **rate, **decay}
     made = TextRun(ARTransformer, config, recipe, data)
     before = values(made.model.blocks[0].weights)
-    assert made.train_quietly() == made.num_steps == 2 * len(made.batches)
+    assert made.train_in_memory() == made.num_steps == 2 * len(made.batches)
     for block in made.model.blocks:
         for one, other in zip(before, values(block.weights), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-7)

@@ -1,4 +1,4 @@
-"""Images by name or file, and their augmentation."""
+"""Images by name, from files and from folders."""
 
 import sys
 

@@ -214,7 +214,7 @@ def test_what_is_not_there_is_refused(tmp_path):
         (np.arange(0), (4, 2), r"shape \(0,\)"),
         (np.arange(12), (0, 2), r"sizes \(0, 2\)"),
         (np.arange(12), (4, 0), r"sizes \(4, 0\)"),
-        (np.arange(12).reshape(3, 4), (2, 2), r"one row.*shape \(3, 4\)"),
+        (np.arange(12).reshape(3, 4), (2, 2), r"vector.*shape \(3, 4\)"),
         (np.linspace(0, 1, 12), (2, 2), "integers.*float64"),
     ],
 )
@@ -222,7 +222,7 @@ def test_chunk_refusals(tokens, sizes, match):
     with pytest.raises(ValueError, match=match):
         RandomChunks(tokens, *sizes)
     if sizes[1]:
-        with pytest.raises(ValueError, match="one row of integers.*Received"):
+        with pytest.raises(ValueError, match="vector of integers.*Received"):
             chunks(tokens, sizes[0])
 
 

@@ -10,7 +10,7 @@ from keras_dblocks.applications.dit import load_reference_weights
 from keras_dblocks.applications.dit.reference_weights import reference_names
 from keras_dblocks.samplers import EulerSampler
 
-FORWARD = 2e-5  # golden/README.md, float32
+FORWARD = 2e-5  # float32: tests/golden/README.md#ditnpz
 TRAJECTORY = 2e-4
 GRADIENT = 1e-4
 

@@ -150,7 +150,10 @@ def test_trajectory_is_that_of_the_sampler():
 
 
 def test_every_block_is_run():
-    """DESIGN 5.2: a block whose weights change changes the images."""
+    """Each block is called, and its weights change the images.
+
+    docs/method.md#routing
+    """
     chains = [c for c in CHAINS if c[1] <= 7 or c[0] == 3]
     for blocks in (2, 3, 4, 6):
         model = randomize(make(num_layers=12, num_blocks=blocks))

@@ -55,7 +55,7 @@ def test_train_resume_and_generate(tmp_path, text, capsys):
     printed = capsys.readouterr().out
     # After each epoch: one of what blocks start from, one of the blocks.
     assert printed.count("sample: ") == 2
-    assert printed.startswith("What blocks start from")
+    assert printed.startswith("The model from which blocks start")
     assert (folder / "start" / "model.keras").exists()
     assert "bits_per_token: " in printed and "block_1_bits_per" in printed
     history = (folder / "history.csv").read_text().splitlines()

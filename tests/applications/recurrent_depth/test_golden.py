@@ -14,7 +14,7 @@ from keras_dblocks.applications.recurrent_depth.huginn.published import (
     load_reference_weights,
 )
 
-FORWARD = 2e-5  # golden/README.md, float32
+FORWARD = 2e-5  # float32: tests/golden/README.md#recurrentnpz
 
 numpy = ops.convert_to_numpy
 

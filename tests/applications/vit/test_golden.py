@@ -10,8 +10,10 @@ from keras_dblocks.applications.vit import ViT, load_reference_weights
 from keras_dblocks.applications.vit.reference_weights import reference_names
 from keras_dblocks.samplers import EulerSampler
 
-FORWARD = 2e-5  # golden/README.md: single forward, absolute
-TRAJECTORY = 2e-4  # golden/README.md: trajectories, absolute
+# Absolute tolerances of one forward pass and of a trajectory:
+# tests/golden/README.md#vitnpz
+FORWARD = 2e-5
+TRAJECTORY = 2e-4
 
 
 def vit_of(golden, **kwargs):
@@ -175,8 +177,9 @@ def test_gradients_of_each_block(reference, model):
         for variable in variables:
             name, layout = names[id(variable)]
             want = layout(wanted[name], tuple(variable.shape))
-            # golden/README.md: 1e-4 of the tensor's largest entry. A bias of
-            # keys cancels in the softmax: its gradient is 0 up to rounding.
+            # 1e-4 of the tensor's largest entry
+            # (tests/golden/README.md#vitnpz). The bias of the keys
+            # cancels in the softmax: its gradient is 0 up to rounding.
             atol = 1e-4 * np.abs(want).max() + 1e-7
             np.testing.assert_allclose(found[name], want, atol=atol, rtol=0)
 

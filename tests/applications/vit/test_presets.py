@@ -92,7 +92,8 @@ def parameters(model):
 
 @pytest.mark.parametrize("blocks, published", [(False, 10.30), (True, 10.53)])
 def test_cifar100_has_the_parameters_of_the_paper(blocks, published):
-    # METHOD 6.1, in millions. From 1 and 2 layers: every layer has as many.
+    # In millions (docs/method.md#image-classification), extrapolated from
+    # models of 1 and 2 layers: every layer has equally many.
     config = dict(PRESETS["vit_cifar100"]["config"])
     make = ViT if blocks else ViT.end_to_end
     one, two = (
