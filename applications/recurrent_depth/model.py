@@ -137,7 +137,10 @@ class RecurrentDepth(NextTokenBlocks):
             for i in range(self.prelude_layers)
         ]
         return RecurrentStem(
-            self.vocabulary_size, layers, self.context == "concat", name="stem"
+            self.vocabulary_size,
+            layers,
+            context_stream=self.context == "concat",
+            name="stem",
         )
 
     def make_layer(self, index):
@@ -163,7 +166,7 @@ class RecurrentDepth(NextTokenBlocks):
         """
         block = self.blocks[index]
         stem = block.stem
-        context = stem.context(stem.rows(condition))  # once for all steps
+        context = stem.context(stem.embed(condition))  # once for all steps
         seed = block.seed_generator if training else self.seed
         draw = keras.random.uniform((2,), dtype="float32", seed=seed)
         # Fewer steps more often: they decide most, and cost least.
