@@ -45,9 +45,15 @@ def transpose(array, shape):
     return array.T
 
 
-def convolution(array, shape):
-    """`(O, I, h, w)` to `(h, w, I, O)`."""
-    return array.transpose(2, 3, 1, 0)
+def patches(side):
+    """A convolution `(O, I, h, w)` to `(h w I, O)`, h = w = `side`."""
+
+    def layout(array, shape):
+        if array.shape[2:] != (side, side):
+            return array  # fits nothing, and is refused
+        return array.transpose(2, 3, 1, 0).reshape(-1, len(array))
+
+    return layout
 
 
 def flat(array, shape):
@@ -106,4 +112,12 @@ def norm(layer, name):
     return [
         (layer.gamma, f"{name}.weight", as_is),
         (layer.beta, f"{name}.bias", as_is),
+    ]
+
+
+def patch_embedding(layer, name):
+    """Pairs of a `PatchEmbedding`."""
+    return [
+        (layer.dense.kernel, f"{name}.weight", patches(layer.patch_size)),
+        (layer.dense.bias, f"{name}.bias", as_is),
     ]

@@ -3,7 +3,7 @@
 import abc
 
 
-class Contract(abc.ABC):
+class Contract(abc.ABC):  # noqa: B024
     """A part of the method that users may replace.
 
     A subclass of this class states what a part must offer as abstract methods,

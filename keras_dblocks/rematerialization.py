@@ -1,59 +1,86 @@
 """Computing a layer again in the backward pass instead of keeping it."""
 
+import functools
+
 import keras
 from keras import ops, tree
 
 
-def rematerialized(layer):
-    """`layer` as a function of which only inputs are kept for gradients.
+def rematerialized(function, layer=None):
+    """`function`, of which only the inputs are kept for the backward pass.
 
-    All it reads is passed to it, since `keras.remat` gives no gradient to
-    what a function merely sees on TensorFlow; and what it draws is the same
-    both times, since the state of its random generators is passed too.
+    All variables are passed to what is computed again, since on TensorFlow
+    `keras.remat` gives no gradient to what a function merely sees. What is
+    drawn at random is the same both times, since the states of the random
+    generators are passed too.
 
     Args:
-        layer: built `keras.layers.Layer` from a state to a state.
+        function: built `keras.layers.Layer`, or a function that reads
+            variables only by calling sublayers of `layer`: on PyTorch the
+            backward pass runs outside of the layer's dtype scope.
+        layer: `keras.layers.Layer` that holds these variables. Defaults to
+            `function`.
 
     Returns:
-        Function of the state and of keywords of the layer's `call`.
+        Function of the same arguments.
     """
-    variables = layer.variables
-    moving = [v for v in variables if not v.trainable]
+    variables = (layer or function).variables
 
-    def call(state, **context):
-        tensors = {k: v for k, v in context.items() if not _is_plain(v)}
-        plain = {k: v for k, v in context.items() if k not in tensors}
-        leaves = tree.flatten(tensors)
+    def call(*args, **kwargs):
+        leaves = tree.flatten((args, kwargs))
+        places = [i for i, leaf in enumerate(leaves) if ops.is_tensor(leaf)]
 
-        def pure(state, *arguments):
-            count = len(leaves)
-            rest = tree.pack_sequence_as(tensors, arguments[:count])
-            known = list(zip(variables, arguments[count:], strict=True))
-            with keras.StatelessScope(state_mapping=known) as scope:
-                result = layer(state, **plain, **rest)
-            return result, [scope.get_current_value(v) for v in moving]
+        def pure(*arguments):
+            arguments, values = (
+                arguments[: len(places)],
+                arguments[len(places) :],
+            )
+            whole = list(leaves)
+            for place, tensor in zip(places, arguments, strict=True):
+                whole[place] = tensor
+            args_, kwargs_ = tree.pack_sequence_as((args, kwargs), whole)
+            mapping = list(zip(variables, values, strict=True))
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                result = function(*args_, **kwargs_)
+            return result, [scope.get_current_value(v) for v in updated]
 
-        # Copies of what moves, since PyTorch refuses a second look.
+        # Variables that a call may update are passed as copies, since
+        # PyTorch refuses to compute again from a tensor that has changed.
+        updated = [v for v in variables if not v.trainable]
         values = [
-            as_tensor(v, v.dtype) if v.trainable else ops.copy(v)
-            for v in variables
+            as_tensor(v) if v.trainable else ops.copy(v) for v in variables
         ]
-        result, moved = keras.remat(pure)(state, *leaves, *values)
-        for variable, value in zip(moving, moved, strict=True):
+        tensors = [leaves[place] for place in places]
+        result, new_values = keras.remat(pure)(*tensors, *values)
+        for variable, value in zip(updated, new_values, strict=True):
             variable.assign(value)
         return result
 
     return call
 
 
-def as_tensor(variable, dtype):
+def recomputed_in_training(call):
+    """Decorates the `call` of a layer that has an attribute `recompute`.
+
+    If `recompute` is True, a training step keeps only the inputs of the call
+    and computes it again in the backward pass. The call may read variables
+    only by calling sublayers.
+    """
+
+    @functools.wraps(call)
+    def recomputed_call(self, *args, training=None, **kwargs):
+        function = functools.partial(call, self, training=training)
+        if training and self.recompute:
+            function = rematerialized(function, self)
+        return function(*args, **kwargs)
+
+    return recomputed_call
+
+
+def as_tensor(variable):
     """A variable's value, to be passed to what is computed again.
 
     A tensor also on TensorFlow run eagerly: there a variable would be counted
     twice in the gradient, once as what the function was called with.
     """
-    return ops.cast(ops.convert_to_tensor(variable), dtype)
-
-
-def _is_plain(value):
-    return value is None or isinstance(value, (bool, int, float))
+    return ops.cast(ops.convert_to_tensor(variable), variable.dtype)

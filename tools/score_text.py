@@ -38,7 +38,7 @@ class Scores(keras.Model):
     def call(self, tokens):
         model = self.model
         begin = model.vocabulary_size * ops.ones_like(tokens[:, :1])
-        state = model.rows(ops.concatenate([begin, tokens[:, :-1]], 1))
+        state = model.embed(ops.concatenate([begin, tokens[:, :-1]], 1))
         for layer in model.residual_layers:
             state = layer(state)
         share = ops.log_softmax(model.logits(state), axis=-1)

@@ -7,7 +7,13 @@ import math
 import keras
 from keras import ops
 
-from keras_dblocks.layers import NoiseEmbedding
+from keras_dblocks.layers import (
+    AdaptiveNormalization,
+    Embedding,
+    Modulation,
+    NoiseEmbedding,
+)
+from keras_dblocks.layers.nested_layers import deserialized
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -45,65 +51,93 @@ class ARStem(keras.layers.Layer):
 
     Args:
         vocabulary_size, hidden_dim: int.
-        target: layer of the clean signal whose rows are also the clean
+        target: layer of the clean signal whose embeddings are also the clean
             stream's, as in the paper; or None for a table of its own.
-        quiet: bool. Noisy rows are added with weights that start at zero.
+        zero_init: bool. The noisy embeddings are added with weights that
+            start at zero.
 
     Call arguments:
         noisy: tensor `(B, T, D)`, scaled.
         condition: int tensor `(B, T)`, the tokens before each; the one before
-            the first is `vocabulary_size`, the beginning.
+            the first is `vocabulary_size`, the start token.
     """
 
     def __init__(
-        self, vocabulary_size, hidden_dim, target=None, quiet=False, **kwargs
+        self,
+        vocabulary_size,
+        hidden_dim,
+        target=None,
+        zero_init=False,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.hidden_dim = hidden_dim
         self.target = target
-        self.quiet = quiet
+        self.zero_init = zero_init
 
     def build(self, noisy_shape, condition_shape):
-        dim = self.hidden_dim
-        rows = 1 if self.target is not None else self.vocabulary_size + 1
-        self.embedding = self.add_weight(
-            shape=(rows, dim),
-            initializer=keras.initializers.RandomNormal(stddev=dim**-0.5),
+        dim, dtype = self.hidden_dim, {"dtype": self.dtype_policy}
+        own_rows = 1 if self.target is not None else self.vocabulary_size + 1
+        self.embedding = Embedding(
+            own_rows,
+            dim,
+            # Unit variance into the first layer, whatever the width.
+            scale=dim**0.5,
+            embeddings_initializer=keras.initializers.RandomNormal(
+                stddev=dim**-0.5
+            ),
             name="embedding",
+            **dtype,
         )
+        self.embedding.build(condition_shape)
         if self.target is None:
             self.noisy_dense = keras.layers.Dense(
                 dim,
-                kernel_initializer="zeros" if self.quiet else "glorot_uniform",
-                dtype=self.dtype_policy,
+                kernel_initializer="zeros"
+                if self.zero_init
+                else "glorot_uniform",
                 name="noisy",
+                **dtype,
             )
             self.noisy_dense.build(noisy_shape)
 
     def call(self, noisy, condition):
-        clean = self.rows(condition)
+        clean = self.embed(condition)  # (B, T, D)
         if self.target is None:
             # The token before is part of the condition; with it beside the
             # noise, the first layer need not look for it.
             noisy = self.noisy_dense(noisy) + clean
         return ops.stack([clean, ops.cast(noisy, clean.dtype)], 1)
 
-    def rows(self, tokens):
-        """Embedded tokens; `vocabulary_size` is the beginning."""
-        table = ops.convert_to_tensor(self.embedding)
-        # Unit variance into the first layer, whatever the width.
-        table = table * table.shape[-1] ** 0.5
-        if self.target is not None:
-            # What EDM's c_in makes of them at no noise, sigma_data 0.5.
-            rows = ops.cast(2.0 * self.target._rows(), table.dtype)
-            table = ops.concatenate([rows, table], 0)
-        return ops.take(table, ops.cast(tokens, "int32"), axis=0)
+    def embed(self, tokens):
+        """Embedded tokens; `vocabulary_size` is the start token."""
+        if self.target is None:
+            return self.embedding(tokens)
+        starts = ops.equal(tokens, self.vocabulary_size)
+        start = self.embedding(ops.zeros_like(tokens))
+        # What EDM's c_in makes of them at no noise, sigma_data 0.5.
+        others = 2.0 * self.target(ops.where(starts, 0, tokens))
+        others = ops.cast(others, start.dtype)
+        return ops.where(ops.expand_dims(starts, -1), start, others)
 
     def compute_output_spec(self, noisy, condition):
         batch, length, _ = noisy.shape
         shape = (batch, 2, length, self.hidden_dim)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "hidden_dim": self.hidden_dim,
+            "target": keras.saving.serialize_keras_object(self.target),
+            "zero_init": self.zero_init,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**deserialized(config, "target"))
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -111,37 +145,35 @@ class ARReadout(keras.layers.Layer):
     """Modulated norm of the noisy stream, `(B, S, T, D)` to `(B, T, D)`.
 
     Args:
-        both: bool. In training the clean stream too, `(B, 2, T, D)`.
+        clean_in_training: bool. In training the clean stream comes out too,
+            `(B, 2, T, D)`. Defaults to False.
 
     Call arguments:
         x: tensor `(B, S, T, D)`, the noisy stream last.
         noise: tensor `(B, 2, noise_dim)`.
     """
 
-    def __init__(self, both=False, **kwargs):
+    def __init__(self, clean_in_training=False, **kwargs):
         super().__init__(**kwargs)
-        self.both = both
+        self.clean_in_training = clean_in_training
 
     def build(self, x_shape, noise_shape):
-        self.norm = keras.layers.RMSNormalization(
-            dtype=self.dtype_policy, name="norm"
-        )
+        dtype = {"dtype": self.dtype_policy}
+        self.norm = AdaptiveNormalization("rms", name="norm", **dtype)
+        self.modulation = Modulation(2, name="modulation", **dtype)
         self.norm.build(x_shape)
-        self.modulation = keras.layers.Dense(
-            2 * x_shape[-1],
-            kernel_initializer="zeros",
-            dtype=self.dtype_policy,
-            name="modulation",
-        )
-        self.modulation.build(noise_shape)
+        self.modulation.build(noise_shape, x_shape)
 
     def call(self, x, noise, training=None):
-        if not (self.both and training):
+        with_clean = self.clean_in_training and training
+        if not with_clean:
             x, noise = x[:, -1:], noise[:, -1:]
-        maps = ops.expand_dims(self.modulation(ops.silu(noise)), 2)
-        shift, scale = ops.split(maps, 2, axis=-1)  # each (B, S, 1, D)
-        x = self.norm(x) * (1 + scale) + shift
-        return x if self.both and training else x[:, 0]
+        shift, scale = self.modulation(noise, x)  # each (B, S, 1, D)
+        x = self.norm(x, shift, scale)  # (B, S, T, D)
+        return x if with_clean else x[:, 0]
 
     def get_config(self):
-        return {**super().get_config(), "both": self.both}
+        return {
+            **super().get_config(),
+            "clean_in_training": self.clean_in_training,
+        }

@@ -166,7 +166,7 @@ class ARTransformer(NextTokenBlocks):
             self.vocabulary_size,
             self.hidden_dim,
             target,
-            quiet=self.simplex,
+            zero_init=self.simplex,
             name="stem",
         )
 

@@ -13,7 +13,7 @@ def load_reference_weights(model, arrays):
 
     Args:
         model: `CausalLM`, which `ARTransformer.end_to_end` makes, of the same
-            sizes. Its row of the beginning, which the reference has not,
+            sizes. Its row of the start token, which the reference has not,
             stays as it is; `model.following(tokens)` needs none.
         arrays: dict of numpy arrays under the names of HuggingFace's
             `LlamaForCausalLM` (`model.layers.0.self_attn.q_proj.weight`,
@@ -49,16 +49,16 @@ def layer_pairs(layer, name):
         "self_attn.q_proj": attention.query_dense,
         "self_attn.k_proj": attention.key_dense,
         "self_attn.v_proj": attention.value_dense,
-        "self_attn.o_proj": layer.attention_output,
+        "self_attn.o_proj": layer.attention_output.dense,
         "mlp.gate_proj": layer.gate,
         "mlp.up_proj": layer.up,
-        "mlp.down_proj": layer.down,
+        "mlp.down_proj": layer.down.dense,
     }
     attention_norm = f"{name}.input_layernorm.weight"
     mlp_norm = f"{name}.post_attention_layernorm.weight"
     return [
-        (layer.attention_norm.scale, attention_norm, as_is),
-        (layer.mlp_norm.scale, mlp_norm, as_is),
+        (layer.attention_norm.norm.scale, attention_norm, as_is),
+        (layer.mlp_norm.norm.scale, mlp_norm, as_is),
         *(
             (dense.kernel, f"{name}.{key}.weight", transpose)
             for key, dense in kernels.items()
@@ -67,7 +67,7 @@ def layer_pairs(layer, name):
 
 
 def _beside(table):
-    # Ours are scaled up where they are read, and end with the beginning.
+    # Ours are scaled up where they are read, and end with the start token.
     def layout(array, shape):
         rows = array / table.shape[-1] ** 0.5
         fits = rows.shape == (shape[0] - 1, shape[1])

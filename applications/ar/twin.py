@@ -94,7 +94,7 @@ class CausalLM(EndToEndText):
 
     def following(self, tokens, training=False):
         """Logits `(B, T, V)` of what follows each of the tokens `(B, T)`."""
-        state = self.rows(tokens)
+        state = self.embed(tokens)
         for layer in self.residual_layers:
             state = layer(state, training=training)
         return self.logits(state)

@@ -28,14 +28,14 @@ class BlockWriter:
         self.model = model
         self.sampler = sampler
         self.visits = loop.plan(sampler, model.partition)
-        self.beginning = model.vocabulary_size
+        self.start_token = model.vocabulary_size
 
     def fill(self, tokens):
         """Caches `{block: [(keys, values) of each layer]}` of `tokens`."""
         caches = {}
         for block in self.model.blocks:
             noise = block.noise_embedding(ops.zeros((ops.shape(tokens)[0],)))
-            state = ops.expand_dims(block.stem.rows(tokens), 1)
+            state = ops.expand_dims(block.stem.embed(tokens), 1)
             caches[str(block.index)] = fill_caches(
                 block.residual_layers, state, noise=noise[:, :1]
             )
@@ -79,11 +79,11 @@ class TwinWriter:
 
     def __init__(self, model):
         self.model = model
-        self.beginning = model.vocabulary_size
+        self.start_token = model.vocabulary_size
 
     def fill(self, tokens):
         """Caches `[(keys, values) of each layer]` of `tokens`."""
-        state = self.model.rows(tokens)
+        state = self.model.embed(tokens)
         return fill_caches(self.model.residual_layers, state)
 
     def starts(self, shape, generator):
@@ -92,7 +92,7 @@ class TwinWriter:
 
     def write(self, previous, caches, index, start):
         """Logits `(N, V)` after slot `index`, which holds `previous` `(N,)`."""
-        state = self.model.rows(ops.expand_dims(previous, 1))
+        state = self.model.embed(ops.expand_dims(previous, 1))
         caches = list(caches)
         state = through_caches(self.model.residual_layers, state, caches, index)
         return self.model.logits(state)[:, 0], caches

@@ -6,7 +6,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dblocks.layers import NoiseEmbedding, PatchEmbedding
+from keras_dblocks.layers import (
+    AdaptiveNormalization,
+    Embedding,
+    Modulation,
+    NoiseEmbedding,
+    PatchEmbedding,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -43,7 +49,7 @@ class ClassAndNoiseEmbedding(keras.layers.Layer):
         self.noise = NoiseEmbedding(
             self.hidden_dim, output_activation=None, name="noise", **kwargs
         )
-        self.classes = keras.layers.Embedding(
+        self.classes = Embedding(
             self.num_classes + (self.class_dropout > 0),
             self.hidden_dim,
             embeddings_initializer=keras.initializers.RandomNormal(stddev=0.02),
@@ -61,11 +67,7 @@ class ClassAndNoiseEmbedding(keras.layers.Layer):
             )
             null = ops.full_like(labels, self.num_classes)
             labels = ops.where(draw < self.class_dropout, null, labels)
-        # Times 1 before the look-up, so that on TensorFlow the gradient is
-        # dense: Keras 3.15 squares a sparse one, as Adam does, row by row.
-        rows = 1.0 * ops.convert_to_tensor(self.classes.embeddings)
-        rows = ops.cast(rows, self.compute_dtype)
-        return self.noise(c_noise) + ops.take(rows, labels, axis=0)
+        return self.noise(c_noise) + self.classes(labels)  # (B, D)
 
     def compute_output_shape(self, c_noise_shape, condition_shape):
         return (c_noise_shape[0], self.hidden_dim)
@@ -140,20 +142,24 @@ class DiTReadout(keras.layers.Layer):
         self.channels = channels
 
     def build(self, x_shape, noise_shape):
-        kwargs = {"kernel_initializer": "zeros", "dtype": self.dtype_policy}
-        self.modulation = keras.layers.Dense(
-            2 * x_shape[-1], name="modulation", **kwargs
+        dtype = {"dtype": self.dtype_policy}
+        self.norm = AdaptiveNormalization(
+            "layer", affine=False, name="norm", **dtype
         )
-        units = self.patch_size**2 * self.channels
-        self.linear = keras.layers.Dense(units, name="linear", **kwargs)
-        self.modulation.build(noise_shape)
+        self.modulation = Modulation(2, name="modulation", **dtype)
+        self.linear = keras.layers.Dense(
+            self.patch_size**2 * self.channels,
+            kernel_initializer="zeros",
+            name="linear",
+            **dtype,
+        )
+        self.norm.build(x_shape)
+        self.modulation.build(noise_shape, x_shape)
         self.linear.build(x_shape)
 
     def call(self, x, noise):
-        maps = ops.expand_dims(self.modulation(ops.silu(noise)), 1)
-        shift, scale = ops.split(maps, 2, axis=-1)  # each (B, 1, D)
-        x = ops.layer_normalization(x, axis=-1, epsilon=1e-6)
-        x = self.linear(x * (1 + scale) + shift)  # (B, T, P * P * C)
+        shift, scale = self.modulation(noise, x)  # each (B, 1, D)
+        x = self.linear(self.norm(x, shift, scale))  # (B, T, P * P * C)
         side, patch = round(x.shape[1] ** 0.5), self.patch_size
         x = ops.reshape(x, (-1, side, side, patch, patch, self.channels))
         x = ops.transpose(x, (0, 1, 3, 2, 4, 5))

@@ -5,8 +5,8 @@ import numpy as np
 from keras_dblocks.applications.torch_weights import (
     as_is,
     assign,
-    convolution,
     dense,
+    patch_embedding,
     rows,
 )
 
@@ -50,12 +50,10 @@ def reference_names(block):
 
 def _pairs_of_block(block):
     channels = block.target.signal_shape[-1]
-    patches = block.stem.patches
     noise = block.noise_embedding.noise
     classes = block.noise_embedding.classes
     pairs = [
-        (patches.kernel, "x_embedder.proj.weight", convolution),
-        (patches.bias, "x_embedder.proj.bias", as_is),
+        *patch_embedding(block.stem.patches, "x_embedder.proj"),
         (classes.embeddings, "y_embedder.embedding_table.weight", as_is),
     ]
     pairs += dense(noise.hidden_dense, "t_embedder.mlp.0")
@@ -64,7 +62,7 @@ def _pairs_of_block(block):
     for index, layer in zip(layers, block.residual_layers, strict=True):
         pairs += _transformer_layer(layer, f"blocks.{index}")
     readout = block.readout
-    pairs += dense(readout.modulation, "final_layer.adaLN_modulation.1")
+    pairs += dense(readout.modulation.dense, "final_layer.adaLN_modulation.1")
     linear, name = readout.linear, "final_layer.linear"
     return [
         *pairs,
@@ -80,10 +78,10 @@ def _transformer_layer(layer, name):
         for variable, _, _ in dense(projection, ""):
             kind = "weight" if len(variable.shape) == 2 else "bias"
             pairs.append((variable, f"{name}.attn.qkv.{kind}", rows(i, 3)))
-    pairs += dense(layer.attention_output, f"{name}.attn.proj")
+    pairs += dense(layer.attention_output.dense, f"{name}.attn.proj")
     pairs += dense(layer.intermediate, f"{name}.mlp.fc1")
-    pairs += dense(layer.output_dense, f"{name}.mlp.fc2")
-    modulation = layer.modulation_dense
+    pairs += dense(layer.output_projection.dense, f"{name}.mlp.fc2")
+    modulation = layer.modulation_maps.dense
     return pairs + dense(modulation, f"{name}.adaLN_modulation.1")
 
 

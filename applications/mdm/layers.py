@@ -3,7 +3,9 @@
 # B batch, T tokens, D hidden_dim, V vocabulary_size
 
 import keras
-from keras import ops
+
+from keras_dblocks.layers import AdaptiveNormalization, Embedding, Modulation
+from keras_dblocks.layers.nested_layers import deserialized
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -17,26 +19,37 @@ class MDMStem(keras.layers.Layer):
 
     def __init__(self, vocabulary_size, hidden_dim, **kwargs):
         super().__init__(**kwargs)
-        self.embedding = keras.layers.Embedding(
+        self.vocabulary_size = vocabulary_size
+        self.hidden_dim = hidden_dim
+        # Made here, since a tied read-out asks for it before it is built.
+        self.embedding = Embedding(
             vocabulary_size + 1,
             hidden_dim,
+            # Unit variance into the first layer, whatever the width.
+            scale=hidden_dim**0.5,
+            reverse_dim=vocabulary_size,
             embeddings_initializer=keras.initializers.RandomNormal(
                 stddev=hidden_dim**-0.5
             ),
             dtype=self.dtype_policy,
             name="embedding",
         )
-        # Unit variance into the first layer, whatever the width.
-        self.scale = hidden_dim**0.5
 
     def build(self, tokens_shape):
         self.embedding.build(tokens_shape)
 
     def call(self, tokens):
-        # Scaled before the look-up, so that on TensorFlow the gradient is
-        # dense: Keras 3.15 squares a sparse one, as Adam does, row by row.
-        rows = self.scale * ops.convert_to_tensor(self.embedding.embeddings)
-        return ops.take(rows, tokens, axis=0)
+        return self.embedding(tokens)
+
+    def compute_output_shape(self, tokens_shape):
+        return (*tokens_shape, self.hidden_dim)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "hidden_dim": self.hidden_dim,
+        }
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -45,8 +58,9 @@ class MDMReadout(keras.layers.Layer):
 
     Args:
         vocabulary_size: int.
-        embedding: `keras.layers.Embedding` whose rows are the output's, or
-            None for weights of its own.
+        embedding: `keras_dblocks.layers.Embedding` that is read in reverse,
+            so that its rows are the output's weights; or None for weights of
+            its own.
 
     Call arguments:
         x: tensor `(B, T, D)`.
@@ -59,14 +73,13 @@ class MDMReadout(keras.layers.Layer):
         self.embedding = embedding
 
     def build(self, x_shape, noise_shape):
-        kwargs = {"dtype": self.dtype_policy}
-        self.modulation = keras.layers.Dense(
-            2 * x_shape[-1],
-            kernel_initializer="zeros",
-            name="modulation",
-            **kwargs,
+        dtype = {"dtype": self.dtype_policy}
+        self.norm = AdaptiveNormalization(
+            "layer", affine=False, name="norm", **dtype
         )
-        self.modulation.build(noise_shape)
+        self.modulation = Modulation(2, name="modulation", **dtype)
+        self.norm.build(x_shape)
+        self.modulation.build(noise_shape, x_shape)
         if self.embedding is None:
             # Small: the first prediction is near uniform.
             initializer = keras.initializers.RandomNormal(stddev=0.02)
@@ -74,17 +87,28 @@ class MDMReadout(keras.layers.Layer):
                 self.vocabulary_size,
                 kernel_initializer=initializer,
                 name="logits",
-                **kwargs,
+                **dtype,
             )
             self.logits.build(x_shape)
 
     def call(self, x, noise):
-        maps = ops.expand_dims(self.modulation(ops.silu(noise)), 1)
-        shift, scale = ops.split(maps, 2, axis=-1)  # each (B, 1, D)
-        x = ops.layer_normalization(x, axis=-1, epsilon=1e-6)
-        x = x * (1 + scale) + shift
+        shift, scale = self.modulation(noise, x)  # each (B, 1, D)
+        x = self.norm(x, shift, scale)  # (B, T, D)
         if self.embedding is None:
-            return self.logits(x)
-        rows = ops.cast(self.embedding.embeddings, x.dtype)
-        rows = rows[: self.vocabulary_size]
-        return ops.matmul(x, ops.transpose(rows))  # (B, T, V)
+            return self.logits(x)  # (B, T, V)
+        return self.embedding(x, reverse=True)  # (B, T, V)
+
+    def compute_output_shape(self, x_shape, noise_shape):
+        return (*x_shape[:-1], self.vocabulary_size)
+
+    def get_config(self):
+        embedding = keras.saving.serialize_keras_object(self.embedding)
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "embedding": embedding,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**deserialized(config, "embedding"))

@@ -5,18 +5,23 @@
 import keras
 from keras import ops
 
+from keras_dblocks.layers import Embedding
+from keras_dblocks.layers.nested_layers import deserialized
+
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class RecurrentStem(keras.layers.Layer):
-    """Prelude and adapter: noisy rows `(B, T, D)` to the core's first state.
+    """Prelude and adapter: noisy tokens `(B, T, D)` to the first state.
 
-    The adapter is a linear map of noisy row and prelude side by side; a sum
-    would leave the context next to nothing at high noise (METHOD 6.5).
+    The adapter is a linear map of a noisy token and the prelude's output side
+    by side; a sum would leave the context next to nothing at high noise
+    (METHOD 6.5).
 
     Args:
         vocabulary_size: int.
         prelude: list of `SandwichLayer`.
-        both: bool. The prelude's output as stream 0 beside the states.
+        context_stream: bool. The prelude's output comes out too, as stream 0
+            beside the states. Defaults to False.
 
     Call arguments:
         noisy: tensor `(B, T, D)`, scaled.
@@ -26,41 +31,43 @@ class RecurrentStem(keras.layers.Layer):
         Tensor `(B, 1, T, D)`, or `(B, 2, T, D)`.
     """
 
-    def __init__(self, vocabulary_size, prelude, both=False, **kwargs):
+    def __init__(
+        self, vocabulary_size, prelude, context_stream=False, **kwargs
+    ):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.prelude = prelude
-        self.both = both
+        self.context_stream = context_stream
 
     def build(self, noisy_shape, condition_shape):
         batch, length, dim = noisy_shape
-        self.embedding = self.add_weight(
-            shape=(self.vocabulary_size + 1, dim),
-            initializer=keras.initializers.RandomNormal(stddev=dim**-0.5),
+        dtype = {"dtype": self.dtype_policy}
+        self.embedding = Embedding(
+            self.vocabulary_size + 1,  # the last is the start token
+            dim,
+            # Unit variance into the first layer, whatever the width.
+            scale=dim**0.5,
+            embeddings_initializer=keras.initializers.RandomNormal(
+                stddev=dim**-0.5
+            ),
             name="embedding",
+            **dtype,
         )
+        self.norm = keras.layers.RMSNormalization(name="norm", **dtype)
+        self.adapter = keras.layers.Dense(dim, name="adapter", **dtype)
+        self.embedding.build(condition_shape)
         for layer in self.prelude:
             layer.build((batch, 1, length, dim))
-        self.norm = keras.layers.RMSNormalization(
-            dtype=self.dtype_policy, name="norm"
-        )
         self.norm.build((batch, 1, length, dim))
-        self.adapter = keras.layers.Dense(
-            dim, dtype=self.dtype_policy, name="adapter"
-        )
         self.adapter.build((batch, 1, length, 2 * dim))
 
     def call(self, noisy, condition, training=None):
-        context = self.context(self.rows(condition), training)
+        context = self.context(self.embed(condition), training)
         return self.adapt(noisy, context)
 
-    def rows(self, tokens):
+    def embed(self, tokens):
         """Embedded tokens `(B, 1, T, D)`."""
-        # Unit variance into the first layer, whatever the width.
-        table = ops.convert_to_tensor(self.embedding)
-        table = table * table.shape[-1] ** 0.5
-        rows = ops.take(table, ops.cast(tokens, "int32"), axis=0)
-        return ops.expand_dims(rows, 1)
+        return ops.expand_dims(self.embedding(tokens), 1)
 
     def context(self, state, training=None):
         """The prelude of embedded tokens `(B, 1, T, D)`, normed."""
@@ -69,17 +76,29 @@ class RecurrentStem(keras.layers.Layer):
         return self.norm(state)
 
     def adapt(self, noisy, context):
-        """The core's first state of a noisy row and the prelude's output."""
+        """The core's first state of noisy tokens and the prelude's output."""
         noisy = ops.cast(ops.expand_dims(noisy, 1), context.dtype)
         state = self.adapter(ops.concatenate([noisy, context], -1))
-        if self.both:
+        if self.context_stream:
             return ops.concatenate([context, state], 1)
         return state
 
     def compute_output_spec(self, noisy, condition, training=None):
         batch, length, dim = noisy.shape
-        shape = (batch, 1 + self.both, length, dim)
+        shape = (batch, 1 + self.context_stream, length, dim)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "prelude": keras.saving.serialize_keras_object(self.prelude),
+            "context_stream": self.context_stream,
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**deserialized(config, "prelude"))
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -114,3 +133,11 @@ class RecurrentReadout(keras.layers.Layer):
     def compute_output_spec(self, x, noise, training=None):
         batch, _, length, dim = x.shape
         return keras.KerasTensor((batch, length, dim), dtype=self.compute_dtype)
+
+    def get_config(self):
+        coda = keras.saving.serialize_keras_object(self.coda)
+        return {**super().get_config(), "coda": coda}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**deserialized(config, "coda"))

@@ -138,7 +138,10 @@ class RecurrentDepth(NextTokenBlocks):
             for i in range(self.prelude_layers)
         ]
         return RecurrentStem(
-            self.vocabulary_size, layers, self.context == "concat", name="stem"
+            self.vocabulary_size,
+            layers,
+            context_stream=self.context == "concat",
+            name="stem",
         )
 
     def make_layer(self, index):

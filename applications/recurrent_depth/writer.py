@@ -48,7 +48,7 @@ class RecurrentWriter:
         }
         self.num_steps = len(self.calls["level"])
         self.exit_threshold = exit_threshold
-        self.beginning = model.vocabulary_size
+        self.start_token = model.vocabulary_size
 
     @property
     def layers(self):
@@ -59,7 +59,7 @@ class RecurrentWriter:
         """Caches of the prelude, and of all iterations on `tokens` `(N, T)`."""
         stem, batch = self.block.stem, ops.shape(tokens)[0]
         length = tokens.shape[1]
-        state = stem.rows(tokens)
+        state = stem.embed(tokens)
         prelude = fill_caches(stem.prelude, state)
         core = [
             tuple(
@@ -79,7 +79,7 @@ class RecurrentWriter:
     def write(self, previous, caches, index, start):
         """Logits `(N, V)` after slot `index`, which holds `previous` `(N,)`."""
         stem, prelude = self.block.stem, list(caches["prelude"])
-        state = stem.rows(ops.expand_dims(previous, 1))
+        state = stem.embed(ops.expand_dims(previous, 1))
         state = through_caches(stem.prelude, state, prelude, index)
         shape = (ops.shape(previous)[0], 1, self.block.target.dim)
         logits, core = self._iterate(

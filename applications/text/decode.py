@@ -12,7 +12,7 @@ from keras_dblocks.diffusion.samplers.tokens import draw, nucleus
 class Decoder(keras.Model):
     """Goes on from prompts; one slot of every cache per token.
 
-    Slot i holds token i - 1 (slot 0 the beginning), and what it computes is
+    Slot i holds token i - 1 (slot 0 the start token), and what it computes is
     the distribution of token i. Where a row's prompt is longer than i, the
     prompt decides.
 
@@ -37,7 +37,8 @@ class Decoder(keras.Model):
         end = ops.cast(end, "int32")  # -1 for none
         length = tokens.shape[1]
         columns = ops.arange(length, dtype="int32")  # (T,)
-        caches = self.writer.fill(past(tokens, self.writer.beginning))
+        start_token = self.writer.start_token
+        caches = self.writer.fill(shift_right(tokens, start_token))
 
         def more(i, tokens, done, caches):
             return ops.logical_and(i < length, ops.logical_not(ops.all(done)))
@@ -46,7 +47,7 @@ class Decoder(keras.Model):
             here = ops.expand_dims(ops.equal(columns, i), 0)
             before = ops.expand_dims(ops.equal(columns, i - 1), 0)
             previous = ops.sum(ops.where(before, tokens, 0), 1)
-            previous = ops.where(i > 0, previous, self.writer.beginning)
+            previous = ops.where(i > 0, previous, start_token)
             start = ops.where(ops.expand_dims(here, 2), starts, 0.0)
             start = ops.sum(start, 1, keepdims=True)  # (N, 1, D or 1)
             logits, caches = self.writer.write(previous, caches, i, start)
@@ -78,11 +79,11 @@ class Decoder(keras.Model):
         return draw(logits, u)
 
 
-def past(tokens, beginning):
-    """The tokens `(B, T)` before each of `tokens`; the first is `beginning`."""
+def shift_right(tokens, start_token):
+    """The tokens `(B, T)` before each of `tokens`, first `start_token`."""
     tokens = ops.cast(tokens, "int32")
-    begin = beginning * ops.ones_like(tokens[:, :1])
-    return ops.concatenate([begin, tokens[:, :-1]], 1)
+    start = start_token * ops.ones_like(tokens[:, :1])
+    return ops.concatenate([start, tokens[:, :-1]], 1)
 
 
 def through_caches(layers, state, caches, index, noise=None):

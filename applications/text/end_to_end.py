@@ -6,13 +6,14 @@ import keras
 from keras import ops
 
 from keras_dblocks import compat
-from keras_dblocks.applications.text.decode import past
+from keras_dblocks.applications.text.decode import shift_right
 from keras_dblocks.applications.text.generate import GeneratesText
 from keras_dblocks.applications.text.layers import check_heads
 from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
 from keras_dblocks.applications.text.strings import TakesStrings
 from keras_dblocks.applications.text.tokens import check_tokens
 from keras_dblocks.checks import check_integer
+from keras_dblocks.layers import Embedding
 from keras_dblocks.models.block import load_random_states, save_random_states
 from keras_dblocks.training.atomic_files import AtomicFiles
 from keras_dblocks.training.data_checks import CheckedData
@@ -38,8 +39,8 @@ class EndToEndText(
             attributes and in the config; among them `vocabulary_size`,
             `sequence_length`, `hidden_dim`, `num_heads` and `seed`.
         tokenizer, dtype, name: as there.
-        embedding_scale: float. Standard deviation of a row of `rows` in the
-            beginning.
+        embedding_scale: float. Standard deviation of an embedded token's
+            features in a fresh model.
     """
 
     def __init__(self, arguments, tokenizer, dtype, name, embedding_scale=1.0):
@@ -52,9 +53,11 @@ class EndToEndText(
         check_integer("sequence_length", self.sequence_length)
         groups = arguments.get("num_key_value_heads")
         check_heads(self.hidden_dim, self.num_heads, groups)
-        self.embedding = keras.layers.Embedding(
-            self.vocabulary_size + 1,  # the last is the beginning
+        self.embedding = Embedding(
+            self.vocabulary_size + 1,  # the last is the start token
             self.hidden_dim,
+            scale=self.hidden_dim**0.5,
+            reverse_dim=self.vocabulary_size,
             embeddings_initializer=keras.initializers.RandomNormal(
                 stddev=embedding_scale * self.hidden_dim**-0.5
             ),
@@ -63,16 +66,11 @@ class EndToEndText(
         )
 
     def call(self, x, training=False):
-        return self.following(past(x, self.vocabulary_size), training)
+        return self.following(shift_right(x, self.vocabulary_size), training)
 
-    def rows(self, tokens):
+    def embed(self, tokens):
         """Embedded tokens `(B, 1, T, D)`, the first state."""
-        rows = self.hidden_dim**0.5 * self._table()
-        rows = ops.take(rows, ops.cast(tokens, "int32"), axis=0)
-        return ops.cast(ops.expand_dims(rows, 1), self.compute_dtype)
-
-    def _table(self):
-        return ops.convert_to_tensor(self.embedding.embeddings)
+        return ops.expand_dims(self.embedding(tokens), 1)
 
     def compile(self, optimizer="adamw", loss=None, **kwargs):
         """`keras.Model.compile`; the loss is the cross-entropy in nats."""

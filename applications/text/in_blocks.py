@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_dblocks import DiffusionBlocks
-from keras_dblocks.applications.text.decode import past
+from keras_dblocks.applications.text.decode import shift_right
 from keras_dblocks.applications.text.generate import GeneratesText
 from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
 from keras_dblocks.applications.text.strings import TakesStrings
@@ -36,7 +36,7 @@ class NextTokenBlocks(
         return EDMPreconditioning() if skip else InputPreconditioning()
 
     def condition_of(self, x):
-        return past(x, self.vocabulary_size)
+        return shift_right(x, self.vocabulary_size)
 
     def split(self, x, y):
         return x, self.condition_of(x)

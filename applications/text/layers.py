@@ -6,8 +6,7 @@ import keras
 from keras import ops
 
 from keras_dblocks.checks import check_integer
-
-EPSILON = 1e-6  # of all norms, Llama's and Huginn's
+from keras_dblocks.layers.nested_layers import deserialized
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -42,8 +41,20 @@ class ScaledLogits(keras.layers.Layer):
     def call(self, x):
         if self.target is None:
             return self.scale * self.dense(x)
-        rows = ops.cast(self.target._rows(), x.dtype)
+        rows = ops.cast(self.target.embeddings(), x.dtype)
         return self.scale * ops.matmul(x, ops.transpose(rows))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "scale": self.scale,
+            "target": keras.saving.serialize_keras_object(self.target),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**deserialized(config, "target"))
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -85,6 +96,9 @@ class AmendedLogits(ScaledLogits):
             return ops.stack([logits[:, 0], logits[:, 1] + handed], 1)
         return logits + handed
 
+    def get_config(self):
+        return {**super().get_config(), "floor": self.floor}
+
 
 def check_heads(hidden_dim, num_heads, num_key_value_heads):
     """Refuses widths that cannot be split into heads."""
@@ -99,11 +113,3 @@ def check_heads(hidden_dim, num_heads, num_key_value_heads):
             f"Received: hidden_dim={hidden_dim}, num_heads={num_heads}, "
             f"num_key_value_heads={num_key_value_heads}. Change one of them."
         )
-
-
-def modulated_norm(x, gain, shift=None, scale=None):
-    """Root mean square norm of `x`, then shifted and scaled if it is to be."""
-    if shift is None:
-        return ops.rms_normalization(x, gain, axis=-1, epsilon=EPSILON)
-    h = ops.rms_normalization(x, axis=-1, epsilon=EPSILON)
-    return h * (gain * (1 + scale)) + shift  # two passes over x, not three

@@ -3,12 +3,14 @@
 # B batch, S streams (clean, noisy), T slots, D width
 
 import keras
-import numpy as np
 from keras import ops
 
 from keras_dblocks.applications.text.causal_attention import CausalAttention
-from keras_dblocks.applications.text.layers import modulated_norm
-from keras_dblocks.rematerialization import as_tensor
+from keras_dblocks.layers import (
+    AdaptiveNormalization,
+    GatedResidual,
+    Modulation,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -63,79 +65,66 @@ class LlamaLayer(keras.layers.Layer):
         self.last_only = last_only
 
     def build(self, x_shape, noise_shape=None):
-        dim = x_shape[-1]
-        kwargs = {"dtype": self.dtype_policy}
+        dtype = {"dtype": self.dtype_policy}
+        wide_shape = (*x_shape[:-1], self.intermediate_dim)
+        # In training, what the noise level adds to the activations of a
+        # plain layer is computed again in the backward pass.
+        norm = {"recompute": self.conditioned, **dtype}
+        dense = {"use_bias": False, **dtype}
+        residual = {"dropout": self.dropout, **dense}
         self.attention = CausalAttention(
-            self.num_heads,
-            self.num_key_value_heads,
-            name="attention",
-            **kwargs,
+            self.num_heads, self.num_key_value_heads, name="attention", **dtype
         )
-        self.attention.build(x_shape)
-        for name in ("attention_norm", "mlp_norm"):
-            norm = keras.layers.RMSNormalization(name=name, **kwargs)
-            setattr(self, name, norm)
-            norm.build(x_shape)
-        self.dropout_layer = keras.layers.Dropout(
-            self.dropout, name="dropout", **kwargs
+        self.attention_norm = AdaptiveNormalization(
+            "rms", name="attention_norm", **norm
         )
-        wide = (*x_shape[:-1], self.intermediate_dim)
-        for name, units, shape in (
-            ("attention_output", dim, x_shape),
-            ("gate", self.intermediate_dim, x_shape),
-            ("up", self.intermediate_dim, x_shape),
-            ("down", dim, wide),
+        self.mlp_norm = AdaptiveNormalization("rms", name="mlp_norm", **norm)
+        self.attention_output = GatedResidual(
+            name="attention_output", **residual
+        )
+        self.gate = keras.layers.Dense(
+            self.intermediate_dim, name="gate", **dense
+        )
+        self.up = keras.layers.Dense(self.intermediate_dim, name="up", **dense)
+        self.down = GatedResidual(name="down", **residual)
+        for layer in (
+            self.attention,
+            self.attention_norm,
+            self.mlp_norm,
+            self.gate,
+            self.up,
         ):
-            dense = keras.layers.Dense(
-                units, use_bias=False, name=name, **kwargs
-            )
-            setattr(self, name, dense)
-            dense.build(shape)
+            layer.build(x_shape)
+        self.attention_output.build(x_shape, x_shape)
+        self.down.build(x_shape, wide_shape)
         if self.conditioned:
-            maps = np.zeros((6, dim), "float32")
-            maps[[2, 5]] = float(self.open_gates)  # shift, scale, gate, twice
-            bias = keras.initializers.Constant(maps.reshape(-1))
-            self.modulation = keras.layers.Dense(
-                6 * dim,
-                kernel_initializer="zeros",
-                bias_initializer=bias,
+            self.modulation = Modulation(
+                6,  # shift, scale and gate of each sublayer
+                ones=(2, 5) if self.open_gates else (),
                 name="modulation",
-                **kwargs,
+                **dtype,
             )
-            self.modulation.build(noise_shape)
+            self.modulation.build(noise_shape, x_shape)
 
     def call(self, x, noise=None, cache=None, index=0, training=None):
-        maps = (None,) * 6
-        if self.conditioned:
-            maps = self.modulation(ops.silu(noise))  # (B, S, 6 D)
-            maps = ops.split(ops.expand_dims(maps, 2), 6, axis=-1)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = maps
-        h = self._norm(self.attention_norm, x, shift_a, scale_a, training)
+        maps = self.modulation(noise, x) if self.conditioned else [None] * 6
+        shift_a, scale_a, *maps = maps  # (B, S, 1, D)
+        h = self.attention_norm(x, shift_a, scale_a)  # (B, S, T, D)
         h, cache = self.attention(
             h, cache=cache, index=index, last_only=self.last_only
-        )
-        if self.last_only:
-            x = x[:, -1:]
-            gate_a, shift_m, scale_m, gate_m = (
-                m if m is None else m[:, -1:]
-                for m in (gate_a, shift_m, scale_m, gate_m)
-            )
-        x = self._add(x, self.attention_output, h, gate_a, training)
-        h = self._norm(self.mlp_norm, x, shift_m, scale_m, training)
-        h = ops.silu(self.gate(h)) * self.up(h)
-        x = self._add(x, self.down, h, gate_m, training)
+        )  # (B, S or 1, T, D)
+        x, gate_a, shift_m, scale_m, gate_m = self._coming_out(x, *maps)
+        x = self.attention_output(x, h, gate_a)  # (B, S or 1, T, D)
+        h = self.mlp_norm(x, shift_m, scale_m)  # (B, S or 1, T, D)
+        h = ops.silu(self.gate(h)) * self.up(h)  # (..., intermediate_dim)
+        x = self.down(x, h, gate_m)  # (B, S or 1, T, D)
         return x if cache is None else (x, cache)
 
-    def _norm(self, norm, x, shift, scale, training):
-        # Computed again in the backward pass: what conditioning adds to the
-        # activations of a plain layer is not kept.
-        again = training and shift is not None
-        modulate = keras.remat(modulated_norm) if again else modulated_norm
-        return modulate(x, as_tensor(norm.scale, x.dtype), shift, scale)
-
-    def _add(self, x, dense, h, gate, training):
-        h = self.dropout_layer(dense(h), training=training)
-        return x + (h if gate is None else gate * h)
+    def _coming_out(self, *tensors):
+        """The streams that come out: of each tensor all, or the last one."""
+        if not self.last_only:
+            return tensors
+        return [t if t is None else t[:, -1:] for t in tensors]
 
     def compute_output_spec(self, x, noise=None, cache=None, index=0, **kwargs):
         batch, streams, *rest = x.shape

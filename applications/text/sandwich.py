@@ -6,8 +6,8 @@ import keras
 from keras import ops
 
 from keras_dblocks.applications.text.causal_attention import CausalAttention
-from keras_dblocks.applications.text.layers import modulated_norm
-from keras_dblocks.rematerialization import as_tensor
+from keras_dblocks.layers import AdaptiveNormalization, Modulation
+from keras_dblocks.rematerialization import recomputed_in_training
 
 THETA = 50000.0  # base of Huginn's rotary wavelengths
 
@@ -46,56 +46,55 @@ class SandwichLayer(keras.layers.Layer):
         self.conditioned = conditioned
 
     def build(self, x_shape, noise_shape=None):
-        dim = x_shape[-1]
-        kwargs = {"dtype": self.dtype_policy}
+        dim, dtype = x_shape[-1], {"dtype": self.dtype_policy}
+        wide_shape = (*x_shape[:-1], self.intermediate_dim)
+        # In training, what is done element by element is computed again in
+        # the backward pass: less is kept, and no time is lost.
+        norm = {"recompute": True, **dtype}
+        dense = {"use_bias": False, **dtype}
         self.attention = CausalAttention(
-            self.num_heads, theta=THETA, bias=True, name="attention", **kwargs
+            self.num_heads, theta=THETA, bias=True, name="attention", **dtype
         )
-        self.attention.build(x_shape)
-        for i in (1, 2, 3, 4):
-            name = f"norm_{i}"
-            norm = keras.layers.RMSNormalization(name=name, **kwargs)
-            setattr(self, name, norm)
-            norm.build(x_shape)
-        wide = (*x_shape[:-1], self.intermediate_dim)
-        for name, units, shape in (
-            ("attention_output", dim, x_shape),
-            ("fc", 2 * self.intermediate_dim, x_shape),
-            ("down", dim, wide),
+        self.norm_1 = AdaptiveNormalization("rms", name="norm_1", **norm)
+        self.norm_2 = AdaptiveNormalization("rms", name="norm_2", **norm)
+        self.norm_3 = AdaptiveNormalization("rms", name="norm_3", **norm)
+        self.norm_4 = AdaptiveNormalization("rms", name="norm_4", **norm)
+        self.attention_output = keras.layers.Dense(
+            dim, name="attention_output", **dense
+        )
+        self.fc = keras.layers.Dense(
+            2 * self.intermediate_dim, name="fc", **dense
+        )
+        self.gated_unit = GatedLinearUnit(
+            recompute=True, name="gated_unit", **dtype
+        )
+        self.down = keras.layers.Dense(dim, name="down", **dense)
+        for layer in (
+            self.attention,
+            self.norm_1,
+            self.norm_2,
+            self.norm_3,
+            self.norm_4,
+            self.attention_output,
+            self.fc,
         ):
-            dense = keras.layers.Dense(
-                units, use_bias=False, name=name, **kwargs
-            )
-            setattr(self, name, dense)
-            dense.build(shape)
+            layer.build(x_shape)
+        self.gated_unit.build((*x_shape[:-1], 2 * self.intermediate_dim))
+        self.down.build(wide_shape)
         if self.conditioned:
-            self.modulation = keras.layers.Dense(
-                4 * dim,
-                kernel_initializer="zeros",
-                name="modulation",
-                **kwargs,
-            )
-            self.modulation.build(noise_shape)
+            # Shift and scale of each sublayer.
+            self.modulation = Modulation(4, name="modulation", **dtype)
+            self.modulation.build(noise_shape, x_shape)
 
     def call(self, x, noise=None, cache=None, index=0, training=None):
-        maps = ()
-        if self.conditioned:
-            maps = self.modulation(ops.silu(noise))  # (B, 4 D)
-            maps = ops.split(maps[:, None, None], 4, axis=-1)
-        # Element by element, so computed again in the backward pass: less to
-        # keep, and no slower.
-        again = keras.remat if training else lambda function: function
-
-        def norm(number, x, *maps):
-            layer = getattr(self, f"norm_{number}")
-            gain = as_tensor(layer.scale, x.dtype)
-            return again(modulated_norm)(x, gain, *maps)
-
-        h = norm(1, x, *maps[:2])
-        h, cache = self.attention(h, cache=cache, index=index)
-        x = norm(2, x + self.attention_output(h))
-        h = again(_gated)(self.fc(norm(3, x, *maps[2:])))
-        x = norm(4, x + self.down(h))
+        maps = self.modulation(noise, x) if self.conditioned else [None] * 4
+        shift_a, scale_a, shift_m, scale_m = maps  # (B, 1, 1, D)
+        h = self.norm_1(x, shift_a, scale_a)  # (B, S, T, D)
+        h, cache = self.attention(h, cache=cache, index=index)  # (B, S, T, D)
+        x = self.norm_2(x + self.attention_output(h))  # (B, S, T, D)
+        h = self.fc(self.norm_3(x, shift_m, scale_m))  # (.., 2 x intermediate)
+        h = self.gated_unit(h)  # (B, S, T, intermediate_dim)
+        x = self.norm_4(x + self.down(h))  # (B, S, T, D)
         return x if cache is None else (x, cache)
 
     def compute_output_spec(self, x, noise=None, cache=None, index=0, **kwargs):
@@ -111,6 +110,38 @@ class SandwichLayer(keras.layers.Layer):
         }
 
 
-def _gated(h):
-    gate, up = ops.split(h, 2, axis=-1)
-    return ops.silu(gate) * up
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class GatedLinearUnit(keras.layers.Layer):
+    """`silu` of the first half of the features times the second half.
+
+    Args:
+        recompute: bool. Compute it again in the backward pass, so that a
+            training step keeps its input alone. Defaults to False.
+
+    Call arguments:
+        h: tensor `(..., 2 D)`.
+
+    Returns:
+        Tensor `(..., D)`.
+
+    References:
+     - [GLU variants](https://arxiv.org/abs/2002.05202)
+    """
+
+    def __init__(self, recompute=False, **kwargs):
+        super().__init__(**kwargs)
+        self.recompute = recompute
+
+    def build(self, h_shape):
+        """Has no weights."""
+
+    @recomputed_in_training
+    def call(self, h, training=None):
+        gate, up = ops.split(h, 2, axis=-1)
+        return ops.silu(gate) * up
+
+    def compute_output_shape(self, h_shape):
+        return (*h_shape[:-1], h_shape[-1] // 2)
+
+    def get_config(self):
+        return {**super().get_config(), "recompute": self.recompute}

@@ -1,10 +1,8 @@
 """A dense layer whose input is shifted and scaled by the noise level."""
 
 import keras
-import numpy as np
-from keras import ops
 
-from keras_dblocks.layers.transformer_layer import SILU_IS_ONE
+from keras_dblocks.layers.modulation import Modulation, modulate
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -29,10 +27,12 @@ class ModulatedDense(keras.layers.Layer):
         self.zero_init = zero_init
 
     def build(self, denoised_shape, noise_shape):
-        self.modulation = keras.layers.Dense(
-            2 * denoised_shape[-1],
-            kernel_initializer="zeros",
-            bias_initializer=self._modulation_bias(denoised_shape[-1]),
+        self.modulation = Modulation(
+            2,  # shift and scale
+            # The denoised signal has standard deviation sigma_data = 0.5; a
+            # scale of 1 + 1 gives the classifier an input of unit variance.
+            ones=() if self.zero_init else (1,),
+            silu="after",
             dtype=self.dtype_policy,
             name="modulation",
         )
@@ -42,21 +42,12 @@ class ModulatedDense(keras.layers.Layer):
             dtype=self.dtype_policy,
             name="dense",
         )
-        self.modulation.build(noise_shape)
+        self.modulation.build(noise_shape, denoised_shape)
         self.dense.build(denoised_shape)
 
-    def _modulation_bias(self, dim):
-        if self.zero_init:
-            return "zeros"
-        # The denoised signal has standard deviation sigma_data = 0.5; a scale
-        # of 1 + 1 gives the classifier an input of unit variance.
-        bias = np.repeat([0.0, SILU_IS_ONE], dim).astype("float32")
-        return keras.initializers.Constant(bias)
-
     def call(self, denoised, noise):
-        maps = ops.silu(self.modulation(noise))
-        shift, scale = ops.split(maps, 2, axis=-1)
-        return self.dense(denoised * (1 + scale) + shift)
+        shift, scale = self.modulation(noise, denoised)  # each (B, D)
+        return self.dense(modulate(denoised, shift, scale))  # (B, units)
 
     def compute_output_shape(self, denoised_shape, noise_shape):
         return (denoised_shape[0], self.units)

@@ -3,10 +3,10 @@
 from keras_dblocks.applications.torch_weights import (
     as_is,
     assign,
-    convolution,
     dense,
     flat,
     norm,
+    patch_embedding,
 )
 
 
@@ -39,25 +39,23 @@ def _transformer_layer(layer, name):
     for part in ("query", "key", "value"):
         projection = getattr(layer.attention, f"{part}_dense")
         pairs += dense(projection, f"{name}.attention.attention.{part}")
-    pairs += dense(layer.attention_output, f"{name}.attention.output.dense")
+    output = layer.attention_output.dense
+    pairs += dense(output, f"{name}.attention.output.dense")
     pairs += dense(layer.intermediate, f"{name}.intermediate.dense")
-    pairs += dense(layer.output_dense, f"{name}.output.dense")
-    pairs += norm(layer.attention_norm, f"{name}.layernorm_before")
-    pairs += norm(layer.mlp_norm, f"{name}.layernorm_after")
+    pairs += dense(layer.output_projection.dense, f"{name}.output.dense")
+    pairs += norm(layer.attention_norm.norm, f"{name}.layernorm_before")
+    pairs += norm(layer.mlp_norm.norm, f"{name}.layernorm_after")
     if layer.conditioned:
-        pairs += dense(
-            layer.modulation_dense, f"{name}.adaLN_modulation.linear"
-        )
+        modulation = layer.modulation_maps.dense
+        pairs += dense(modulation, f"{name}.adaLN_modulation.linear")
     return pairs
 
 
 def _stem(stem):
-    patches = stem.patches
     name = "vit.embeddings.patch_embeddings.projection"
     return [
         (stem.positions, "vit.embeddings.position_embeddings", as_is),
-        (patches.kernel, f"{name}.weight", convolution),
-        (patches.bias, f"{name}.bias", as_is),
+        *patch_embedding(stem.patches, name),
     ]
 
 
@@ -72,7 +70,7 @@ def _pairs_of_block(block):
     for index, layer in zip(layers, block.residual_layers, strict=True):
         pairs += _transformer_layer(layer, f"vit.encoder.layer.{index}")
     pairs += norm(block.readout.norm, "vit.layernorm")
-    pairs += dense(block.head.modulation, "adaLN_modulation.linear")
+    pairs += dense(block.head.modulation.dense, "adaLN_modulation.linear")
     return pairs + dense(block.head.dense, "classifier")
 
 

@@ -5,7 +5,7 @@ import keras
 from keras_dblocks.applications.images.sizes import check_sizes
 from keras_dblocks.layers import TransformerLayer
 
-from .model import FirstToken, ViTStem
+from .layers import FirstToken, ViTStem
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")

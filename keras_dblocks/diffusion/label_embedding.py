@@ -72,7 +72,7 @@ class LabelEmbedding(Target):
         )
 
     def embeddings(self):
-        """The table as it is used, float32 `(classes, dim)`, rows of length 1."""
+        """The rows as they are used, of length 1, float32 `(classes, dim)`."""
         table = ops.convert_to_tensor(self.table, dtype="float32")
         length = ops.sqrt(ops.sum(table**2, axis=-1, keepdims=True))
         return table / ops.maximum(length, 1e-12)  # (classes, dim)

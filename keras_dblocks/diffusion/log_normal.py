@@ -125,7 +125,7 @@ class LogNormalNoise(Noise):
         return max(low / factor, self.minimum), min(high * factor, self.maximum)
 
     def corrupt(self, clean, level, stream, rows, step):
-        """`clean + level * eps`, in float32 (docs/method.md#forward-process)."""
+        """`clean + level * eps` in float32, docs/method.md#forward-process."""
         eps = stream.normal(rows, clean.shape[1:], step)
         return ops.cast(clean, "float32") + expand(level, clean) * eps
 

@@ -2,6 +2,11 @@
 
 from keras_dblocks.diffusion.continuous_signal import ContinuousSignal
 from keras_dblocks.diffusion.label_embedding import LabelEmbedding
+from keras_dblocks.layers.activated_dense import ActivatedDense
+from keras_dblocks.layers.adaptive_normalization import AdaptiveNormalization
+from keras_dblocks.layers.embedding import Embedding
+from keras_dblocks.layers.gated_residual import GatedResidual
+from keras_dblocks.layers.modulation import Modulation
 from keras_dblocks.layers.moving_average import MovingAverage
 from keras_dblocks.layers.noise_embedding import NoiseEmbedding
 from keras_dblocks.layers.noise_modulation import NoiseModulation
@@ -10,8 +15,13 @@ from keras_dblocks.layers.self_attention import SelfAttention
 from keras_dblocks.layers.transformer_layer import TransformerLayer
 
 __all__ = [
+    "ActivatedDense",
+    "AdaptiveNormalization",
     "ContinuousSignal",
+    "Embedding",
+    "GatedResidual",
     "LabelEmbedding",
+    "Modulation",
     "MovingAverage",
     "NoiseEmbedding",
     "NoiseModulation",

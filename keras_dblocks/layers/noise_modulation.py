@@ -1,7 +1,9 @@
 """Makes any residual layer listen to the noise level."""
 
 import keras
-from keras import ops
+
+from keras_dblocks.layers.modulation import Modulation, modulate
+from keras_dblocks.layers.nested_layers import deserialized
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -28,22 +30,15 @@ class NoiseModulation(keras.layers.Layer):
         self.layer = layer
 
     def build(self, x_shape, noise_shape):
-        self.modulation = keras.layers.Dense(
-            2 * x_shape[-1],
-            kernel_initializer="zeros",
-            dtype=self.dtype_policy,
-            name="modulation",
+        self.modulation = Modulation(
+            2, dtype=self.dtype_policy, name="modulation"
         )
-        self.modulation.build(noise_shape)
+        self.modulation.build(noise_shape, x_shape)
         if not self.layer.built:
             self.layer.build(x_shape)
 
     def call(self, x, noise, training=None):
-        maps = self.modulation(ops.silu(noise))  # (B, 2 D)
-        middle = (1,) * (len(x.shape) - 2)
-        maps = ops.reshape(maps, (-1, *middle, 2 * x.shape[-1]))
-        shift, scale = ops.split(maps, 2, axis=-1)
-        x = x + x * scale + shift
+        x = modulate(x, *self.modulation(noise, x))
         if self.layer._call_has_training_arg:
             return self.layer(x, training=training)
         return self.layer(x)
@@ -57,5 +52,4 @@ class NoiseModulation(keras.layers.Layer):
 
     @classmethod
     def from_config(cls, config):
-        layer = keras.saving.deserialize_keras_object(config["layer"])
-        return cls(**{**config, "layer": layer})
+        return cls(**deserialized(config, "layer"))

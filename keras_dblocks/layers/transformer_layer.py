@@ -1,13 +1,15 @@
 """A pre-norm transformer layer, with or without noise conditioning."""
 
+# B batch, T tokens, D width
+
 import keras
-import numpy as np
 from keras import ops
 
+from keras_dblocks.layers.activated_dense import ActivatedDense
+from keras_dblocks.layers.adaptive_normalization import AdaptiveNormalization
+from keras_dblocks.layers.gated_residual import GatedResidual
+from keras_dblocks.layers.modulation import Modulation
 from keras_dblocks.layers.self_attention import SelfAttention
-from keras_dblocks.rematerialization import as_tensor
-
-SILU_IS_ONE = 1.2784645  # silu(1.2784645) = 1
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -79,125 +81,64 @@ class TransformerLayer(keras.layers.Layer):
         self.rotary = rotary
 
     def build(self, x_shape, noise_shape=None):
-        dim = x_shape[-1]
-        kwargs = {"dtype": self.dtype_policy}
-        norm = {"center": self.affine, "scale": self.affine}
-        norm = {"epsilon": self.epsilon, **norm, **kwargs}
-        norm_class = keras.layers.LayerNormalization
-        self.attention_norm = norm_class(name="attention_norm", **norm)
-        self.mlp_norm = norm_class(name="mlp_norm", **norm)
+        dtype = {"dtype": self.dtype_policy}
+        wide_shape = (*x_shape[:-1], self.intermediate_dim)
+        norm = {"epsilon": self.epsilon, "affine": self.affine, **dtype}
+        # In training, what the noise level adds to the activations of a
+        # plain layer is computed again in the backward pass.
+        recompute = {"recompute": self.conditioned}
+        self.attention_norm = AdaptiveNormalization(
+            "layer", name="attention_norm", **norm, **recompute
+        )
+        self.mlp_norm = AdaptiveNormalization(
+            "layer", name="mlp_norm", **norm, **recompute
+        )
         self.attention = SelfAttention(
-            self.num_heads,
-            self.dropout,
-            self.rotary,
-            name="attention",
-            **kwargs,
+            self.num_heads, self.dropout, self.rotary, name="attention", **dtype
         )
-        self.attention_output = keras.layers.Dense(
-            dim, name="attention_output", **kwargs
+        self.attention_output = GatedResidual(
+            dropout=self.dropout,
+            recompute=self.conditioned and not self.dropout,
+            name="attention_output",
+            **dtype,
         )
-        self.intermediate = keras.layers.Dense(
+        self.intermediate = ActivatedDense(
             self.intermediate_dim,
-            activation=_gelu_tanh
-            if self.activation == "gelu_tanh"
-            else self.activation,
+            _gelu_tanh if self.activation == "gelu_tanh" else self.activation,
             name="intermediate",
-            **kwargs,
+            **dtype,
+            **recompute,
         )
-        self.output_dense = keras.layers.Dense(dim, name="output", **kwargs)
-        self.dropout_layer = keras.layers.Dropout(
-            self.dropout, name="dropout", **kwargs
+        self.output_projection = GatedResidual(
+            dropout=self.dropout, name="output", **dtype
         )
         self.attention_norm.build(x_shape)
         self.mlp_norm.build(x_shape)
         self.attention.build(x_shape)
-        self.attention_output.build(x_shape)
+        self.attention_output.build(x_shape, x_shape)
         self.intermediate.build(x_shape)
-        self.output_dense.build((*x_shape[:-1], self.intermediate_dim))
+        self.output_projection.build(x_shape, wide_shape)
         if self.conditioned:
-            self.modulation_dense = keras.layers.Dense(
-                6 * dim,
-                kernel_initializer="zeros",
-                bias_initializer=self._modulation_bias(dim),
+            self.modulation_maps = Modulation(
+                6,  # shift, scale and gate of each sublayer
+                ones=(2, 5) if self.open_gates else (),
+                silu=self.modulation,
                 name="modulation",
-                **kwargs,
+                **dtype,
             )
-            self.modulation_dense.build(noise_shape)
-
-    def _modulation_bias(self, dim):
-        if not self.open_gates:
-            return "zeros"
-        one = SILU_IS_ONE if self.modulation == "after" else 1.0
-        maps = np.zeros((6, dim), "float32")
-        maps[[2, 5]] = one  # shift, scale, gate of each sublayer
-        return keras.initializers.Constant(maps.reshape(-1))
+            self.modulation_maps.build(noise_shape, x_shape)
 
     def call(self, x, noise=None, training=None):
-        if not self.conditioned:
-            h = self.attention(self.attention_norm(x), training=training)
-            x = x + self._drop(self.attention_output(h), training)
-            h = self._widen(self.mlp_norm(x), training)
-            return x + self._drop(self.output_dense(h), training)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self._maps(noise)
-        h = self._modulate(self.attention_norm, x, shift_a, scale_a, training)
-        h = self.attention(h, training=training)
-        x = self._add(self.attention_output, x, h, gate_a, training)
-        h = self._modulate(self.mlp_norm, x, shift_m, scale_m, training)
-        h = self.output_dense(self._widen(h, training))
-        return x + gate_m * self._drop(h, training)
-
-    def _maps(self, noise):
-        if self.modulation == "after":
-            maps = ops.silu(self.modulation_dense(noise))
-        else:
-            maps = self.modulation_dense(ops.silu(noise))
-        maps = ops.expand_dims(maps, 1)  # (B, 1, 6 D)
-        return ops.split(maps, 6, axis=-1)
-
-    def _modulate(self, norm, x, shift, scale, training):
-        # In training the norm is computed again in the backward pass: what
-        # conditioning adds to the activations of a plain layer is not kept.
-        def modulate(x, shift, scale, *affine):
-            h = ops.layer_normalization(
-                x, *affine, axis=-1, epsilon=self.epsilon
-            )
-            return h * (1 + scale) + shift
-
-        modulate = keras.remat(modulate) if training else modulate
-        affine = (norm.gamma, norm.beta) if self.affine else ()
-        return modulate(
-            x, shift, scale, *(as_tensor(v, x.dtype) for v in affine)
+        maps = (
+            self.modulation_maps(noise, x) if self.conditioned else [None] * 6
         )
-
-    def _add(self, dense, x, h, gate, training):
-        def add(x, h, kernel, bias, gate):
-            return x + gate * (ops.matmul(h, kernel) + bias)
-
-        if training and self.dropout:  # a second draw would differ
-            return x + gate * self._drop(dense(h), training)
-        add = keras.remat(add) if training else add
-        return add(x, h, *_weights(dense, h.dtype), gate)
-
-    def _widen(self, x, training):
-        dense = self.intermediate
-        on_torch = keras.backend.backend() == "torch"
-        # An unconditioned layer elsewhere is computed as anyone would.
-        if not training or not (self.conditioned or on_torch):
-            return dense(x)
-        kernel, bias = _weights(dense, x.dtype)
-        if not on_torch:
-            # What the activation computes on its way is not kept; on torch it
-            # is one operation that keeps nothing.
-            x = ops.matmul(x, kernel) + bias
-            return keras.remat(dense.activation)(x)
-        # The bias as one more row: run eagerly, adding it takes a pass over
-        # the widest array, and so does its gradient.
-        weights = ops.concatenate([kernel, ops.expand_dims(bias, 0)], 0)
-        x = ops.concatenate([x, ops.ones_like(x[..., :1])], -1)
-        return dense.activation(ops.matmul(x, weights))
-
-    def _drop(self, x, training):
-        return self.dropout_layer(x, training=training)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = maps  # (B, 1, D)
+        h = self.attention_norm(x, shift_a, scale_a)  # (B, T, D)
+        h = self.attention(h)  # (B, T, D)
+        x = self.attention_output(x, h, gate_a)  # (B, T, D)
+        h = self.mlp_norm(x, shift_m, scale_m)  # (B, T, D)
+        h = self.intermediate(h)  # (B, T, intermediate_dim)
+        return self.output_projection(x, h, gate_m)  # (B, T, D)
 
     def compute_output_shape(self, x_shape, noise_shape=None):
         return x_shape
@@ -216,11 +157,6 @@ class TransformerLayer(keras.layers.Layer):
             "affine": self.affine,
             "rotary": self.rotary,
         }
-
-
-def _weights(dense, dtype):
-    """Kernel and bias."""
-    return [as_tensor(v, dtype) for v in (dense.kernel, dense.bias)]
 
 
 def _gelu_tanh(x):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from helpers.toys import CHAINS, noise_of, wanted_route
-from keras_dblocks.noise import LogNormalNoise
-from keras_dblocks.partition import Partition
+from keras_dblocks.diffusion.log_normal import LogNormalNoise
+from keras_dblocks.diffusion.partition import Partition
 from keras_dblocks.samplers import EulerSampler, noise_levels
 
 pytestmark = pytest.mark.once

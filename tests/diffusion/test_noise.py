@@ -10,7 +10,7 @@ from keras import ops
 from scipy import stats
 
 from helpers.toys import log_sigma, noise_of
-from keras_dblocks.noise import LogNormalNoise
+from keras_dblocks.diffusion.log_normal import LogNormalNoise
 
 SETTINGS = [
     {},

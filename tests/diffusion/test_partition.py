@@ -9,8 +9,8 @@ from scipy import stats
 
 from helpers.small_vit import refused
 from helpers.toys import log_sigma, noise_of
-from keras_dblocks.noise import LogNormalNoise
-from keras_dblocks.partition import Partition
+from keras_dblocks.diffusion.log_normal import LogNormalNoise
+from keras_dblocks.diffusion.partition import Partition
 
 pytestmark = pytest.mark.once
 

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from helpers.toys import Toy
-from keras_dblocks.preconditioning import EDMPreconditioning
+from keras_dblocks.diffusion.preconditioning import EDMPreconditioning
 
 NAMES = ("c_skip", "c_out", "c_in", "c_noise")
 SIGMA = np.geomspace(0.002, 80.0, 30)

@@ -6,7 +6,7 @@ from keras import ops
 
 from helpers.toys import CHAINS, Toy, noise_of, wanted_route
 from keras_dblocks import samplers
-from keras_dblocks.noise import LogNormalNoise
+from keras_dblocks.diffusion.log_normal import LogNormalNoise
 from keras_dblocks.samplers import (
     EulerSampler,
     HeunSampler,

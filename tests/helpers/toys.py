@@ -6,7 +6,7 @@ from keras import ops
 from scipy import stats
 
 from keras_dblocks import DiffusionBlocks
-from keras_dblocks.noise import LogNormalNoise
+from keras_dblocks.diffusion.log_normal import LogNormalNoise
 
 # Numbers of blocks and steps, and grids, with which each block is called at
 # least once: docs/method.md#routing

@@ -186,12 +186,12 @@ def test_transformer_layer_starts_as_identity_or_unconditioned(modulation):
     for open_gates in (False, True):
         layer = TransformerLayer(open_gates=open_gates, **kwargs)
         layer(X, NOISE)
-        maps = layer.modulation_dense.get_weights()
+        maps = layer.modulation_maps.get_weights()
         layer.set_weights(plain.get_weights() + maps)
         wanted = numpy(plain(X)) if open_gates else X
         ours = numpy(layer(X, NOISE))
         np.testing.assert_allclose(ours, wanted, atol=2e-6)
-        randomize(layer.modulation_dense)  # from here on noise matters
+        randomize(layer.modulation_maps)  # from here on noise matters
         assert np.abs(numpy(layer(X, NOISE)) - ours).max() > 0.1
         other = numpy(layer(X, NOISE[::-1])) - numpy(layer(X, NOISE))
         assert np.abs(other[[0, 2]]).max() > 0.01
@@ -232,10 +232,11 @@ def test_dropout_is_for_training_only(where):
     layer, inputs = made("after")
     # One place at a time: the others drop nothing, or are multiplied by 0.
     if where == "weights":
-        layer.dropout_layer.rate = 0.0
+        layer.attention_output.dropout_layer.rate = 0.0
+        layer.output_projection.dropout_layer.rate = 0.0
     else:
         layer.attention.dropout = 0.0
-        other = layer.output_dense
+        other = layer.output_projection
         if where == "perceptron":
             other = layer.attention_output
         for variable in other.weights:

@@ -150,7 +150,7 @@ class Huginn(EndToEndText):
 
     def context(self, tokens):
         """The prelude's output `(B, 1, T, D)` of tokens `(B, T)`."""
-        state = self.rows(tokens)
+        state = self.embed(tokens)
         for layer in self.prelude:
             state = layer(state)
         return state
@@ -214,8 +214,7 @@ class Huginn(EndToEndText):
     def read(self, state):
         """The same of the coda's output."""
         state = self.norm(state[:, 0])
-        table = ops.cast(self._table()[: self.vocabulary_size], state.dtype)
-        return ops.cast(ops.matmul(state, ops.transpose(table)), "float32")
+        return ops.cast(self.embedding(state, reverse=True), "float32")
 
     def make_writer(self, num_steps=None):
         """`writer.HuginnWriter` of this model."""

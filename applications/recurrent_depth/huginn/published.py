@@ -18,7 +18,7 @@ def load_reference_weights(model, arrays):
 
     Args:
         model: `Huginn`, which `RecurrentDepth.end_to_end` makes, of the same
-            sizes. Its row of the beginning, which the reference has not,
+            sizes. Its row of the start token, which the reference has not,
             stays as it is; `model.following(tokens)` needs none.
         arrays: dict of numpy arrays under the names of `RavenForCausalLM`
             (`transformer.prelude.0.attn.Wqkv.weight`, ...), in torch layout.
@@ -72,7 +72,7 @@ def layer_pairs(layer, name):
         (layer.down.kernel, f"{name}.mlp.proj.weight", transpose),
         *(
             (
-                getattr(layer, f"norm_{i}").scale,
+                getattr(layer, f"norm_{i}").norm.scale,
                 f"{name}.norm_{i}.weight",
                 as_is,
             )

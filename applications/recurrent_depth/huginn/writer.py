@@ -23,7 +23,7 @@ class HuginnWriter:
     def __init__(self, model, num_steps):
         self.model = model
         self.num_steps = num_steps
-        self.beginning = model.vocabulary_size
+        self.start_token = model.vocabulary_size
 
     def fill(self, tokens):
         """Caches `{part: [(keys, values) of each layer]}` of `tokens`."""
@@ -57,7 +57,7 @@ class HuginnWriter:
         """The coda's output, and the caches with the tokens' slots."""
         model = self.model
         prelude, coda = list(caches["prelude"]), list(caches["coda"])
-        context = model.rows(tokens)
+        context = model.embed(tokens)
         context = through_caches(model.prelude, context, prelude, index)
         start = model.start(context, index)
         state, core = self._iterate(start, context, caches["core"], index)

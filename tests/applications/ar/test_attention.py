@@ -85,20 +85,20 @@ def turned(x, places):
 
 def masked_layer(layer, x, noise):
     """`LlamaLayer` on the masked attention, every step written out."""
-    maps = layer.modulation(ops.silu(noise))[:, :, None]  # (B, 2, 1, 6 D)
+    maps = layer.modulation.dense(ops.silu(noise))  # (B, 2, 6 D)
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (
-        ops.split(maps, 6, -1)
+        ops.split(maps[:, :, None], 6, -1)
     )  # fmt: skip
 
     def norm(x, layer):
         size = ops.mean(x**2, -1, keepdims=True) + 1e-6
-        return x / ops.sqrt(size) * ops.convert_to_tensor(layer.scale)
+        return x / ops.sqrt(size) * ops.convert_to_tensor(layer.norm.scale)
 
     h = norm(x, layer.attention_norm) * (1 + scale_a) + shift_a
-    h = layer.attention_output(masked_attention(layer.attention, h))
+    h = layer.attention_output.dense(masked_attention(layer.attention, h))
     x = x + gate_a * h
     h = norm(x, layer.mlp_norm) * (1 + scale_m) + shift_m
-    h = layer.down(ops.silu(layer.gate(h)) * layer.up(h))
+    h = layer.down.dense(ops.silu(layer.gate(h)) * layer.up(h))
     return x + gate_m * h
 
 

@@ -95,7 +95,7 @@ def test_layer(reference, kind):
     normed = layer.attention_norm(x[:, None])
     wanted = reference["layer/input_norm_output"]
     np.testing.assert_allclose(numpy(normed)[:, 0], wanted, atol=FORWARD)
-    attended = layer.attention_output(layer.attention(normed)[0])
+    attended = layer.attention_output.dense(layer.attention(normed)[0])
     wanted = reference["layer/attn_output"]
     np.testing.assert_allclose(numpy(attended)[:, 0], wanted, atol=FORWARD)
     check_two_streams(reference, [layer], "layer", noise)
@@ -149,7 +149,7 @@ def test_tokens_come_with_the_weights_and_the_beginning_does_not(reference):
     load_reference_weights(twin, arrays)
     np.testing.assert_array_equal(numpy(table)[size:], before[size:])
     # As the first state they are what the reference has.
-    rows = numpy(twin.rows(np.arange(size)[None]))
+    rows = numpy(twin.embed(np.arange(size)[None]))
     np.testing.assert_allclose(rows, 1.0, rtol=1e-6)
 
 

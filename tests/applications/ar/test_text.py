@@ -41,7 +41,7 @@ def test_cached_logits(name):
     writer = model.make_writer(num_steps=None)
     for given in (0, 3):
         seen = np.concatenate([tokens[:, :given], 0 * tokens[:, given:]], 1)
-        begin = np.full((6, 1), writer.beginning)
+        begin = np.full((6, 1), writer.start_token)
         seen = np.concatenate([begin, seen[:, :-1]], 1).astype("int32")
         caches = writer.fill(ops.convert_to_tensor(seen))
         for i in range(given, 6):

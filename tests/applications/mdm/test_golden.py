@@ -7,9 +7,9 @@ from keras import ops
 
 from helpers.small_mdm import exact_bound, expected_loss, integral, losses
 from keras_dblocks.applications.mdm import MDM
+from keras_dblocks.diffusion.masking import MaskingNoise, MaskingSchedule
+from keras_dblocks.diffusion.partition import Partition
 from keras_dblocks.layers.rotary import rotate
-from keras_dblocks.noise import MaskingNoise, MaskingSchedule
-from keras_dblocks.partition import Partition
 from keras_dblocks.samplers import UnmaskingSampler
 
 FLOAT32 = 1e-4  # the bar of the issue, where figures pass our layers

@@ -8,7 +8,7 @@ from keras import ops
 from helpers.small_mdm import MASK, SIZES, data, exact_bound, make, randomize
 from helpers.small_vit import equal, refused, state, values
 from keras_dblocks.applications.mdm import MDM
-from keras_dblocks.noise import MaskingNoise, MaskingSchedule
+from keras_dblocks.diffusion.masking import MaskingNoise, MaskingSchedule
 
 numpy = ops.convert_to_numpy
 

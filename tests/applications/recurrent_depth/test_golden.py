@@ -61,7 +61,7 @@ def start_of(reference):
 
 def test_prelude(reference, twin):
     tokens = reference["input_ids"]
-    close(twin.rows(tokens)[:, 0], reference["embedded_scaled"])
+    close(twin.embed(tokens)[:, 0], reference["embedded_scaled"])
     close(twin.context(tokens)[:, 0], reference["prelude_output"])
 
 

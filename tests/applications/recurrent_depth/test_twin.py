@@ -249,7 +249,7 @@ def test_cached_equals_uncached(num_steps):
     model, tokens = randomize(make(core_layers=2)), tokens_of(2)
     writer = model.make_writer(num_steps)
     wanted = predict(model, tokens, num_steps=num_steps)
-    previous = np.insert(tokens[:, :-1], 0, writer.beginning, 1)
+    previous = np.insert(tokens[:, :-1], 0, writer.start_token, 1)
     filled = np.where(np.arange(8) < 4, previous, 0)  # as a prompt of 3 is
     caches = writer.fill(ops.convert_to_tensor(filled))
     for i in range(4, 8):

@@ -1,0 +1,59 @@
+"""The end of a residual branch: projection, gate and sum."""
+
+import keras
+
+from keras_dblocks.rematerialization import recomputed_in_training
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class GatedResidual(keras.layers.Layer):
+    """`x + gate * dropout(dense(h))`.
+
+    Args:
+        use_bias: bool. Of the dense layer. Defaults to True.
+        dropout: float. Defaults to `0.0`.
+        recompute: bool. Compute the projection again in the backward pass,
+            so that a training step does not keep it. Defaults to False.
+
+    Call arguments:
+        x: tensor `(B, ..., D)`, the residual stream.
+        h: tensor `(B, ..., H)`, the branch.
+        gate: tensor that broadcasts to `x`, or None for a gate of 1.
+
+    Returns:
+        Tensor of the shape of `x`.
+    """
+
+    def __init__(self, use_bias=True, dropout=0.0, recompute=False, **kwargs):
+        super().__init__(**kwargs)
+        self.use_bias = use_bias
+        self.dropout = dropout
+        self.recompute = recompute
+
+    def build(self, x_shape, h_shape):
+        self.dense = keras.layers.Dense(
+            x_shape[-1],
+            use_bias=self.use_bias,
+            dtype=self.dtype_policy,
+            name="dense",
+        )
+        self.dense.build(h_shape)
+        self.dropout_layer = keras.layers.Dropout(
+            self.dropout, dtype=self.dtype_policy, name="dropout"
+        )
+
+    @recomputed_in_training
+    def call(self, x, h, gate=None, training=None):
+        h = self.dropout_layer(self.dense(h), training=training)
+        return x + (h if gate is None else gate * h)
+
+    def compute_output_shape(self, x_shape, h_shape, gate_shape=None):
+        return x_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "use_bias": self.use_bias,
+            "dropout": self.dropout,
+            "recompute": self.recompute,
+        }

@@ -1,0 +1,74 @@
+"""Shifts, scales and gates that follow the noise level."""
+
+import keras
+import numpy as np
+from keras import ops
+
+SILU_IS_ONE = 1.2784645  # silu(1.2784645) = 1
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class Modulation(keras.layers.Layer):
+    """Linear maps of the embedded noise level, one for each shift or scale.
+
+    All maps start as constants: their kernel starts at zero.
+
+    Args:
+        num_maps: int.
+        ones: tuple of ints. Maps that start at 1; the others start at 0.
+        silu: `"before"` or `"after"` the linear map. Defaults to `"before"`,
+            as in DiT; the reference's ViT has it after.
+
+    Call arguments:
+        noise: tensor `(B, ..., noise_dim)`, the embedded noise level.
+        x: tensor `(B, ..., D)`, what is to be modulated.
+
+    Returns:
+        List of `num_maps` tensors with D features, of the rank of `x`, that
+        broadcast to `x`.
+
+    References:
+     - [DiT](https://arxiv.org/abs/2212.09748), Section 3.2
+    """
+
+    def __init__(self, num_maps, ones=(), silu="before", **kwargs):
+        super().__init__(**kwargs)
+        self.num_maps = num_maps
+        self.ones = tuple(ones)
+        self.silu = silu
+
+    def build(self, noise_shape, x_shape):
+        constants = np.zeros((self.num_maps, x_shape[-1]), "float32")
+        constants[list(self.ones)] = (
+            1.0 if self.silu == "before" else SILU_IS_ONE
+        )
+        self.dense = keras.layers.Dense(
+            constants.size,
+            kernel_initializer="zeros",
+            bias_initializer=keras.initializers.Constant(constants.ravel()),
+            dtype=self.dtype_policy,
+            name="dense",
+        )
+        self.dense.build(noise_shape)
+
+    def call(self, noise, x):
+        if self.silu == "before":
+            maps = self.dense(ops.silu(noise))
+        else:
+            maps = ops.silu(self.dense(noise))
+        broadcast = (1,) * (len(x.shape) - len(noise.shape))
+        shape = (-1, *noise.shape[1:-1], *broadcast, maps.shape[-1])
+        return ops.split(ops.reshape(maps, shape), self.num_maps, axis=-1)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_maps": self.num_maps,
+            "ones": self.ones,
+            "silu": self.silu,
+        }
+
+
+def modulate(x, shift, scale):
+    """`x`, scaled by `1 + scale` and shifted."""
+    return x * (1 + scale) + shift
