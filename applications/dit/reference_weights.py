@@ -7,7 +7,7 @@ from keras_dblocks.applications.torch_weights import (
     assign,
     convolution,
     dense,
-    rows,
+    split_linear,
 )
 
 
@@ -79,7 +79,9 @@ def _transformer_layer(layer, name):
         projection = getattr(layer.attention, f"{part}_dense")
         for variable, _, _ in dense(projection, ""):
             kind = "weight" if len(variable.shape) == 2 else "bias"
-            pairs.append((variable, f"{name}.attn.qkv.{kind}", rows(i, 3)))
+            pairs.append(
+                (variable, f"{name}.attn.qkv.{kind}", split_linear(i, 3))
+            )
     pairs += dense(layer.attention_output, f"{name}.attn.proj")
     pairs += dense(layer.intermediate, f"{name}.mlp.fc1")
     pairs += dense(layer.output_dense, f"{name}.mlp.fc2")

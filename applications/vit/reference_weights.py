@@ -5,8 +5,8 @@ from keras_dblocks.applications.torch_weights import (
     assign,
     convolution,
     dense,
-    flat,
     norm,
+    reshaped,
 )
 
 
@@ -86,7 +86,7 @@ def reference_names(block):
 
 def _pairs_of_twin(model):
     token = model.get_layer("class_token").token
-    pairs = [(token, "vit.embeddings.cls_token", flat)]
+    pairs = [(token, "vit.embeddings.cls_token", reshaped)]
     pairs += _stem(model.get_layer("stem"))
     index = 0
     names = {layer.name for layer in model.layers}
