@@ -1,4 +1,4 @@
-"""Published PyTorch weights into Keras variables: all of them, or none."""
+"""Copies published PyTorch weights to Keras variables: all of them, or none."""
 
 import numpy as np
 
@@ -7,13 +7,14 @@ def assign(pairs, arrays):
     """Assigns arrays of a state dict to variables.
 
     Args:
-        pairs: list of `(variable, name, layout)`; `layout(array, shape)`
-            gives the array in Keras's layout.
-        arrays: dict of numpy arrays in torch layout, by name.
+        pairs: list of `(variable, name, layout)`. The function
+            `layout(array, shape)` converts an array from the layout of PyTorch
+            to that of Keras, where `shape` is the shape of the variable.
+        arrays: dict of numpy arrays by name, in the layout of PyTorch.
 
     Raises:
-        ValueError: if a tensor is missing or its size does not fit; no
-            variable is then touched.
+        ValueError: if a tensor is missing or its size does not fit. No
+            variable is changed in this case.
     """
     values = []
     for variable, name, layout in pairs:
@@ -36,12 +37,12 @@ def assign(pairs, arrays):
 
 
 def as_is(array, shape):
-    """Vectors and tables."""
+    """Layout of vectors and tables, which is the same."""
     return array
 
 
 def transpose(array, shape):
-    """torch Linear `(out, in)` to Keras `(in, out)`."""
+    """Layout of a linear layer: `(out, in)` to `(in, out)`."""
     return array.T
 
 
@@ -56,51 +57,60 @@ def patches(side):
     return layout
 
 
-def flat(array, shape):
-    """The same numbers in another shape, where they are as many."""
+def reshaped(array, shape):
+    """Layout of an array that has other axes of length 1 in PyTorch."""
     return array.reshape(shape) if array.size == np.prod(shape) else array
 
 
-def rows(part, of):
-    """Part `part` of a linear layer that holds `of` of them, row after row."""
+def split_linear(part, num_parts):
+    """Layout of one part of a linear layer that computes several.
 
-    def layout(array, shape):
-        return np.split(array, of)[part].T
-
-    return layout
-
-
-def interleaved(part, of, heads, rotary=True):
-    """`rows` of heads `(heads, d)`, for an attention with rotary positions.
-
-    The reference turns features `(2 j, 2 j + 1)` as a pair, `layers.rotary`
-    turns `(j, j + d / 2)`.
+    The rows of the PyTorch array are those of part 0, then those of part 1, and
+    so on, for instance query, key and value.
     """
 
     def layout(array, shape):
-        if array.size != of * np.prod(shape):
-            return array[None]  # fits nothing, and is refused
-        each = array.reshape(of, heads, shape[-1] // heads, -1)[part]
-        if rotary:
-            each = np.concatenate([each[:, ::2], each[:, 1::2]], 1)
-        return each.reshape(shape[-1], -1).T.reshape(shape)
+        return np.split(array, num_parts)[part].T
 
     return layout
 
 
-def above(table):
-    """Rows of a table that goes on with rows the reference has not."""
+def interleaved(part, num_parts, num_heads, rotary=True):
+    """Layout of one part of the projections of a rotary attention.
+
+    As `split_linear`, with the features of each head in another order: the
+    reference rotates features `(2 j, 2 j + 1)` as a pair, `layers.rotary`
+    rotates `(j, j + d / 2)`, where d is the number of features of a head.
+    """
 
     def layout(array, shape):
-        rest = np.asarray(table)[len(array) :]
-        fits = len(rest) == 1 and array.shape[1:] == rest.shape[1:]
-        return np.concatenate([array, rest]) if fits else array
+        if array.size != num_parts * np.prod(shape):
+            return array[None]  # a shape that `assign` rejects
+        head_dim = shape[-1] // num_heads
+        heads = array.reshape(num_parts, num_heads, head_dim, -1)[part]
+        if rotary:
+            heads = np.concatenate([heads[:, ::2], heads[:, 1::2]], 1)
+        return heads.reshape(shape[-1], -1).T.reshape(shape)
+
+    return layout
+
+
+def without_last_row(table):
+    """Layout of a table whose last row the reference does not have.
+
+    The last row of `table` keeps its value.
+    """
+
+    def layout(array, shape):
+        last = np.asarray(table)[len(array) :]
+        fits = len(last) == 1 and array.shape[1:] == last.shape[1:]
+        return np.concatenate([array, last]) if fits else array
 
     return layout
 
 
 def dense(layer, name):
-    """Pairs of a `keras.layers.Dense`."""
+    """Pairs for `assign` of a `keras.layers.Dense`."""
     return [
         (layer.kernel, f"{name}.weight", transpose),
         (layer.bias, f"{name}.bias", as_is),
@@ -108,7 +118,7 @@ def dense(layer, name):
 
 
 def norm(layer, name):
-    """Pairs of a `keras.layers.LayerNormalization`."""
+    """Pairs for `assign` of a `keras.layers.LayerNormalization`."""
     return [
         (layer.gamma, f"{name}.weight", as_is),
         (layer.beta, f"{name}.bias", as_is),

@@ -1,15 +1,17 @@
-"""Memory and time of training, method by method, in one run.
+"""Memory and time of training by several methods.
 
     KERAS_BACKEND=jax python tools/benchmark.py --applications vit ar
     KERAS_BACKEND=torch python tools/benchmark.py --plot benchmark.png
 
-For each system: the end-to-end twin, the twin with every layer computed again
-(remat), with gradient accumulation, DiffusionBlocks with and without remat,
-one block alone. Memory by `keras_dblocks.memory.measure`, by part; step time,
-the median over `--steps` steps of all rows in turn, and processor time, of all
-cores together. `x B` is a row's figure times B over the twin's: B steps through
-1 / B of the layers are as many layer evaluations. One JSON line a row, and with
-`--csv` a table.
+For each system the methods are the end-to-end twin, also with remat (every
+layer is computed again in the backward pass) and with gradient accumulation,
+DiffusionBlocks with and without remat, and one block alone. The memory is that
+of `keras_dblocks.memory.measure`. The step time is the median over `--steps`
+steps, for which the methods take turns; the processor time is that of all
+cores together. `x_B` stands for the value of a method times B relative to the
+twin, because B steps through 1 / B of the layers are as many layer evaluations
+as one step of the twin. Each method gives one line of JSON, and with `--csv` a
+row of a table.
 """
 
 import argparse
@@ -23,7 +25,7 @@ import time
 
 import keras
 import numpy as np
-from steps import BACKEND, commit, seconds, stepper
+from steps import BACKEND, commit, print_line, seconds, stepper
 
 from keras_dblocks import applications, memory
 from keras_dblocks.applications.program.memory import twin
@@ -41,7 +43,7 @@ BATCHES = {"vit": 128, "dit": 64, "mdm": 32, "ar": 16, "recurrent_depth": 8}
 
 
 def config_of(args, name):
-    """Constructor keywords of the application's class."""
+    """Returns the constructor keywords of the application's class."""
     sizes = {"hidden_dim": args.hidden_dim, "num_heads": 4}
     if args.dtype:
         sizes["dtype"] = args.dtype
@@ -58,7 +60,7 @@ def config_of(args, name):
 
 
 def add_sizes(parser):
-    """What `config_of` reads, on the command line."""
+    """Adds the command-line options that `config_of` reads."""
     add = parser.add_argument
     add("--num-layers", type=int, default=12)
     add("--hidden-dim", type=int, default=128)
@@ -68,10 +70,14 @@ def add_sizes(parser):
 
 
 def make_rows(args, name):
-    """Name of a row to (B, batch, function that makes the model).
+    """Prepares the methods of one application.
 
-    `DiffusionBlocks` train one of the inner blocks all the time: blocks of as
-    many layers cost the same, and each would be compiled.
+    `DiffusionBlocks` train the same inner block at each step, because blocks of
+    the same depth cost the same, and each would have to be compiled.
+
+    Returns:
+        Its class, the constructor keywords, and a dict by method of
+        `(B, batch size, function that makes the model)`.
     """
     cls = getattr(applications, CLASSES[name])
     config, batch = config_of(args, name), args.batch_size or BATCHES[name]
@@ -96,7 +102,7 @@ def make_rows(args, name):
     def whole(**options):
         model = twin(cls, config, **options)
         if name == "recurrent_depth":
-            # Always its mean number of iterations, what time is linear in.
+            # Always the mean number of iterations, in which time is linear.
             model.probabilities = np.eye(model.mean_recurrence + 2)[-1]
         if args.jit_compile != "auto":
             model.jit_compile = args.jit_compile
@@ -120,7 +126,7 @@ def make_rows(args, name):
 
 
 def outside_layers(model):
-    """Bytes of a single block's other parts: weights, gradients, AdamW."""
+    """Bytes of a block's stem and head: weights, gradients, AdamW's state."""
     if not isinstance(model, Block):
         return 0
     shared = model.network().shared_variables()
@@ -128,7 +134,7 @@ def outside_layers(model):
 
 
 def run(args, name):
-    """Yields one dict a row."""
+    """Yields one dict of results for each method."""
     cls, config, rows = make_rows(args, name)
     spec = cls(**{**config, "num_blocks": 1})
     used, steps, built, shared = {}, {}, {}, {}
@@ -153,7 +159,7 @@ def run(args, name):
             taken[row].append(sum(seconds(step) for _ in range(small)))
             busy[row].append(time.process_time() - begin)
     average = statistics.median
-    if name == "recurrent_depth":  # some steps start from an iteration
+    if name == "recurrent_depth":  # the cost differs between steps
         average = statistics.mean
     first = next(iter(rows))
     for row, (count, _, _) in rows.items():
@@ -180,7 +186,7 @@ def run(args, name):
 
 
 def save_plot(path, results):
-    """Memory and time of each row, one pair of panels an application."""
+    """Draws memory and time by method, two panels for each application."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -211,7 +217,7 @@ def save_plot(path, results):
 
 
 def main():
-    """Prints one JSON line a row."""
+    """Prints one line of JSON for each method."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--applications", nargs="+", choices=list(CLASSES), default=[*CLASSES])
@@ -223,7 +229,11 @@ def main():
     add("--steps", type=int, default=5)
     add("--memory-only", action="store_true")
     add("--time-only", action="store_true")
-    add("--alternatives", action="store_true", help="remat and the others")
+    add(
+        "--alternatives",
+        action="store_true",
+        help="all methods, not only DiffusionBlocks and twin",
+    )
     add("--csv", help="file")
     add("--plot", help="file")
     args = parser.parse_args()
@@ -234,7 +244,7 @@ def main():
     for name in args.applications:
         for result in run(args, name):
             result |= {"backend": BACKEND, "commit": commit()}
-            print(json.dumps(result), flush=True)
+            print_line(result)
             results.append(result)
     if args.csv:
         with open(args.csv, "w", newline="") as file:

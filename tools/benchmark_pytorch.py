@@ -1,21 +1,21 @@
-"""A block's training step against a plain PyTorch ViT trained end to end.
+"""Time of a block's training step, relative to a ViT in plain PyTorch.
 
     KERAS_BACKEND=torch python tools/benchmark_pytorch.py
     KERAS_BACKEND=jax python tools/benchmark_pytorch.py
 
-The ViT of the paper (METHOD 6.1: 12 layers of width 128, MLP 3072, patches of
-4 of 32 x 32 pixels) from `transformers`, which must be installed, with
-PyTorch's own AdamW; both in one process, same threads, one step in turn. `x B`
-is the time of B of our steps over one of its steps.
+The reference is the ViT of the paper (docs/method.md#image-classification: 12
+layers of width 128, MLP 3072, images 32 x 32 in patches of 4 pixels) from the
+package `transformers`, which must be installed, trained end to end with AdamW
+of PyTorch. Both run in one process with the same threads, and their steps take
+turns. `times_B` is the time of B of our steps relative to one of the reference.
 """
 
 import argparse
-import statistics
 
 import keras
 import torch
 import transformers
-from steps import report, seconds, stepper
+from steps import median_seconds, report, stepper
 
 from keras_dblocks.applications import ViT
 from keras_dblocks.memory.plan import example
@@ -25,7 +25,7 @@ SIZES |= {"hidden_dim": 128, "num_heads": 4, "intermediate_dim": 3072}
 
 
 def plain_step(args, images, labels):
-    """A function that takes one training step of the plain ViT."""
+    """Makes a function that performs one training step of the plain ViT."""
     config = transformers.ViTConfig(
         image_size=32,
         patch_size=4,
@@ -54,14 +54,14 @@ def plain_step(args, images, labels):
 
 
 def main():
-    """Prints one JSON line for each number of blocks."""
+    """Prints one line of JSON for each number of blocks."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--blocks", type=int, nargs="+", default=[2, 3, 4])
     add("--batch-size", type=int, default=32)
     add("--num-layers", type=int, default=12)
     add("--steps", type=int, default=9)
-    add("--dtype", help="of ours, such as mixed_bfloat16")
+    add("--dtype", help="of our model, such as mixed_bfloat16")
     args = parser.parse_args()
     keras.utils.set_random_seed(0)
     steps = {}
@@ -76,21 +76,14 @@ def main():
         data = example(model, args.batch_size)
         steps[count] = stepper(model, data)
     steps[0] = plain_step(args, *data)
-    taken = {count: [] for count in steps}
-    for repeat in range(args.steps + 2):
-        for count, step in steps.items():
-            duration = seconds(step)
-            if repeat >= 2:  # compiled and warm by then
-                taken[count].append(duration)
-    whole = statistics.median(taken[0])
+    taken = median_seconds(steps, args.steps, warmups=2)
     for count in args.blocks:
-        each = statistics.median(taken[count])
         report(
             "step_against_pytorch",
             blocks=count,
-            pytorch_s=round(whole, 4),
-            block_s=round(each, 4),
-            times_B=round(count * each / whole, 3),
+            pytorch_s=round(taken[0], 4),
+            block_s=round(taken[count], 4),
+            times_B=round(count * taken[count] / taken[0], 3),
         )
 
 

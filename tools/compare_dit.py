@@ -1,9 +1,10 @@
-"""Trains and scores DiT's rows of the results table.
+"""Trains and evaluates the rows of DiT's table of results.
 
-Every row sees the same images in as many layer evaluations: one block takes K
-steps through all layers; B blocks, and the model only as deep as one of them,
-take B * K steps through 1 / B of them. `train` writes a model per row and seed
-to a folder; `score` generates from them and prints one JSON line each:
+All rows are trained on the same images with the same number of layer
+evaluations. One block takes K steps through all layers. B blocks, and the
+layer-matched model, which is only as deep as one of them, take B * K steps
+through 1 / B of the layers. `train` writes a model for each row and seed to a
+folder. `score` generates images with them and prints one line of JSON each:
 
     export KERAS_BACKEND=torch
     python tools/compare_dit.py train runs/compare --data fashion_mnist.npz \
@@ -19,7 +20,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from steps import commit
+from steps import BACKEND, commit, print_line
 
 from keras_dblocks.applications import DiT
 from keras_dblocks.applications.data import load_images
@@ -32,23 +33,18 @@ from keras_dblocks.applications.metrics import (
     kernel_distance,
     precision_recall,
 )
+from keras_dblocks.applications.program.optimizer import make_optimizer
+from keras_dblocks.applications.recipes import IMAGES
 
 
 def load(args):
-    """Images in [-1, 1] and labels, of training and test."""
-    data = load_images(args.data)
-    scale = [2 * (x * data.std + data.mean) - 1 for x in data_x(data)]
-    x_train, x_test = (x.clip(-1, 1).astype("float32") for x in scale)
-    return x_train, data.y_train, x_test, data.y_test
-
-
-def data_x(data):
-    """Both sets of images."""
-    return data.x_train, data.x_test
+    """Images in [-1, 1] and labels, for training and for the test."""
+    data = load_images(args.data).with_signed_pixels()
+    return data.x_train, data.y_train, data.x_test, data.y_test
 
 
 def make(row, args, sizes, seed):
-    """Model of a row, and how many times K steps it takes."""
+    """Makes the model of a row, which takes `longer` times K steps."""
     blocks = args.num_blocks
     common = {**sizes, "seed": seed, **args.options}
     if row == "one":
@@ -65,7 +61,7 @@ def make(row, args, sizes, seed):
 
 
 def train(args):
-    """Trains the rows that were asked for."""
+    """Trains the rows and seeds that were requested."""
     x, y, _, _ = load(args)
     sizes = {
         "image_size": x.shape[1],
@@ -82,23 +78,14 @@ def train(args):
             model, longer = make(row, args, sizes, seed)
             steps = args.steps * longer
             each = steps // model.num_blocks
-            schedule = keras.optimizers.schedules.CosineDecay(
-                0.0,
-                each - each // 20,
-                alpha=0.05,
-                warmup_target=args.learning_rate,
-                warmup_steps=each // 20,
-            )
-            model.compile(
-                keras.optimizers.AdamW(
-                    schedule, weight_decay=0.0, global_clipnorm=1.0
-                )
-            )
+            recipe = {**IMAGES, "weight_decay": 0.0}
+            recipe["learning_rate"] = args.learning_rate
+            model.compile(make_optimizer(recipe, each, each // 20))
             begin = time.time()
-            rows = repeat(len(x), steps * args.batch_size, seed)
+            order = repeat(len(x), steps * args.batch_size, seed)
             model.fit(
-                x[rows],
-                y[rows],
+                x[order],
+                y[order],
                 batch_size=args.batch_size,
                 shuffle=False,
                 verbose=0,
@@ -106,31 +93,28 @@ def train(args):
             args.folder.mkdir(parents=True, exist_ok=True)
             path = args.folder / f"{row}-{seed}.keras"
             model.save(path)
-            print(
-                json.dumps(
-                    {
-                        "row": row,
-                        "seed": seed,
-                        "steps": steps,
-                        "seconds": round(time.time() - begin),
-                        "backend": keras.backend.backend(),
-                        "commit": commit(),
-                    }
-                ),
-                flush=True,
+            print_line(
+                {
+                    "row": row,
+                    "seed": seed,
+                    "steps": steps,
+                    "seconds": round(time.time() - begin),
+                    "backend": BACKEND,
+                    "commit": commit(),
+                }
             )
 
 
 def repeat(count, wanted, seed):
-    """Indices of whole epochs, each shuffled, cut to `wanted`."""
+    """Indices of examples: shuffled epochs, cut to `wanted` in all."""
     rng = np.random.default_rng(seed)
     epochs = -(-wanted // count)
-    rows = [rng.permutation(count) for _ in range(epochs)]
-    return np.concatenate(rows)[:wanted]
+    orders = [rng.permutation(count) for _ in range(epochs)]
+    return np.concatenate(orders)[:wanted]
 
 
 def score(args):
-    """Frechet distance and company of every model in the folder."""
+    """Evaluates every model in the folder with the metrics of images."""
     x, y, x_test, y_test = load(args)
     extractor = train_feature_network(x, y, args.folder / "features.keras")
     real = features(extractor, x_test)
@@ -166,11 +150,11 @@ def score(args):
                 "seconds": round(time.time() - begin),
                 "commit": commit(),
             }
-            print(json.dumps(result), flush=True)
+            print_line(result)
 
 
 def main():
-    """Runs what was asked for."""
+    """Runs one of the two commands."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("command", choices=["train", "score"])

@@ -1,9 +1,10 @@
-"""Trains and scores the rows of a text system's results table.
+"""Trains and evaluates the rows of a text system's table of results.
 
-Every row sees as many layer evaluations: one block takes K steps through all
-layers; B blocks (with what they start from), and the model only as deep as
-one of them, take B * K steps through 1 / B of them. Prints one JSON line a
-row and seed, with what `evaluate` says of the test text:
+All rows take the same number of layer evaluations. One block takes K steps
+through all layers. B blocks, including the model from which they start, and
+the layer-matched model take B * K steps through 1 / B of the layers. The tool
+prints one line of JSON for each row and seed, with the metrics that `evaluate`
+returns for the test text:
 
     KERAS_BACKEND=torch python tools/compare_text.py --application mdm \
         --data austen.txt --rows end_to_end layer_matched blocks --seeds 0 1
@@ -14,23 +15,25 @@ import json
 import time
 from pathlib import Path
 
-import keras
-from steps import commit
+from steps import BACKEND, commit, print_line
 
 from keras_dblocks.applications import MDM, ARTransformer, RecurrentDepth
 from keras_dblocks.applications.data import chunks, load_text
 from keras_dblocks.applications.program.run import ROWS
 from keras_dblocks.applications.program.text_run import TextRun
+from keras_dblocks.applications.recipes import TEXT
 
 MODELS = {"mdm": MDM, "ar": ARTransformer, "recurrent": RecurrentDepth}
-EPOCHS = 20  # the parts K steps are cut into, for the share of the start
+# K steps are divided into this number of epochs, of which a share trains the
+# model from which the blocks start.
+EPOCHS = 20
 
 
 def make(args, data, row, seed):
-    """`TextRun` of a row."""
+    """Makes the `TextRun` of a row."""
     sizes = {"num_layers": args.num_layers, "num_blocks": args.num_blocks}
     if args.application == "recurrent":
-        sizes = {}  # its layers are the defaults
+        sizes = {}  # the default numbers of layers
     config = {
         "vocabulary_size": data.vocabulary_size,
         "sequence_length": args.sequence_length,
@@ -41,14 +44,12 @@ def make(args, data, row, seed):
         **(args.options if row == "blocks" else {}),
     }
     recipe = {
+        **TEXT,
         "epochs": EPOCHS,
         "steps_per_epoch": max(1, args.steps // EPOCHS),
         "batch_size": args.batch_size,
         "learning_rate": args.learning_rate,
         "warmup_steps": args.steps // 20,
-        "alpha": 0.05,
-        "weight_decay": 0.03,
-        "clipnorm": 1.0,
         "start_share": 0 if args.in_sequence else args.start_share,
         "in_sequence": args.in_sequence,
         "on_policy": args.on_policy,
@@ -57,7 +58,7 @@ def make(args, data, row, seed):
 
 
 def main():
-    """Runs the rows that were asked for."""
+    """Trains and evaluates the rows that were requested."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--application", choices=list(MODELS), default="mdm")
@@ -74,15 +75,24 @@ def main():
     add("--start-share", type=float, default=0.75)
     add("--in-sequence", action="store_true", help="block after block")
     add("--on-policy", type=json.loads, default='"auto"')
-    add("--options", type=json.loads, default={}, help="of our blocks, JSON")
+    add(
+        "--options",
+        type=json.loads,
+        default={},
+        help="further keywords of our blocks, as JSON",
+    )
     add("--test-sequences", type=int, default=400)
-    text = "score after so many iterations too (recurrent)"
+    text = "evaluate after these numbers of iterations too (recurrent)"
     add("--iterations", type=int, nargs="*", default=[], help=text)
-    add("--validation", action="store_true", help="score the validation text")
+    add(
+        "--validation",
+        action="store_true",
+        help="evaluate on the validation text",
+    )
     add("--seeds", type=int, nargs="+", default=[0, 1])
     add("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
-    add("--folder", type=Path, help="keep the models here")
-    add("--plot", type=Path, help="picture of the score over iterations")
+    add("--folder", type=Path, help="save the models in this folder")
+    add("--plot", type=Path, help="picture of the cross-entropy by iterations")
     args = parser.parse_args()
     data = load_text(args.data, args.tokenizer)
     text = data.validation if args.validation else data.test
@@ -107,7 +117,7 @@ def main():
                 "cpu_seconds": round(busy),
                 **{k: round(v, 4) for k, v in scores.items()},
                 f"train_{name}": round(seen[name], 4),
-                "backend": keras.backend.backend(),
+                "backend": BACKEND,
                 "commit": commit(),
             }
             for steps in args.iterations:
@@ -115,7 +125,7 @@ def main():
                 result[f"after_{steps}"] = round(entropy, 4)
                 line = lines.setdefault(f"{row}, seed {seed}", [])
                 line.append((steps, entropy))
-            print(json.dumps(result), flush=True)
+            print_line(result)
             if args.folder:
                 args.folder.mkdir(parents=True, exist_ok=True)
                 run.model.save(args.folder / f"{row}-{seed}.keras")
@@ -124,7 +134,7 @@ def main():
 
 
 def save_plot(path, lines):
-    """Nats over iterations, a line for each row and seed."""
+    """Draws the cross-entropy by iterations, one line per row and seed."""
     import matplotlib
 
     matplotlib.use("Agg")

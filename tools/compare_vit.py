@@ -1,10 +1,11 @@
-"""Trains ViT's rows of the results table at equal layer evaluations.
+"""Trains and evaluates the rows of ViT's table of results.
 
-Every row sees the same images in as many layer evaluations: the twin takes K
-steps through all layers; blocks and the layer-matched twin take B * K steps
-through 1 / B of them. `counted` are our blocks with fewer steps, so that the
-forward passes of on-policy noise are paid for too (a forward pass is a third
-of a step). Prints one JSON line a row and seed:
+All rows are trained on the same images with the same number of layer
+evaluations. The twin takes K steps through all layers. DiffusionBlocks and the
+layer-matched twin take B * K steps through 1 / B of the layers. The row
+`counted` are our blocks with fewer steps, so that the forward passes of
+on-policy noise are within the same budget; a forward pass counts as a third of
+a step. The tool prints one line of JSON for each row and seed:
 
     KERAS_BACKEND=torch python tools/compare_vit.py --data fashion_mnist.npz \
         --train-images 10000 --rows twin matched paper ours counted
@@ -15,17 +16,18 @@ import json
 import time
 
 import keras
-import numpy as np
-from steps import commit
+from steps import BACKEND, commit, print_line
 
 from keras_dblocks.applications.data import load_images
+from keras_dblocks.applications.program.optimizer import make_optimizer
+from keras_dblocks.applications.recipes import IMAGES
 from keras_dblocks.applications.vit import ViT
 
 LOSS = keras.losses.SparseCategoricalCrossentropy
 
 
 def load(path, count):
-    """Standardised images and labels of an .npz, or the digits."""
+    """Standardised images and labels, for training and for the test."""
     data = load_images(path)
     return (
         data.x_train[:count],
@@ -36,21 +38,18 @@ def load(path, count):
 
 
 def optimizer(args, steps):
-    """Adam with a warm-up and a cosine over `steps` of the one who steps."""
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        steps - steps // 20,
-        alpha=0.05,
-        warmup_target=args.learning_rate,
-        warmup_steps=steps // 20,
-    )
-    return keras.optimizers.AdamW(
-        schedule, weight_decay=args.weight_decay, global_clipnorm=1.0
-    )
+    """AdamW with a schedule over `steps` steps, of which 5 % are a warm-up."""
+    options = ("learning_rate", "weight_decay")
+    recipe = {**IMAGES, **{name: getattr(args, name) for name in options}}
+    return make_optimizer(recipe, steps, steps // 20)
 
 
 def train_twin(args, sizes, data, layers, epochs):
-    """End-to-end network of `layers` layers; returns test accuracies."""
+    """Trains a twin of `layers` layers.
+
+    Returns:
+        Two lists with one entry: its test accuracy and cross-entropy.
+    """
     x, y, x_test, y_test = data
     sizes = {**sizes, "num_layers": layers}
     model = ViT.end_to_end(**sizes)
@@ -63,10 +62,14 @@ def train_twin(args, sizes, data, layers, epochs):
 
 
 def train_blocks(args, sizes, data, epochs, on_policy, **options):
-    """DiffusionBlocks; returns test accuracies after each block."""
+    """Trains DiffusionBlocks.
+
+    Returns:
+        Two lists: test accuracies and cross-entropies after each block.
+    """
     x, y, x_test, y_test = data
     model = ViT(num_blocks=args.num_blocks, **sizes, **options)
-    # Every block takes 1 / B of the steps, and follows the schedule in them.
+    # Every block takes 1 / B of the steps, and its schedule has this length.
     steps = epochs * -(-len(x) // args.batch_size) // args.num_blocks
     model.compile(optimizer(args, steps), on_policy=on_policy)
     model.fit(x, y, args.batch_size, epochs, verbose=0)
@@ -75,22 +78,18 @@ def train_blocks(args, sizes, data, epochs, on_policy, **options):
     return [accuracy(s, y_test) for s in steps], losses
 
 
-def log_softmax(logits):
-    logits = logits - logits.max(-1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-
-
 def accuracy(logits, labels):
+    """Accuracy in percent."""
     return round(100 * float((logits.argmax(-1) == labels).mean()), 2)
 
 
 def cross_entropy(logits, labels):
-    chosen = log_softmax(logits)[np.arange(len(labels)), labels]
-    return round(float(-chosen.mean()), 4)
+    """Mean cross-entropy in nats."""
+    return round(float(LOSS(from_logits=True)(labels, logits)), 4)
 
 
 def main():
-    """Runs the rows that were asked for."""
+    """Trains and evaluates the rows that were requested."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="digits")
     parser.add_argument("--train-images", type=int, default=None)
@@ -145,8 +144,8 @@ def main():
             **args.options,
         ),
     }
-    # A step is a forward pass and twice as much backward; block b's hand-over
-    # runs b blocks forward.
+    # The backward pass of a step costs twice as much as its forward pass. For
+    # on-policy noise, block b needs the forward passes of b earlier blocks.
     extra = args.on_policy * (blocks - 1) / 2 / 3
     rows["counted"] = lambda seed: train_blocks(
         args,
@@ -168,10 +167,10 @@ def main():
                 "accuracy": accuracies,
                 "cross_entropy": losses,
                 "seconds": round(time.time() - begin),
-                "backend": keras.backend.backend(),
+                "backend": BACKEND,
                 "commit": commit(),
             }
-            print(json.dumps(result), flush=True)
+            print_line(result)
 
 
 if __name__ == "__main__":

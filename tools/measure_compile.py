@@ -1,9 +1,9 @@
-"""Compiling all blocks' steps on JAX against the twin's one step.
+"""Time to compile the steps of all blocks on JAX, relative to the twin.
 
     KERAS_BACKEND=jax python tools/measure_compile.py --application ar
 
-Seconds of each first step less those of a later one, tracing included: of the
-end-to-end twin, and of each block in turn. One JSON line.
+For the end-to-end twin and for each block in turn: the duration of the first
+step, which includes tracing, less that of a later one.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def first_less_later(model, data, steps):
 
 
 def main():
-    """Prints one JSON line."""
+    """Prints one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     names = [name for name in CLASSES if name != "recurrent_depth"]

@@ -1,4 +1,4 @@
-"""`fit` over a set against a bare loop over the same compiled steps (JAX).
+"""Time of `fit` relative to a loop over the same compiled steps (JAX).
 
 KERAS_BACKEND=jax python tools/measure_fit.py --batch-size 128
 """
@@ -17,7 +17,7 @@ from keras_dblocks.memory.plan import example
 
 
 def bare_loop(model, data, steps):
-    """Seconds of `steps` calls of the model's own train function."""
+    """Seconds of `steps` calls of the model's training function."""
     model._next_step, model._checks_stream = 0, False
     batch = jax.device_put(data)
     state = jax.tree.map(lambda v: v.copy(), state_of(model))
@@ -29,7 +29,7 @@ def bare_loop(model, data, steps):
 
 
 def main():
-    """Prints one JSON line."""
+    """Prints one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--num-layers", type=int, default=12)

@@ -1,10 +1,11 @@
-"""What conditioning costs a transformer layer, forward and backward.
+"""Cost of the conditioning of a transformer layer, forward and backward.
 
     KERAS_BACKEND=torch python tools/measure_layer.py
 
-A layer of ViT of the paper's sizes (width 128, MLP 3072, 65 tokens), eagerly
-on PyTorch: as it is trained, with nothing computed again, and unconditioned.
-Milliseconds of as many calls as there are layers; one JSON line each.
+A layer of ViT with the paper's sizes (width 128, MLP 3072, 65 tokens) runs
+eagerly on PyTorch in three ways: conditioned as in training, conditioned
+without computing anything again in the backward pass, and unconditioned. The
+tool prints the milliseconds of `--num-layers` calls, one line of JSON each.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from keras_dblocks.layers import TransformerLayer
 
 
 def main():
-    """Prints one JSON line for each way."""
+    """Prints one line of JSON for each of the three ways."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--num-layers", type=int, default=12)

@@ -1,24 +1,24 @@
-"""Time to make samples with B blocks against one block, one run.
+"""Time to generate samples with B blocks, relative to one block.
 
     KERAS_BACKEND=jax python tools/measure_sampling.py --application dit
     KERAS_BACKEND=torch python tools/measure_sampling.py --application mdm
 
-With as many steps, each through 1 / B of the layers. On JAX also the time to
-compile the sampler of 50 steps against that of one step per block.
+The number of steps is the same, and each is through 1 / B of the layers. On JAX
+the tool also compares the time to compile the sampler for 50 steps with that
+for one step per block.
 """
 
 import argparse
 import functools
-import statistics
 
 import numpy as np
-from steps import BACKEND, report, seconds
+from steps import BACKEND, median_seconds, report, seconds
 
 from keras_dblocks.applications import MDM, DiT
 
 
 def make(args, blocks):
-    """A compiled model of so many blocks."""
+    """Makes a compiled model with this number of blocks."""
     cls, sizes = DiT, {"image_size": 32, "patch_size": 4, "num_classes": 100}
     if args.application == "mdm":
         cls, sizes = MDM, {"vocabulary_size": 27, "sequence_length": 256}
@@ -29,7 +29,7 @@ def make(args, blocks):
 
 
 def generator(args, model, count, steps):
-    """A function that makes `count` samples in `steps` steps."""
+    """Makes a function that generates `count` samples in `steps` steps."""
     if args.application == "mdm":
         options = {"num_samples": count}
     else:
@@ -41,32 +41,25 @@ def generator(args, model, count, steps):
 
 
 def sampling(args):
-    """Ratios of the time to make as many samples with as many steps."""
+    """Prints the time to generate samples relative to one block."""
     models = {b: make(args, b) for b in (1, *args.blocks)}
     makers = {
         blocks: generator(args, model, args.batch_size, 50)
         for blocks, model in models.items()
     }
-    for run in makers.values():  # compiles
-        run()
-    taken = {blocks: [] for blocks in models}
-    for _ in range(args.steps):
-        for blocks, run in makers.items():
-            taken[blocks].append(seconds(run))
-    whole = statistics.median(taken[1])
+    taken = median_seconds(makers, args.steps)
     for blocks in args.blocks:
-        each = statistics.median(taken[blocks])
         report(
             "sampling_50_steps",
             blocks=blocks,
-            one_block_s=round(whole, 3),
-            blocks_s=round(each, 3),
-            times_B=round(each / whole * blocks, 3),
+            one_block_s=round(taken[1], 3),
+            blocks_s=round(taken[blocks], 3),
+            times_B=round(taken[blocks] / taken[1] * blocks, 3),
         )
 
 
 def compile_time(args):
-    """Seconds to make images for the first time, less the second time."""
+    """Prints the time of the first call of the sampler less the second."""
     for blocks in args.blocks:
         taken = {}
         for steps in (blocks, 50):
@@ -82,7 +75,7 @@ def compile_time(args):
 
 
 def main():
-    """Prints one JSON line a figure."""
+    """Prints one line of JSON for each result."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--application", choices=["dit", "mdm"], default="dit")
@@ -90,7 +83,12 @@ def main():
     add("--batch-size", type=int, default=128)
     add("--num-layers", type=int, default=12)
     add("--hidden-dim", type=int, default=128)
-    add("--steps", type=int, default=6, help="repeats, the median counts")
+    add(
+        "--steps",
+        type=int,
+        default=6,
+        help="repetitions, of which the median is printed",
+    )
     args = parser.parse_args()
     if BACKEND == "jax":
         compile_time(args)

@@ -1,39 +1,27 @@
-"""What next-token prediction in blocks costs, against its twins, in one run.
+"""Cost of next-token prediction in blocks, relative to the twins.
 
     KERAS_BACKEND=jax python tools/measure_text.py attention
     KERAS_BACKEND=jax python tools/measure_text.py generation
 
-attention: a forward and backward pass of one attention on two streams, against
-the masked attention over both of them; time, and temporaries by XLA's own
-accounting (JAX alone). generation: tokens per second with caches, a step per
-block, against the twin.
+`attention` compares a forward and backward pass of the attention for two
+streams with a masked attention over both streams: time, and temporary memory
+as XLA reports it (JAX only). `generation` compares the tokens per second, with
+caches and one step per block, with those of the twin.
 """
 
 import argparse
-import statistics
 
 import keras
 import numpy as np
 from keras import ops
-from steps import report, seconds
+from steps import median_seconds, report
 
 from keras_dblocks.applications import ARTransformer
 from keras_dblocks.applications.text.causal_attention import CausalAttention
 
 
-def median_times(args, actions):
-    """Median seconds of each action, all in turn."""
-    for action in actions.values():
-        action()  # compiles
-    taken = {name: [] for name in actions}
-    for _ in range(args.steps):
-        for name, action in actions.items():
-            taken[name].append(seconds(action))
-    return {name: statistics.median(values) for name, values in taken.items()}
-
-
 def masked(query, key, value):
-    """Both streams `(B, 2 T, H, d)`, clean first, as one masked attention."""
+    """Masked attention of two streams `(B, 2 T, H, d)`, the clean one first."""
     length = query.shape[1] // 2
     places = np.arange(length)
     causal = places[:, None] >= places
@@ -44,7 +32,7 @@ def masked(query, key, value):
 
 
 def attention(args):
-    """Ratios of the two-stream attention to the masked one."""
+    """Prints the ratios of the two-stream attention to the masked one."""
     import jax
 
     for length in args.lengths:
@@ -68,7 +56,7 @@ def attention(args):
             step = jax.jit(jax.grad(loss)).lower(x).compile()
             bytes_of[name] = step.memory_analysis().temp_size_in_bytes
             steps[name] = lambda s=step, x=x: jax.block_until_ready(s(x))
-        taken = median_times(args, steps)
+        taken = median_seconds(steps, args.steps)
         report(
             "attention",
             length=length,
@@ -80,7 +68,7 @@ def attention(args):
 
 
 def generation(args):
-    """Tokens per second of blocks, as a share of the twin's."""
+    """Prints the tokens per second of blocks relative to the twin."""
     sizes = {"sequence_length": args.lengths[0], "num_layers": args.num_layers}
     sizes |= {"hidden_dim": args.hidden_dim, "num_heads": args.num_heads}
     sizes |= {"vocabulary_size": 256}
@@ -95,7 +83,7 @@ def generation(args):
             )
             for name, model in models.items()
         }
-        taken = median_times(args, actions)
+        taken = median_seconds(actions, args.steps)
         count = batch * args.lengths[0]
         report(
             "generation",
@@ -108,7 +96,7 @@ def generation(args):
 
 
 def main():
-    """Prints one JSON line a figure."""
+    """Prints one line of JSON for each result."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     figures = {f.__name__: f for f in (attention, generation)}

@@ -1,10 +1,10 @@
-"""Scores continuations by saved models of the next token.
+"""Evaluates texts that saved next-token models generate from prompts.
 
-Generative perplexity under a scoring model, distinct-2 and repetition rate
-are printed together, since each alone can be gamed (a low perplexity by
-repeating, diversity by noise), and for several temperatures, so that models
-can be compared at equal diversity; MAUVE on the scoring model's mean states.
-The first row is the text itself:
+Generative perplexity under a scoring model, distinct-2 and the repetition rate
+are printed together, because each alone can be misleading: repetition lowers
+the perplexity, and noise increases the diversity. They are printed for several
+temperatures, so that models can be compared at equal diversity. MAUVE compares
+the mean states of the scoring model. The first line evaluates the real text:
 
     KERAS_BACKEND=jax python tools/score_text.py --data austen.txt \
         --scorer end_to_end-1.keras --models blocks-0.keras end_to_end-0.keras
@@ -12,19 +12,19 @@ The first row is the text itself:
 
 import argparse
 import functools
-import json
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
+from steps import print_line
 
 from keras_dblocks.applications.data import chunks, load_text
 from keras_dblocks.applications.metrics import mauve, text_quality
 
 
 class Scores(keras.Model):
-    """Log-probabilities `(B, T)` and mean states `(B, D)` of tokens.
+    """Computes log-probabilities `(B, T)` and mean states `(B, D)` of tokens.
 
     Args:
         model: `CausalLM`.
@@ -47,7 +47,7 @@ class Scores(keras.Model):
 
 
 def main():
-    """Prints one JSON line a model and temperature."""
+    """Prints one line of JSON for each model and temperature."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add("--data", default="python")
@@ -63,7 +63,7 @@ def main():
     scorer = keras.saving.load_model(args.scorer, compile=False)
     data = load_text(args.data, args.tokenizer)
     text = chunks(data.test, scorer.sequence_length)
-    # Every other sequence gives a prompt; the rest are what MAUVE compares to.
+    # Every other sequence gives a prompt. MAUVE compares with the others.
     real, prompted = text[::2][: args.prompts], text[1::2][: args.prompts]
     scores = functools.partial(Scores(scorer).predict, batch_size=50, verbose=0)
     features = scores(real)[1]
@@ -74,7 +74,7 @@ def main():
         )
         quality["mauve"] = mauve(features, scores(tokens)[1])[0]
         quality = {name: round(float(v), 4) for name, v in quality.items()}
-        print(json.dumps({**row, **quality}), flush=True)
+        print_line({**row, **quality})
 
     report(prompted, model="the text itself")
     for path in args.models:

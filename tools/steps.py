@@ -1,6 +1,7 @@
-"""One training step of a compiled model at a time, to be timed."""
+"""What the tools share: single training steps, timing, and their output."""
 
 import json
+import statistics
 import subprocess
 import time
 
@@ -13,7 +14,12 @@ BACKEND = keras.backend.backend()
 
 
 def stepper(model, data):
-    """A function that takes one training step and waits for it."""
+    """Makes a function that performs one training step and waits for its end.
+
+    Args:
+        model: compiled `keras.Model`.
+        data: tuple of numpy arrays, the batch of each step.
+    """
     if isinstance(model, DiffusionBlocks):
         model._next_step, model._checks_stream = 0, False
         model._batches_seen = 0
@@ -55,20 +61,45 @@ def stepper(model, data):
 
 
 def seconds(step):
-    """Duration of one call."""
+    """Duration of one call in seconds."""
     begin = time.perf_counter()
     step()
     return time.perf_counter() - begin
 
 
+def median_seconds(actions, repeats, warmups=1):
+    """Median duration of each of several functions, which take turns.
+
+    Args:
+        actions: dict of functions by name.
+        repeats: int, timed calls of each function.
+        warmups: int, calls before these, which compile.
+
+    Returns:
+        dict of seconds by name.
+    """
+    taken = {name: [] for name in actions}
+    for _ in range(warmups + repeats):
+        for name, action in actions.items():
+            taken[name].append(seconds(action))
+    return {
+        name: statistics.median(values[warmups:])
+        for name, values in taken.items()
+    }
+
+
 def commit():
-    """Short hash of the checkout."""
+    """Short hash of the commit that is checked out."""
     command = ["git", "rev-parse", "--short", "HEAD"]
     done = subprocess.run(command, capture_output=True, text=True)
     return done.stdout.strip()
 
 
 def report(figure, **values):
-    """One line of JSON."""
-    line = {"figure": figure, "backend": BACKEND, **values}
-    print(json.dumps(line), flush=True)
+    """Prints a result as one line of JSON."""
+    print_line({"figure": figure, "backend": BACKEND, **values})
+
+
+def print_line(values):
+    """Prints a dict as one line of JSON, at once."""
+    print(json.dumps(values), flush=True)

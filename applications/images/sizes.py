@@ -56,6 +56,8 @@ def published_size(
     """
     shape, blocks = input_shape, num_blocks
     each, keywords = num_layers // num_blocks, model_class.__name__
+    size = {"hidden_dim": hidden_dim, "num_layers": num_layers}
+    size["num_heads"] = num_heads
 
     def build(input_shape=shape, classes=1000, num_blocks=blocks, **kwargs):
         side, channels = _check_square(input_shape)
@@ -64,10 +66,8 @@ def published_size(
             image_size=side,
             num_classes=classes,
             channels=channels,
-            hidden_dim=hidden_dim,
-            num_layers=num_layers,
-            num_heads=num_heads,
             num_blocks=num_blocks,
+            **size,
             **{"name": name.lower(), **defaults, **kwargs},
         )
 

@@ -13,7 +13,8 @@ metrics and saves the model, and each block in a file of its own.
 
 DEMO = """\
   demo      trains DiffusionBlocks with our and with the paper's settings and
-            both twins, and compares them in a table and a picture
+            both twins, and compares them in a table and a picture; the
+            default output folder is runs/PRESET
 """
 
 EXAMPLES = """\
@@ -38,12 +39,10 @@ EPOCHS = """\
 epochs of the end-to-end twin; DiffusionBlocks and the layer-matched twin run
 num_blocks times as many, each through 1 / num_blocks of the layers, which is
 the same number of layer evaluations"""
-LEARNING_RATE = """\
-peak of the schedule, which is a warm-up and a cosine decay; each block follows
-it in its own steps"""
 ON_POLICY = """\
 share of a batch, from 0 to 1, whose noisy input is the output of the earlier
 blocks (default: the share that measured best; 0 with --reference)"""
+LEARNING_RATE = "peak of the schedule, which is a warm-up and a cosine decay"
 RESUME = """\
 continue the run in the output folder from its last complete epoch, or start it
 if there is none"""

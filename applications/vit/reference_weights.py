@@ -4,9 +4,9 @@ from keras_dblocks.applications.torch_weights import (
     as_is,
     assign,
     dense,
-    flat,
     norm,
     patch_embedding,
+    reshaped,
 )
 
 
@@ -84,7 +84,7 @@ def reference_names(block):
 
 def _pairs_of_twin(model):
     token = model.get_layer("class_token").token
-    pairs = [(token, "vit.embeddings.cls_token", flat)]
+    pairs = [(token, "vit.embeddings.cls_token", reshaped)]
     pairs += _stem(model.get_layer("stem"))
     index = 0
     names = {layer.name for layer in model.layers}

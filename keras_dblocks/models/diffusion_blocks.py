@@ -25,7 +25,7 @@ from keras_dblocks.training.trainable_block import run_hand_over
 from keras_dblocks.training.trainer import BlockTrainer
 
 
-class DiffusionBlocks(NumberedRows, Exportable, BlockTrainer, Network):
+class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
     """A deep residual network trained one block at a time.
 
     Made in two ways. A subclass says what the parts are, see `Network`:

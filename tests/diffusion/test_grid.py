@@ -8,7 +8,7 @@ import pytest
 from helpers.toys import CHAINS, noise_of, wanted_route
 from keras_dblocks.diffusion.log_normal import LogNormalNoise
 from keras_dblocks.diffusion.partition import Partition
-from keras_dblocks.samplers import EulerSampler, noise_levels
+from keras_dblocks.samplers import EulerSampler, noise_levels, plan
 
 pytestmark = pytest.mark.once
 
@@ -23,7 +23,7 @@ def test_every_block_is_visited(blocks, steps, grid):
     up = np.nextafter(levels.astype("float32"), np.float32(np.inf))
     for rounded in (levels, levels.astype("float32"), up):
         np.testing.assert_array_equal(partition.block_of(rounded), wanted)
-    visits = EulerSampler(steps, grid).plan(partition)
+    visits = plan(EulerSampler(steps, grid), partition)
     assert [visit.block for visit in visits] == [*range(blocks)]
     route = [visit.block for visit in visits for _ in visit.calls["level"]]
     assert route == wanted.tolist()

@@ -25,7 +25,7 @@ def table_layer(*args, **kwargs):
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("bridge", ["soft", "hard", "unnormalized"])
+@pytest.mark.parametrize("bridge", ["soft", "unnormalized"])
 def test_labels_and_bridge(bridge):
     layer = table_layer(bridge)
     assert layer.signal_shape == (6,)
@@ -33,7 +33,6 @@ def test_labels_and_bridge(bridge):
     share = np.exp(LOGITS) / np.exp(LOGITS).sum(-1, keepdims=True)
     wanted = {
         "soft": share @ ROWS,
-        "hard": ROWS[[2, 0]],
         "unnormalized": share @ TABLE,
     }
     ours = numpy(layer.bridge(ops.convert_to_tensor(LOGITS)))
@@ -77,7 +76,7 @@ def test_fixed_table_depends_on_the_seed_alone():
     tables = []
     for seed in (0, 0, 1):
         layer = LabelEmbedding(3, 4)
-        layer.fix(seed)
+        layer.freeze(seed)
         layer.build()
         assert not layer.trainable_variables and len(layer.weights) == 1
         tables.append(numpy(layer.table))
@@ -85,7 +84,7 @@ def test_fixed_table_depends_on_the_seed_alone():
     assert np.abs(tables[0] - tables[2]).max() > 0.1
     np.testing.assert_allclose(np.linalg.norm(tables[0], axis=-1), 1, atol=1e-6)
     # Written down once: every backend must repeat it.
-    first = [0.0630443, -0.7021704, 0.5249934, 0.4768271]
+    first = [-0.8097014, -0.4892926, -0.0332355, -0.3222914]
     np.testing.assert_allclose(tables[0][0], first, atol=1e-6)
 
 
@@ -107,6 +106,8 @@ def test_bad_labels_are_refused(labels, wanted, came):
         layer.check(labels)
 
 
-def test_unknown_bridge_is_refused():
-    with pytest.raises(ValueError, match=r"`bridge`.*Received: .*'cold'\. Use"):
-        LabelEmbedding(4, 6, bridge="cold")
+@pytest.mark.parametrize("bridge", ["cold", "hard"])
+def test_unknown_bridge_is_refused(bridge):
+    match = rf"`bridge`.*Received: .*'{bridge}'\. Use"
+    with pytest.raises(ValueError, match=match):
+        LabelEmbedding(4, 6, bridge=bridge)

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from statistics import NormalDist
 
 import keras
 import numpy as np
@@ -10,7 +11,8 @@ from keras import ops
 from scipy import stats
 
 from helpers.toys import log_sigma, noise_of
-from keras_dblocks.diffusion.log_normal import LogNormalNoise
+from keras_dblocks.diffusion.log_normal import LogNormalNoise, normal_score
+from keras_dblocks.streams import Stream, rows_of
 
 SETTINGS = [
     {},
@@ -106,6 +108,67 @@ def test_quantile_of_tensors_is_as_good_as_float32(noise):
     assert error[(exact > 1e-6) & (exact < 1 - 1e-6)].max() < 2e-2
 
 
+TAILS = [
+    {},
+    {"sigma_min": 2e-5, "sigma_max": 1e4},
+    {"p_mean": 0.5, "p_std": 2.5, "sigma_min": 1e-4, "sigma_max": 1e4},
+    {"p_mean": -0.4, "p_std": 1.0, "sigma_min": 0.01, "sigma_max": 20.0},
+]
+
+
+@pytest.mark.parametrize("settings", TAILS, ids=str)
+def test_tails_of_the_quantile_in_float32(settings):
+    """Down to 2**-24, the last number that float32 can tell from 0 and 1."""
+    noise = LogNormalNoise(**settings)
+    tail = 2.0 ** -np.arange(2.0, 24.5, 0.5)
+    for exact in (tail, 1.0 - 2.0 ** -np.arange(2, 25)):
+        probability = np.float32(exact)
+        exact = probability.astype("float64")
+        levels = quantile_tensor(noise, probability)
+        wanted = log_sigma(noise)
+        # scipy's `ppf` loses digits of the upper tail, its `isf` does not.
+        half = exact < 0.5
+        level = np.where(half, wanted.ppf(exact), wanted.isf(1.0 - exact))
+        # The error of ln sigma: 1e-6 of it, and what float32 rounds.
+        np.testing.assert_allclose(np.log(levels), level, rtol=2e-5, atol=2e-5)
+        assert (np.diff(levels) * np.sign(np.diff(exact)) > 0).all()
+        np.testing.assert_allclose(noise.quantile(exact), levels, rtol=2e-4)
+
+
+def test_normal_score_equals_the_standard_library_s():
+    tails = 2.0 ** -np.arange(1.0, 100.0, 0.25)
+    wanted = [NormalDist().inv_cdf(tail) for tail in np.float32(tails)]
+    low = ops.convert_to_tensor(tails, dtype="float32")
+    high = ops.convert_to_tensor(1.0 - tails, dtype="float32")
+    for sign, score in (
+        (1.0, normal_score(low, high)),
+        (-1.0, normal_score(high, low)),
+    ):
+        ours = sign * ops.convert_to_numpy(score).astype("float64")
+        np.testing.assert_allclose(ours, wanted, rtol=2e-6, atol=2e-7)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("settings", TAILS[:3], ids=str)
+def test_cdf_and_quantile_invert_each_other_up_to_the_maximum(settings):
+    noise = LogNormalNoise(**settings)
+    levels = np.geomspace(noise.minimum, noise.maximum, 400)[1:-1]
+    # What a probability near 1 cannot tell apart lies between its neighbours.
+    share = noise.cdf(levels)
+    below = noise.quantile(np.nextafter(share, 0.0))
+    above = noise.quantile(np.nextafter(share, 1.0))
+    assert (below <= levels * (1 + 1e-9)).all()
+    assert (levels <= above * (1 + 1e-9)).all()
+    low = share < 0.5
+    back = noise.quantile(share)
+    np.testing.assert_allclose(back[low], levels[low], rtol=1e-9)
+    certain = share < 1 - 1e-6
+    np.testing.assert_allclose(back[certain], levels[certain], rtol=1e-8)
+    probability = np.r_[2.0 ** -np.arange(1, 50), 1 - 2.0 ** -np.arange(2, 50)]
+    there = noise.cdf(noise.quantile(probability))
+    np.testing.assert_allclose(there, probability, rtol=1e-9, atol=1e-15)
+
+
 @pytest.mark.once
 def test_widened_ranges_are_clipped():
     noise = LogNormalNoise(sigma_min=0.01, sigma_max=10.0)
@@ -122,7 +185,10 @@ def test_noise_has_the_standard_deviation_of_its_level(dtype):
     # Below what bfloat16 can add to 1, in the middle, and the maximum.
     level = np.float32([1e-3, 0.5, 80.0])
     clean = ops.ones((3, 64, 64, 3), dtype=dtype)
-    noisy = noise.corrupt(clean, ops.convert_to_tensor(level), seed=3)
+    stream = Stream(3, "noise")
+    noisy = noise.corrupt(
+        clean, ops.convert_to_tensor(level), stream, rows_of(3), step=0
+    )
     assert keras.backend.standardize_dtype(noisy.dtype) == "float32"
     eps = (ops.convert_to_numpy(noisy) - 1.0) / level[:, None, None, None]
     eps = eps.reshape(3, -1)
@@ -132,25 +198,30 @@ def test_noise_has_the_standard_deviation_of_its_level(dtype):
     assert np.abs(np.corrcoef(eps)[np.triu_indices(3, 1)]).max() < 0.05
 
 
-def test_noise_follows_its_seed():
+def test_noise_follows_its_stream_step_and_row():
     noise = LogNormalNoise()
     clean = ops.zeros((2, 5))
     level = ops.ones((2,))
 
-    def draw(seed):
-        return ops.convert_to_numpy(noise.corrupt(clean, level, seed))
+    def draw(seed=4, step=0, first_row=0):
+        rows = rows_of(2) + first_row
+        stream = Stream(seed, "noise")
+        noisy = noise.corrupt(clean, level, stream, rows, step)
+        return ops.convert_to_numpy(noisy)
 
-    generator = keras.random.SeedGenerator(1)
-    assert not np.array_equal(draw(generator), draw(generator))
-    np.testing.assert_array_equal(draw(4), draw(4))
-    assert not np.array_equal(draw(4), draw(5))
+    first = draw()
+    np.testing.assert_array_equal(draw(), first)
+    for other in (draw(seed=5), draw(step=1), draw(first_row=2)):
+        assert (other != first).all()
+    np.testing.assert_array_equal(draw(first_row=1)[0], first[1])
 
 
 def test_start():
     noise = LogNormalNoise(sigma_max=3.0)
-    zero = noise.start((2, 4))
+    zero = noise.start(rows_of(2), (4,))
     np.testing.assert_array_equal(ops.convert_to_numpy(zero), np.zeros((2, 4)))
-    start = ops.convert_to_numpy(noise.start((100, 100), seed=1))
+    start = noise.start(rows_of(100), (100,), Stream(1, "start"))
+    start = ops.convert_to_numpy(start)
     assert start.dtype == "float32"
     # The reference code starts at sqrt(1 + sigma_max^2):
     # docs/method.md#start-of-the-chain

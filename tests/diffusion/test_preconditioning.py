@@ -66,13 +66,10 @@ def test_coefficients_do_what_they_are_for(sigma_data):
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_the_denoiser_is_put_together_in_float32(dtype):
     # A network that says 1, which bfloat16 knows; the sum it does not know.
-    model = Toy(
-        lambda index, x, noise: ops.ones_like(x),
-        dim=4,
-        num_layers=3,
-        num_blocks=3,
-        dtype=dtype,
-    )
+    def ones(index, x, noise):
+        return ops.ones_like(x)
+
+    model = Toy(ones, dim=4, num_layers=3, num_blocks=3, dtype=dtype)
     level = np.float32([0.002, 0.1, 0.3, 2.0, 80.0])
     noisy = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
     scale = EDMPreconditioning()(level.astype("float64")[:, None])

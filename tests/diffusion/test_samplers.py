@@ -1,5 +1,7 @@
 """Sampling visits every block, and solves the equation it claims to solve."""
 
+import json
+
 import numpy as np
 import pytest
 from keras import ops
@@ -7,12 +9,14 @@ from keras import ops
 from helpers.toys import CHAINS, Toy, noise_of, wanted_route
 from keras_dblocks import samplers
 from keras_dblocks.diffusion.log_normal import LogNormalNoise
+from keras_dblocks.diffusion.samplers import loop
 from keras_dblocks.samplers import (
     EulerSampler,
     HeunSampler,
     StochasticSampler,
-    hand_over,
 )
+from keras_dblocks.streams import rows_of
+from keras_dblocks.training.trainable_block import run_hand_over
 
 # Euler's final state in float32: tests/golden/README.md#edmnpz
 EDM = 1e-5
@@ -21,6 +25,19 @@ NUM_LAYERS = 12
 
 def numpy(tensor):
     return ops.convert_to_numpy(tensor)
+
+
+def start_of(model, sampler, count):
+    shape = model.target.signal_shape
+    return loop.start(sampler, model.noise, rows_of(count), shape)
+
+
+def chain(model, sampler, condition, start=None):
+    """Arguments of `loop.sample` and `loop.trajectory`."""
+    count = condition.shape[0]
+    noisy = start_of(model, sampler, count) if start is None else start
+    parts = model.blocks, model.partition, sampler
+    return *parts, noisy, condition, rows_of(count)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +85,7 @@ def test_every_layer_is_called(tallies, blocks, steps, grid):
     model, condition = tallies(blocks), ops.zeros((2, 1))
     sampler = EulerSampler(steps, grid)
     model.calls[:] = 0
-    path = sampler.trajectory(model, condition)
+    path = model.steps_of(condition, sampler)
     levels = [step["level"] for step in path]
     calls = np.bincount(wanted_route(levels, blocks)).repeat(12 // blocks)
     np.testing.assert_array_equal(model.calls, calls)
@@ -76,7 +93,8 @@ def test_every_layer_is_called(tallies, blocks, steps, grid):
     # A compiled loop calls Python once: there the answer tells who ran.
     tally = wanted_tally(levels, blocks)
     assert tally.min() > 1e-4
-    for prediction in (path[-1]["prediction"], sampler(model, condition)):
+    compiled = loop.sample(*chain(model, sampler, condition))
+    for prediction in (path[-1]["prediction"], compiled):
         np.testing.assert_allclose(numpy(prediction), [tally] * 2, rtol=1e-4)
 
 
@@ -84,7 +102,7 @@ def test_predict_calls_every_layer(tallies):
     model, condition = tallies(3), np.zeros((5, 1), "float32")
     for sampler in (EulerSampler(), EulerSampler(4, "equal_mass")):
         model.sampler = sampler
-        visits = sampler.plan(model.partition)
+        visits = samplers.plan(sampler, model.partition)
         tally = wanted_tally([s for v in visits for s in v.calls["level"]], 3)
         prediction = model.predict(condition, batch_size=2, verbose=0)
         np.testing.assert_allclose(prediction, [tally] * 5, rtol=1e-4)
@@ -130,12 +148,12 @@ def exact_model(noise, means, weights, component_std):
 
 
 # EDM's grid leaps over the middle blocks when it has few steps.
-leaps = pytest.mark.filterwarnings("ignore:num_steps=.*never calls")
+leaps = pytest.mark.filterwarnings("ignore:.* steps of .*never call")
 
 
 def test_a_block_that_is_never_called_is_reported(tallies):
     with pytest.warns(
-        UserWarning, match=r"num_steps=3 .*karras.* blocks \[1\]"
+        UserWarning, match=r"^3 steps of Euler.*karras.* blocks \[1\]"
     ):
         tallies(3).sampler = EulerSampler(3, "karras")
     tallies(3).sampler = EulerSampler()
@@ -157,7 +175,8 @@ def test_reference_mixture(golden):
     for steps in reference["config"]["ns"]:
         for grid, name in (("equal_mass", "equimass"), ("karras", "karras")):
             sampler = EulerSampler(steps, grid)
-            path = sampler.trajectory(model, condition, start)
+            arguments = chain(model, sampler, condition, start)
+            path = loop.trajectory(*arguments)
             prefix = f"{name}_n{steps}"
             levels = [step["level"] for step in path]
             wanted = reference[f"{prefix}/sigmas"]
@@ -166,7 +185,7 @@ def test_reference_mixture(golden):
                 ours = np.stack([numpy(step[ours]) for step in path])
                 wanted = reference[f"{prefix}/euler/{key}"]
                 np.testing.assert_allclose(ours, wanted, EDM, EDM)
-            final = numpy(sampler(model, condition, start))
+            final = numpy(loop.sample(*arguments))
             wanted = reference[f"{prefix}/euler/final"]
             np.testing.assert_allclose(final, wanted, EDM, EDM)
             check_heun(reference, f"{prefix}/heun", steps, grid, model, start)
@@ -175,7 +194,7 @@ def test_reference_mixture(golden):
 def check_heun(reference, prefix, steps, grid, model, start):
     condition = ops.zeros((start.shape[0], 1))
     sampler = HeunSampler(steps, grid)
-    path = sampler.trajectory(model, condition, start)
+    path = loop.trajectory(*chain(model, sampler, condition, start))
     levels = [step["level"] for step in path]
     wanted = reference[f"{prefix}/nfe_sigmas"]
     np.testing.assert_allclose(levels, wanted, rtol=1e-5)
@@ -188,7 +207,8 @@ def check_heun(reference, prefix, steps, grid, model, start):
         np.testing.assert_allclose(ours, wanted, tolerance, tolerance)
     wanted = reference[f"{prefix}/final"]
     for heun in (sampler, StochasticSampler(steps, grid, churn=0.0)):
-        final = numpy(heun(model, condition, start))
+        arguments = chain(model, heun, condition, start)
+        final = numpy(loop.sample(*arguments))
         np.testing.assert_allclose(final, wanted, tolerance, tolerance)
 
 
@@ -200,9 +220,10 @@ def test_churn_keeps_the_distribution():
     deviations = {}
     for churn in (0.0, 30.0):
         sampler = StochasticSampler(80, churn=churn, noise_scale=1.0, seed=5)
-        ours = [numpy(sampler(model, condition)) for _ in range(2)]
+        arguments = chain(model, sampler, condition)
+        ours = [numpy(loop.sample(*arguments)) for _ in range(2)]
         np.testing.assert_array_equal(*ours)
-        start = numpy(sampler.begin(model, count))
+        start = numpy(start_of(model, sampler, count))
         # Without churn the path is a function of the start alone.
         related = np.corrcoef(start[:, 0], ours[0][:, 0])[0, 1]
         assert related > 0.99 if churn == 0 else abs(related) < 0.1
@@ -212,7 +233,7 @@ def test_churn_keeps_the_distribution():
     np.testing.assert_allclose(deviations[30.0], 0.5, rtol=0.06)
     levels = [
         level
-        for visit in StochasticSampler(20).plan(model.partition)
+        for visit in samplers.plan(StochasticSampler(20), model.partition)
         for level in visit.calls["level"]
     ]
     assert max(levels) == 80.0 and (np.diff(levels) > 0).any()
@@ -227,26 +248,40 @@ def test_a_perfect_denoiser_lands_on_the_clean_signal(grid):
     eps = np.random.default_rng(0).normal(size=(4, 3))
     start = ops.convert_to_tensor(clean + 80.0 * eps, dtype="float32")
     condition = ops.zeros((4, 1))
-    path = EulerSampler(9, grid).trajectory(model, condition, start)
+    euler = EulerSampler(9, grid)
+    path = loop.trajectory(*chain(model, euler, condition, start))
     for step in path:  # at every level on the straight line y + sigma eps
         line = clean + step["level"] * eps
         np.testing.assert_allclose(numpy(step["noisy"]), line, EDM, EDM)
-    for sampler in (EulerSampler(9, grid), HeunSampler(9, grid)):
-        landed = sampler(model, condition, start)
+    for sampler in (euler, HeunSampler(9, grid)):
+        landed = loop.sample(*chain(model, sampler, condition, start))
         np.testing.assert_allclose(numpy(landed), [clean] * 4, atol=EDM)
+
+
+def hand_over(model, index, condition):
+    """What block `index` is handed in training, for a whole batch."""
+    data = (condition, ops.zeros((condition.shape[0], NUM_LAYERS)), None)
+    first = model.blocks[0].hand_over_constants()
+    return run_hand_over(
+        model.blocks,
+        index,
+        lambda: model.blocks[index].begin_hand_over(data, 1.0, first),
+        lambda block, *state: block.pass_on(
+            *state, block.hand_over_constants()
+        ),
+    )
 
 
 def test_start_and_hand_over(tallies):
     model, condition = tallies(3), ops.zeros((2, 1))
-    assert not numpy(EulerSampler().begin(model, 2)).any()
-    seeds = (1, 1, 2)
-    samplers = [EulerSampler(start="noise", seed=seed) for seed in seeds]
-    noisy = [numpy(sampler.begin(model, 2)) for sampler in samplers]
+    assert not numpy(start_of(model, EulerSampler(), 2)).any()
+    chosen = [EulerSampler(start="noise", seed=seed) for seed in (1, 1, 2)]
+    noisy = [numpy(start_of(model, sampler, 2)) for sampler in chosen]
     np.testing.assert_array_equal(noisy[0], noisy[1])
     assert np.abs(noisy[0] - noisy[2]).max() > 1.0
     # What a block is handed in training is what it meets in inference.
     model.sampler = EulerSampler()
-    path = model.sampler.trajectory(model, condition)
+    path = model.steps_of(condition)
     for block in range(3):
         handed, level = map(numpy, hand_over(model, block, condition))
         np.testing.assert_allclose(level, model.blocks[block].upper_level)
@@ -257,11 +292,17 @@ def test_start_and_hand_over(tallies):
 
 def test_config_makes_the_same_sampler():
     first = EulerSampler(7, "karras", "noise", guidance_scale=2.0, seed=3)
-    assert vars(samplers.get(first.get_config())) == vars(first)
+    assert EulerSampler.from_config(first.get_config()) == first
+    assert samplers.get(samplers.serialize(first)) == first
+    assert samplers.get(first) is first
     for name in ("heun", "stochastic"):
-        config = samplers.get(name, num_steps=5, rho=3.0).get_config()
-        assert samplers.get(config).get_config() == config
-        assert (config["name"], config["rho"]) == (name, 3.0)
+        one = samplers.get(name, num_steps=5, rho=3.0)
+        # As from a file: tuples have become lists.
+        config = json.loads(json.dumps(samplers.serialize(one)))
+        again = samplers.get(config)
+        assert again == one and type(again) is type(one)
+        assert hash(again) == hash(one)
+        assert (again.num_steps, again.rho) == (5, 3.0)
 
 
 @pytest.mark.parametrize(
@@ -270,9 +311,12 @@ def test_config_makes_the_same_sampler():
         ({"grid": "cosine"}, "`grid`", "'cosine'", "upper_edges"),
         ({"start": "ones"}, "`start`", "'ones'", "Use"),
         ({"num_steps": 2}, "every block", "num_steps=2 for 3", "at least 3"),
-        ({"num_steps": -1}, "at least 1", "num_steps=-1", "Use 3"),
-        ({"num_steps": 0}, "1", "steps=0", "Use 3"),
-        ({"num_steps": 3.5}, "whole number", "num_steps=3.5", "Use 3"),
+        ({"num_steps": -1}, "at least 1", "num_steps=-1", "Leave it out"),
+        ({"num_steps": 0}, "1", "steps=0", "Leave it out"),
+        ({"num_steps": 3.5}, "whole number", "num_steps=3.5", "Leave it"),
+        ({"num_steps": True}, "whole number", "num_steps=True", "Leave it"),
+        ({"seed": -1}, "at least 0", "seed=-1", "Leave it out"),
+        ({"seed": None}, "whole number", "seed=None", "Leave it out"),
     ],
 )
 def test_refusals(tallies, wrong, wanted, came, cure):

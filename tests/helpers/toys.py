@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 from scipy import stats
 
-from keras_dblocks import DiffusionBlocks
+from keras_dblocks import DiffusionBlocks, Target
 from keras_dblocks.diffusion.log_normal import LogNormalNoise
 
 # Numbers of blocks and steps, and grids, with which each block is called at
@@ -37,21 +37,32 @@ def wanted_route(levels, num_blocks):
     return np.minimum(blocks, num_blocks - 1).astype(int)
 
 
-class Vector(keras.layers.Layer):
+@keras.saving.register_keras_serializable("tests")
+class Vector(Target):
     """A clean signal `(B, dim)` that is its own estimate."""
 
-    def __init__(self, dim):
-        super().__init__(autocast=False)
-        self.signal_shape = (dim,)
+    def __init__(self, dim, **kwargs):
+        super().__init__(**kwargs)
+        self.dim = dim
+
+    @property
+    def signal_shape(self):
+        return (self.dim,)
 
     def build(self, y_shape=None):
-        pass
+        """Nothing to build."""
 
     def call(self, y):
         return y
 
     def bridge(self, prediction):
         return prediction
+
+    def loss(self, y, prediction, noisy, level):
+        return ops.mean((prediction - y) ** 2, -1)
+
+    def get_config(self):
+        return {**super().get_config(), "dim": self.dim}
 
 
 class Stem(keras.layers.Layer):
@@ -80,10 +91,13 @@ class Toy(DiffusionBlocks):
     """
 
     def __init__(self, formula, dim, noise=None, **kwargs):
-        self.make_noise = lambda: noise or DiffusionBlocks.make_noise(self)
+        self._noise = noise
         super().__init__(**kwargs)
         self.formula = formula
         self.dim = dim
+
+    def make_noise(self):
+        return self._noise or super().make_noise()
 
     def condition_spec(self):
         return keras.KerasTensor((None, 1))

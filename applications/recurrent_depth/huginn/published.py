@@ -3,11 +3,11 @@
 import numpy as np
 
 from keras_dblocks.applications.torch_weights import (
-    above,
     as_is,
     assign,
     interleaved,
     transpose,
+    without_last_row,
 )
 
 from .model import Huginn
@@ -44,7 +44,7 @@ def load_reference_weights(model, arrays):
             "Received: other values. Train with `tie_embeddings`."
         )
     pairs = [
-        (table, name, above(table)),
+        (table, name, without_last_row(table)),
         (model.adapter.kernel, "transformer.adapter.weight", transpose),
         (model.norm.scale, "transformer.ln_f.weight", as_is),
     ]
