@@ -6,12 +6,8 @@ from keras_dblocks.applications.torch_weights import (
     as_is,
     assign,
     dense,
-<<<<<<< HEAD
     patch_embedding,
-    rows,
-=======
     split_linear,
->>>>>>> apps
 )
 
 
@@ -81,15 +77,10 @@ def _transformer_layer(layer, name):
         projection = getattr(layer.attention, f"{part}_dense")
         for variable, _, _ in dense(projection, ""):
             kind = "weight" if len(variable.shape) == 2 else "bias"
-<<<<<<< HEAD
-            pairs.append((variable, f"{name}.attn.qkv.{kind}", rows(i, 3)))
-    pairs += dense(layer.attention_output.dense, f"{name}.attn.proj")
-=======
             pairs.append(
                 (variable, f"{name}.attn.qkv.{kind}", split_linear(i, 3))
             )
-    pairs += dense(layer.attention_output, f"{name}.attn.proj")
->>>>>>> apps
+    pairs += dense(layer.attention_output.dense, f"{name}.attn.proj")
     pairs += dense(layer.intermediate, f"{name}.mlp.fc1")
     pairs += dense(layer.output_projection.dense, f"{name}.mlp.fc2")
     modulation = layer.modulation_maps.dense
