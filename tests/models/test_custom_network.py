@@ -74,7 +74,6 @@ def test_it_needs_keras_and_numpy_only():
     assert roots == {"keras", "numpy", "keras_dblocks"}
 
 
-@pytest.mark.quick
 def test_it_learns(trained):
     model, history = trained
     assert history["loss"][-1] < 0.5 * history["loss"][0]
