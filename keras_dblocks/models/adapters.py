@@ -1,0 +1,111 @@
+"""Which layers of a model are quantized or adapted, for its saved config.
+
+Keras saves the dtype policies of a model's own layers, but not those of the
+layers they hold. A model in which these differ from a fresh one says so in its
+build config, `{"adapters": quantization_config(model)}`, and is made alike by
+`apply_quantization(model, config["adapters"])` after it was built and before
+its weights are loaded.
+"""
+
+import keras
+
+MODES = ("int8", "int4", "float8")  # the others need data to calibrate
+
+
+def quantization_config(model):
+    """Config of the quantized layers and of those with LoRA matrices.
+
+    Args:
+        model: built `keras.Model`.
+
+    Returns:
+        List of dicts, which `apply_quantization` takes and JSON can hold;
+        empty for a model that is neither quantized nor adapted.
+
+    Raises:
+        ValueError: for a quantization that needs data to be repeated.
+    """
+    result = []
+    for position, layer in enumerate(model._flatten_layers()):
+        mode = layer.quantization_mode
+        rank = (
+            layer.lora_rank if getattr(layer, "lora_enabled", False) else None
+        )
+        if mode is None and rank is None:
+            continue
+        if mode not in (None, *MODES):
+            raise ValueError(
+                f"A saved model's quantization must be one of {MODES}. "
+                f"Received: {mode!r} of layer {layer.path}. "
+                "Save the model before it is quantized."
+            )
+        quantization = getattr(layer, "quantization_config", None)
+        result.append(
+            {
+                "position": position,
+                "class_name": type(layer).__name__,
+                "mode": mode,
+                "quantization": keras.saving.serialize_keras_object(
+                    quantization
+                ),
+                "lora_rank": rank,
+                "lora_alpha": layer.lora_alpha if rank else None,
+            }
+        )
+    return result
+
+
+def apply_quantization(model, config):
+    """Quantizes and adapts the layers that `quantization_config` names.
+
+    Their weights are to be loaded next. Keras saves the product of LoRA
+    matrices as part of the kernel and loads both matrices as zeros;
+    `reset_lora` makes them trainable again.
+
+    Args:
+        model: built `keras.Model` of the same architecture, or one block.
+        config: what `quantization_config` gave, or None for no change.
+
+    Raises:
+        ValueError: if the layers are others; no layer is then touched.
+    """
+    if not config:
+        return
+    layers = dict(enumerate(model._flatten_layers()))
+    for entry in config:
+        layer = layers.get(entry["position"])
+        if type(layer).__name__ != entry["class_name"]:
+            raise ValueError(
+                "The quantized layers must be those of the saved model, with "
+                f"a {entry['class_name']} at place {entry['position']}. "
+                f"Received: a {type(layer).__name__}. "
+                "Build the model with the settings of the file."
+            )
+    for entry in config:
+        layer = layers[entry["position"]]
+        if entry["mode"] is not None:
+            quantization = keras.saving.deserialize_keras_object(
+                entry["quantization"]
+            )
+            layer.quantize(entry["mode"], config=quantization)
+        if entry["lora_rank"] is not None:
+            layer.enable_lora(entry["lora_rank"], entry["lora_alpha"])
+    model.train_function = model.test_function = model.predict_function = None
+    # On PyTorch, forgets the parameters that were replaced.
+    model._post_quantize(None)
+
+
+def reset_lora(model):
+    """Draws the first LoRA matrices anew where both of them are zero.
+
+    The predictions stay the same; without it neither matrix has a gradient
+    after a model was loaded.
+    """
+    for layer in model._flatten_layers():
+        if not getattr(layer, "lora_enabled", False):
+            continue
+        names = ("lora_kernel", "lora_embeddings")
+        (name,) = (n for n in names if hasattr(layer, f"{n}_a"))
+        first, second = (getattr(layer, f"{name}_{part}") for part in "ab")
+        if not (keras.ops.any(first.value) or keras.ops.any(second.value)):
+            first.assign(keras.initializers.HeUniform()(first.shape))
