@@ -176,17 +176,12 @@ def mark_called(model):
     model._called = True
 
 
-def unlock(layer):
-    """Lets a built model take a new list of metrics or optimizers.
+def layers_were_replaced(model):
+    """Forgets what was compiled for the variables that a model had.
 
-    `_tracker`: Keras locks it at the end of `build`, and its own `compile`
-    goes around it in the same way.
+    `_post_quantize`: on PyTorch the parameters of the module are listed anew.
     """
-    layer._tracker.unlock()
-
-
-def clear_functions(model):
-    """Forgets what was compiled for `fit`, `evaluate` and `predict`."""
     model.train_function = None
     model.test_function = None
     model.predict_function = None
+    model._post_quantize(None)

@@ -13,9 +13,12 @@ from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
 from keras_dblocks.applications.text.strings import TakesStrings
 from keras_dblocks.applications.text.tokens import check_tokens
 from keras_dblocks.checks import check_integer
+from keras_dblocks.files.atomic_files import AtomicFiles
+from keras_dblocks.files.random_states import (
+    load_random_states,
+    save_random_states,
+)
 from keras_dblocks.layers import Embedding
-from keras_dblocks.models.block import load_random_states, save_random_states
-from keras_dblocks.training.atomic_files import AtomicFiles
 from keras_dblocks.training.data_checks import CheckedData
 from keras_dblocks.training.data_order import ResumableOrder
 

@@ -10,12 +10,16 @@ from keras_dblocks import compat, streams
 from keras_dblocks.diffusion.noise import expand
 from keras_dblocks.diffusion.samplers.euler import euler_step
 from keras_dblocks.diffusion.weighting import weighted_mean
-from keras_dblocks.models import file_format
+from keras_dblocks.files import file_format
+from keras_dblocks.files.atomic_files import AtomicFiles
+from keras_dblocks.files.random_states import (
+    load_random_states,
+    save_random_states,
+)
 from keras_dblocks.models.context import call_part, check_arguments, known
 from keras_dblocks.models.export import Exportable
 from keras_dblocks.models.numbered_rows import NumberedRows
 from keras_dblocks.rematerialization import rematerialized
-from keras_dblocks.training.atomic_files import AtomicFiles
 from keras_dblocks.training.data_checks import CheckedData
 from keras_dblocks.training.data_order import ResumableOrder
 from keras_dblocks.training.trainable_block import TrainableBlock
@@ -488,22 +492,3 @@ class dtype_scope(contextlib.ContextDecorator):  # noqa: N801
 
     def __exit__(self, *error):
         keras.config.set_dtype_policy(self.before)
-
-
-def save_random_states(store, layers):
-    """Writes the random generators' states, which Keras leaves out.
-
-    A resumed run could not repeat dropout without them.
-    """
-    for i, state in enumerate(streams.random_states(layers)):
-        store[f"random_{i}"] = state
-
-
-def load_random_states(store, layers):
-    """Sets the states that `save_random_states` wrote; returns the rest."""
-    states = streams.random_states(layers)
-    names = [key for key in store.keys() if key.startswith("random_")]
-    if len(names) == len(states):
-        for i, state in enumerate(states):
-            state.assign(store[f"random_{i}"])
-    return {k: store[k] for k in store.keys() if k not in names}

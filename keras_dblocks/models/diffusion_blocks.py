@@ -12,8 +12,9 @@ from keras_dblocks.diffusion import samplers
 from keras_dblocks.diffusion.partition import Partition
 from keras_dblocks.diffusion.samplers import loop
 from keras_dblocks.diffusion.weighting import check_weighting
+from keras_dblocks.files import file_format
 from keras_dblocks.layers import NoiseModulation
-from keras_dblocks.models import assembly, file_format, table, twins
+from keras_dblocks.models import assembly, table, twins
 from keras_dblocks.models.block import Block, dtype_scope
 from keras_dblocks.models.context import accepts
 from keras_dblocks.models.export import Exportable

@@ -5,6 +5,7 @@ from keras import tree
 
 from keras_dblocks import compat
 from keras_dblocks.checks import check_rows, refuse_backend
+from keras_dblocks.files.adapters import reset_lora
 from keras_dblocks.training.data_order import ArrayBatches, is_array
 
 
@@ -55,6 +56,8 @@ class CheckedData:
         self._check_compiled()
         if not self.built:
             self.build()
+        self._check_optimizer()
+        reset_lora(self)
         kwargs.setdefault("validation_batch_size", batch_size)
         self._check_arrays(x, y, sample_weight)
         if is_array(x):
@@ -113,6 +116,18 @@ class CheckedData:
             raise ValueError(
                 "`fit` and `evaluate` need a compiled model. Received: "
                 f'{self.name}, which is not. Call `compile("adamw")`.'
+            )
+
+    def _check_optimizer(self):
+        if not self.optimizer.built:
+            return
+        known = {id(v) for v in compat.trainable_variables(self.optimizer)}
+        new = [v for v in self.trainable_variables if id(v) not in known]
+        if new:
+            raise ValueError(
+                "What trains must have been there at `compile`. Received: "
+                f"{len(new)} new variables, such as {new[0].path!r} (of "
+                "`enable_lora`, perhaps). Call `compile` again."
             )
 
     def _check_arrays(self, x, y=None, sample_weight=None):

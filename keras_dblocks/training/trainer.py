@@ -6,7 +6,7 @@ import keras
 
 from keras_dblocks import compat
 from keras_dblocks.checks import check_share
-from keras_dblocks.training.atomic_files import AtomicFiles
+from keras_dblocks.files.atomic_files import AtomicFiles
 from keras_dblocks.training.block_optimizers import BlockOptimizers, clone
 from keras_dblocks.training.block_order import BlockOrder
 from keras_dblocks.training.data_checks import CheckedData

@@ -88,7 +88,7 @@ def test_every_block_is_run(model):
                 visits = plan(UnmaskingSampler(steps, grid), many.partition)
                 assert [v.block for v in visits] == [*range(blocks)]
                 assert sum(len(v.calls["level"]) for v in visits) == steps
-    keywords = {"num_steps": 12, "temperature": 0.0, "num_samples": 32}
+    keywords = {"num_steps": 12, "num_samples": 32}
     before = model.generate(**keywords)
     for block in model.blocks:
         kernel = block.residual_layers[-1].output_projection.dense.kernel

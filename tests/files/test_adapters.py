@@ -6,15 +6,15 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from small_systems import SYSTEMS, answers, data, make
-from small_vit import refused
 
-from keras_dblocks.layers import Embedding
-from keras_dblocks.models.adapters import (
+from helpers.small_systems import SYSTEMS, answers, data, make
+from helpers.small_vit import refused
+from keras_dblocks.files.adapters import (
     apply_quantization,
     quantization_config,
     reset_lora,
 )
+from keras_dblocks.layers import Embedding
 
 pytestmark = [
     # keras 3.15: `Model.quantize` says so of every layer without a kernel.

@@ -9,6 +9,8 @@ its weights are loaded.
 
 import keras
 
+from keras_dblocks import compat
+
 MODES = ("int8", "int4", "float8")  # the others need data to calibrate
 
 
@@ -26,7 +28,7 @@ def quantization_config(model):
         ValueError: for a quantization that needs data to be repeated.
     """
     result = []
-    for position, layer in enumerate(model._flatten_layers()):
+    for position, layer in enumerate(compat.sublayers(model)):
         mode = layer.quantization_mode
         rank = (
             layer.lora_rank if getattr(layer, "lora_enabled", False) else None
@@ -59,8 +61,8 @@ def apply_quantization(model, config):
     """Quantizes and adapts the layers that `quantization_config` names.
 
     Their weights are to be loaded next. Keras saves the product of LoRA
-    matrices as part of the kernel and loads both matrices as zeros;
-    `reset_lora` makes them trainable again.
+    matrices as part of the kernel and loads both matrices as zeros; `fit`
+    calls `reset_lora`, which makes them trainable again.
 
     Args:
         model: built `keras.Model` of the same architecture, or one block.
@@ -71,7 +73,7 @@ def apply_quantization(model, config):
     """
     if not config:
         return
-    layers = dict(enumerate(model._flatten_layers()))
+    layers = dict(enumerate(compat.sublayers(model)))
     for entry in config:
         layer = layers.get(entry["position"])
         if type(layer).__name__ != entry["class_name"]:
@@ -90,9 +92,7 @@ def apply_quantization(model, config):
             layer.quantize(entry["mode"], config=quantization)
         if entry["lora_rank"] is not None:
             layer.enable_lora(entry["lora_rank"], entry["lora_alpha"])
-    model.train_function = model.test_function = model.predict_function = None
-    # On PyTorch, forgets the parameters that were replaced.
-    model._post_quantize(None)
+    compat.layers_were_replaced(model)
 
 
 def reset_lora(model):
@@ -101,7 +101,7 @@ def reset_lora(model):
     The predictions stay the same; without it neither matrix has a gradient
     after a model was loaded.
     """
-    for layer in model._flatten_layers():
+    for layer in compat.sublayers(model):
         if not getattr(layer, "lora_enabled", False):
             continue
         names = ("lora_kernel", "lora_embeddings")

@@ -3,6 +3,11 @@
 import os
 import uuid
 
+from keras_dblocks.files.adapters import (
+    apply_quantization,
+    quantization_config,
+)
+
 
 class AtomicFiles:
     """`save` and `save_weights` that leave the old file or the new one.
@@ -12,10 +17,14 @@ class AtomicFiles:
     """
 
     def get_build_config(self):
-        return {"built": True}  # sizes are in the config
+        # Sizes are in the config; which layers are quantized or have LoRA
+        # matrices is not.
+        return {"built": True, "adapters": quantization_config(self)}
 
     def build_from_config(self, config):
-        self.build()
+        if not self.built:
+            self.build()
+        apply_quantization(self, config.get("adapters"))
 
     def save(self, filepath, overwrite=True, **kwargs):
         """`keras.Model.save`, written beside and renamed.
