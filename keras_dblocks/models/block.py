@@ -1,6 +1,7 @@
 """One block: an ordinary Keras model that denoises its own noise range."""
 
 import contextlib
+import copy
 
 import keras
 import numpy as np
@@ -459,7 +460,7 @@ class Block(
 
     def get_config(self):
         return {
-            "network": self.network_config.value,
+            "network": copy.deepcopy(self.network_config.value),
             "index": self.index,
             **file_format.config(),
         }

@@ -1,5 +1,7 @@
 """A network from parts, in one call and without a class of its own."""
 
+import copy
+
 import keras
 
 from keras_dblocks.diffusion.label_embedding import LabelEmbedding
@@ -241,13 +243,23 @@ class ComposedBlocks(DiffusionBlocks):
         layers = templates.pop("layers")
         parts = {name: t and t.config for name, t in templates.items()}
         parts["layers"] = [template.config for template in layers]
+        parts = copy.deepcopy(parts)
         parts["condition"] = keras.tree.map_structure(
-            keras.saving.serialize_keras_object, self._condition
+            _spec_config, self._condition
         )
         for name in ("noise", "preconditioning"):
             part = getattr(self, f"_{name}")
             parts[name] = part and keras.saving.serialize_keras_object(part)
         return {**super().get_config(), **parts}
+
+
+def _spec_config(spec):
+    if spec is None:
+        return None
+    # Of shape and dtype alone: a tensor that was used in a symbolic call
+    # cannot be serialized.
+    fresh = keras.KerasTensor(spec.shape, dtype=spec.dtype)
+    return keras.saving.serialize_keras_object(fresh)
 
 
 class Template:
@@ -272,7 +284,8 @@ class Template:
         if itself and not self.used:
             self.used = True
             return self.layer
-        return keras.saving.deserialize_keras_object(self.config)
+        # A copy: a functional model empties its config.
+        return keras.saving.deserialize_keras_object(copy.deepcopy(self.config))
 
 
 def _template(name, part, optional=False):

@@ -1,5 +1,6 @@
 """The base class: a residual network cut into independently trained blocks."""
 
+import copy
 import inspect
 
 import keras
@@ -11,6 +12,7 @@ from keras_dblocks.checks import check_integer
 from keras_dblocks.diffusion import samplers
 from keras_dblocks.diffusion.partition import Partition
 from keras_dblocks.diffusion.samplers import loop
+from keras_dblocks.diffusion.target import Target
 from keras_dblocks.diffusion.weighting import check_weighting
 from keras_dblocks.files import file_format
 from keras_dblocks.layers import NoiseModulation
@@ -176,6 +178,12 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
         if self.blocks:
             return
         target = self.make_target()
+        if not isinstance(target, Target):
+            raise ValueError(
+                "`make_target` must return a `Target`. Received: a "
+                f"{type(target).__name__}. Use `layers.LabelEmbedding` or "
+                "`layers.ContinuousSignal`, or subclass `Target`."
+            )
         if self.sharing == "targets":
             target.freeze(self.seed)
         self._target = target
@@ -450,7 +458,8 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
     @classmethod
     def from_config(cls, config):
         file_format.check(config, cls.__name__)
-        config = file_format.without_version(config)
+        # A copy: a functional model empties its config.
+        config = copy.deepcopy(file_format.without_version(config))
         return cls(**{key: _restored(value) for key, value in config.items()})
 
     def load_block(self, path):

@@ -70,13 +70,13 @@ def nats(logits, tokens):
 
 
 # Nothing that is measured on texts may matter to the tests.
-PLAIN = {"skip": False, "target_scale": 1.0, "simplex": False}
-OPTIONS = {"skip": True, "target_scale": 2.0, "logit_scale": 0.5, "tied": True}
-OPTIONS |= {"bridge": "hard", "sharing": "targets", "num_key_value_heads": 1}
+PLAIN = {"skip": False, "simplex": False}
+OPTIONS = {"skip": True, "logit_scale": 0.5, "tied": True}
+OPTIONS |= {"sharing": "targets", "num_key_value_heads": 1}
 # Models whose predictions are functions of the text alone.
 MODELS = {
     "blocks": PLAIN,
-    "options": {**OPTIONS, "simplex": False},
+    "options": OPTIONS,
     "simplex": {"skip": False, "simplex": True, "clean_loss_weight": 0.5},
     "twin": {"twin": True, "num_key_value_heads": 1},
 }

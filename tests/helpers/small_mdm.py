@@ -60,8 +60,7 @@ def losses(model, tokens, hidden, level, block=None):
     levels = np.full(len(clean), level, "float32")
     clean, noisy, levels = map(ops.convert_to_tensor, (clean, noisy, levels))
     logits = model.denoise(noisy, levels, block=block)
-    target = model.blocks[0].target
-    loss = model.loss_of(target, clean, logits, noisy, levels)
+    loss = model.target.loss(clean, logits, noisy, levels)
     return ops.convert_to_numpy(loss).reshape(len(tokens), -1)
 
 

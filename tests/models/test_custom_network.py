@@ -9,6 +9,7 @@ import pytest
 
 from helpers.residual_mlp import EXAMPLE, ROOT, example
 from helpers.small_vit import equal, refused, values
+from keras_dblocks import Target
 from keras_dblocks.layers import NoiseModulation
 
 
@@ -135,10 +136,12 @@ def test_its_blocks_train_apart(tmp_path):
     assert (np.argmax(prediction, -1) == arms).mean() > 0.6  # chance: 0.33
 
 
-class Scaled(keras.layers.Layer):
-    """A target with nothing but what every Keras layer has, and its maths."""
+class Scaled(Target):
+    """A target with weights of its own: what the contract asks for."""
 
-    signal_shape = (2,)
+    @property
+    def signal_shape(self):
+        return (2,)
 
     def build(self, input_shape):
         self.scale = self.add_weight(shape=input_shape[1:], initializer="ones")
@@ -146,7 +149,7 @@ class Scaled(keras.layers.Layer):
     def call(self, y):
         return y * self.scale
 
-    def loss(self, y, prediction):
+    def loss(self, y, prediction, noisy, level):
         return keras.losses.mean_squared_error(y, prediction)
 
     def bridge(self, prediction):
@@ -163,7 +166,7 @@ class Regression(example.ResidualMLP):
         return keras.layers.Dense(2)
 
 
-def test_a_plain_layer_is_a_target():
+def test_a_target_of_ones_own():
     keras.utils.set_random_seed(0)
     model = Regression(2, 2, num_layers=2, num_blocks=2, width=2)
     model.compile(keras.optimizers.AdamW(0.01))
