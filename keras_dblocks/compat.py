@@ -36,8 +36,10 @@ def reseed(generator, words):
 
     JAX and TensorFlow hash both words at every draw. Keras on PyTorch adds
     them, so that draws of different generators meet: there `next` hashes them
-    first, and what is left for the sum is one word.
+    first, and what is left for the sum is one word. `_initial_seed`: without
+    one, dropout on PyTorch draws from PyTorch's global generator.
     """
+    generator._initial_seed = int(words[0] >> 1)
     dtype = generator.state.dtype
     if dtype == "int32":
         words = words.astype("uint32").astype("int32")

@@ -129,8 +129,8 @@ def outside_layers(model):
     """Bytes of a block's stem and head: weights, gradients, AdamW's state."""
     if not isinstance(model, Block):
         return 0
-    shared = model.network().shared_variables()
-    return 4 * 4 * sum(math.prod(v.shape) for v in shared)
+    shell = model.shell_variables()
+    return 4 * 4 * sum(math.prod(v.shape) for v in shell)
 
 
 def run(args, name):

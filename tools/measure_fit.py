@@ -18,7 +18,6 @@ from keras_dblocks.memory.plan import example
 
 def bare_loop(model, data, steps):
     """Seconds of `steps` calls of the model's training function."""
-    model._next_step, model._checks_stream = 0, False
     batch = jax.device_put(data)
     state = jax.tree.map(lambda v: v.copy(), state_of(model))
     begin = time.perf_counter()

@@ -8,7 +8,7 @@ import time
 import keras
 import numpy as np
 
-from keras_dblocks import DiffusionBlocks
+from keras_dblocks import DiffusionBlocks, compat
 
 BACKEND = keras.backend.backend()
 
@@ -21,11 +21,10 @@ def stepper(model, data):
         data: tuple of numpy arrays, the batch of each step.
     """
     if isinstance(model, DiffusionBlocks):
-        model._next_step, model._checks_stream = 0, False
-        model._batches_seen = 0
+        model.check_batch = lambda data, number: None  # as in `fit` of arrays
         model.reset_metrics()
     else:
-        model._symbolic_build(data_batch=data)
+        compat.symbolic_build(model, data)
     model.make_train_function(force=True)
     if BACKEND == "jax":
         import jax

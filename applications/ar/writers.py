@@ -49,7 +49,7 @@ class BlockWriter:
         """Logits `(N, V)` after slot `index`, which holds `previous` `(N,)`."""
         batch = ops.shape(previous)[0]
         condition = ops.expand_dims(previous, 1)
-        noisy = ops.zeros((batch, 1, self.model.blocks[0].target.dim)) + start
+        noisy = ops.zeros((batch, 1, self.model.target.dim)) + start
         state = self.sampler.initial(noisy)
         caches = dict(caches)
         for visit in [one for v in self.visits for one in v.split()]:

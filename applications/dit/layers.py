@@ -24,7 +24,6 @@ class ClassAndNoiseEmbedding(keras.layers.Layer):
         hidden_dim: int. D.
         class_dropout: float. In training, share of labels replaced by the
             null class, `num_classes`; 0 for no null class.
-        seed: int. Of that draw.
 
     Call arguments:
         c_noise: float32 tensor `(B,)`.
@@ -34,15 +33,12 @@ class ClassAndNoiseEmbedding(keras.layers.Layer):
         Tensor `(B, D)`.
     """
 
-    def __init__(
-        self, num_classes, hidden_dim, class_dropout=0.1, seed=0, **kwargs
-    ):
+    def __init__(self, num_classes, hidden_dim, class_dropout=0.1, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.num_classes = num_classes
         self.hidden_dim = hidden_dim
         self.class_dropout = class_dropout
-        self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator()
 
     def build(self, c_noise_shape, condition_shape):
         kwargs = {"dtype": self.dtype_policy}
@@ -78,7 +74,6 @@ class ClassAndNoiseEmbedding(keras.layers.Layer):
             "num_classes": self.num_classes,
             "hidden_dim": self.hidden_dim,
             "class_dropout": self.class_dropout,
-            "seed": self.seed,
         }
 
 

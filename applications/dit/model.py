@@ -128,7 +128,6 @@ class DiT(GeneratesImages, DiffusionBlocks):
             self.num_classes,
             self.hidden_dim,
             self.class_dropout,
-            self.seed,
             name="noise_embedding",
         )
 

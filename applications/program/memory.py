@@ -5,7 +5,14 @@ import re
 
 import keras
 
-from keras_dblocks.memory.plan import Line, example, of_blocks, plan, shallow
+from keras_dblocks import compat
+from keras_dblocks.memory.plan import (
+    MemoryOfDepth,
+    example,
+    of_blocks,
+    plan,
+    shallow,
+)
 from keras_dblocks.memory.usage import MIB
 from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 
@@ -31,7 +38,7 @@ def table(model, batch_size):
         def make(layers):
             return twin(cls, {**config, cls.layers_keyword: layers}, **options)
 
-        return Line(make, data).at(depth)
+        return MemoryOfDepth(make, data).at(depth)
 
     yield "end to end", whole()
     yield "end to end, remat", whole(remat=True)
@@ -41,7 +48,7 @@ def table(model, batch_size):
         yield f"end to end, {blocks} small batches", memory
     for remat in (False, True):
         base = cls.from_config({**config, "remat": remat})
-        line = Line(lambda n, base=base: shallow(base, n), data)
+        line = MemoryOfDepth(lambda n, base=base: shallow(base, n), data)
         more = ", remat" if remat else ""
         yield f"{blocks} blocks{more}", of_blocks(base, line, blocks)
         memory = of_blocks(base, line, blocks, offload="host")
@@ -64,7 +71,7 @@ def twin(cls, config, remat=False, **optimizer):
     if in_blocks:
         model.remat = remat
     elif remat:
-        for layer in model._flatten_layers(recursive=False):
+        for layer in compat.sublayers(model):
             if re.fullmatch(r"(layer|core)_\d+", layer.name):
                 _compute_again(layer)
     if not model.built:

@@ -4,6 +4,7 @@ import random
 
 import keras
 
+from keras_dblocks import compat
 from keras_dblocks.applications.data import RandomChunks, chunks
 from keras_dblocks.models.assembly import copy_weights
 from keras_dblocks.training.block_order import BlockOrder
@@ -81,9 +82,9 @@ class TextRun(Run):
         if self.in_sequence:
             optimizers = self.model.optimizer.optimizers
             for block, optimizer in enumerate(optimizers):
-                schedule = optimizer._learning_rate
+                schedule = compat.schedule(optimizer)
                 offset = block * self.num_steps // self.model.num_blocks
-                optimizer.learning_rate = Continued(schedule, offset)
+                compat.set_schedule(optimizer, Continued(schedule, offset))
 
     def _make_start(self, model_class, share):
         one = {"num_layers": self.num_layers, "num_blocks": 1}

@@ -115,9 +115,9 @@ def update_caches(caches, parts, place):
 
 def chain_starts(model, sampler, shape, generator):
     """Noise `(*shape, D)` each token's chain starts from; or one zero each."""
-    if sampler.start == "zero":
+    if not sampler.starts_from_noise:
         return np.zeros((*shape, 1), "float32")
     noise = generator.standard_normal(
-        (*shape, model.blocks[0].target.dim), dtype="float32"
+        (*shape, model.target.dim), dtype="float32"
     )
     return np.float32(model.noise.start_scale) * noise

@@ -86,6 +86,7 @@ class GeneratesText:
         )
         generator = streams.generator(seed, "text")
         uniform = generator.random(tokens.shape, dtype="float32")
+        generator = streams.generator(seed, "text_start")
         starts = decoder.writer.starts(tokens.shape, generator)
         result = []
         for first in range(0, len(rows), size):

@@ -26,7 +26,7 @@ class TakesStrings:
         """`keras.Model.fit` on tokens `(N, T)`, datasets of them, or text.
 
         Strings, also those of `validation_data`, are joined and cut into
-        sequences of tokens. See `DurableModel.fit` for the rest.
+        sequences of tokens. See `CheckedData.fit` for the rest.
         """
         validation = kwargs.get("validation_data")
         if is_text(validation) or hasattr(validation, "shape"):

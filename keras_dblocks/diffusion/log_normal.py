@@ -96,12 +96,11 @@ class LogNormalNoise(Noise):
 
     def quantile(self, probability):
         def score(share):
+            if not 0.0 < share < 1.0:  # the ends, exactly: clipped below
+                return math.copysign(math.inf, share - 0.5)
             low = self._below + share * self._mass
             high = self._above + (1.0 - share) * self._mass
-            tail = min(low, high)
-            if not tail > 0:
-                return math.inf if high < low else -math.inf  # clipped below
-            tail = NormalDist().inv_cdf(tail)
+            tail = NormalDist().inv_cdf(min(low, high))
             return tail if low < high else -tail
 
         share = np.asarray(probability, float)

@@ -1,7 +1,6 @@
 """One block: an ordinary Keras model that denoises its own noise range."""
 
 import contextlib
-import copy
 
 import keras
 import numpy as np
@@ -48,8 +47,8 @@ class Block(
         parts: `BlockParts`.
         method: `Method`.
         layout: `BatchLayout`.
-        network_config: dict, the serialized network, from which a saved block
-            is made again.
+        network_config: function of no arguments to the serialized network,
+            from which a saved block is made again.
         hand_over_start: function `(block, start, condition, step)` to the
             state a hand-over begins with, given where the chain starts; or
             None for that, at the highest level.
@@ -73,7 +72,7 @@ class Block(
         self.index = index
         self.method = method
         self.layout = layout
-        self.network_config = _Untracked(network_config)
+        self.network_config = network_config
         self.hand_over_start = hand_over_start
         self.target = parts.target
         self.noise_embedding = parts.shell.noise_embedding
@@ -319,6 +318,7 @@ class Block(
         constants=None,
         training=True,
         rows=None,
+        share=1.0,
     ):
         """Mean loss over levels of this block's range.
 
@@ -332,6 +332,8 @@ class Block(
                 that a validation loss does not move by chance.
             rows: int32 tensor `(B,)`, the rows' numbers where `training` is
                 False, or None for those of one batch.
+            share: float. Where `training` is False, share of the rows that
+                take what is handed over, chosen by their numbers.
         """
         method = self.method
         if training:
@@ -342,7 +344,10 @@ class Block(
         batch = ops.shape(clean)[0]
         if rows is None:
             rows = streams.rows_of(batch)
-        count = 0 if handed is None else ops.shape(handed[0])[0]
+        spread = not training and handed is not None and share < 1
+        count = 0
+        if handed is not None and not spread:
+            count = ops.shape(handed[0])[0]
         step, prefix = 0, "validation_"
         if training:
             step, prefix = self.draws + 0, ""  # a copy
@@ -357,7 +362,12 @@ class Block(
             level = self._draw_levels(stream, left, step, constants, training)
             stream = self._streams[prefix + "noise"]
             noisy = method.noise.corrupt(rest, level, stream, left, step)
-            if handed is not None:
+            if spread:
+                chosen = streams.spread(rows, 0.0) < share
+                level = ops.where(chosen, handed[1], level)
+                chosen = expand(chosen, noisy)
+                noisy = ops.where(chosen, handed[0], noisy)
+            elif handed is not None:
                 level = ops.concatenate([handed[1], level], 0)
                 noisy = ops.concatenate([handed[0], noisy], 0)
         prediction = self.denoise(noisy, level, condition, training)
@@ -460,7 +470,7 @@ class Block(
 
     def get_config(self):
         return {
-            "network": copy.deepcopy(self.network_config.value),
+            "network": self.network_config(),
             "index": self.index,
             **file_format.config(),
         }
@@ -472,13 +482,6 @@ class Block(
             {**config["network"], "build_config": None, "compile_config": None}
         )
         return network.block(config["index"], build=False)
-
-
-class _Untracked:
-    """Holds a value that Keras would otherwise wrap and track."""
-
-    def __init__(self, value):
-        self.value = value
 
 
 class dtype_scope(contextlib.ContextDecorator):  # noqa: N801

@@ -192,8 +192,7 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
             with dtype_scope(self.dtype_policy):
                 shared = self.make_shell(target)
                 average = self.make_average()
-        config = keras.saving.serialize_keras_object(self)
-        arguments = self._method(), self._batch_layout(), config
+        arguments = self._method(), self._batch_layout(), self._serialized
         for index in range(self.num_blocks):
             with dtype_scope(self.dtype_policy):
                 parts = BlockParts(
@@ -211,6 +210,9 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
                 dtype=self.dtype_policy,
             )
             self.blocks.append(block)
+
+    def _serialized(self):
+        return keras.saving.serialize_keras_object(self)
 
     def _residual_layers(self, index):
         layers = [self.make_layer(i) for i in self.partition.layers_of(index)]
@@ -364,7 +366,13 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
         for block, tracker in zip(self.blocks, self.block_losses, strict=True):
             handed = self._validation_hand_over(block.index, x, y, rows)
             loss = block.denoising_loss(
-                x, y, sample_weight, handed, training=False, rows=rows
+                x,
+                y,
+                sample_weight,
+                handed,
+                training=False,
+                rows=rows,
+                share=self.on_policy,
             )
             tracker.update_state(loss, sample_weight=batch)
             total = total + loss
@@ -378,7 +386,7 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
             self.blocks,
             index,
             lambda: self.blocks[index].begin_hand_over(
-                (x, y, None), self.on_policy, first, rows
+                (x, y, None), 1.0, first, rows
             ),
             lambda block, *state: block.pass_on(
                 *state, block.hand_over_constants()

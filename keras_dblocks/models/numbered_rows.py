@@ -56,25 +56,31 @@ class NumberedRows:
             return super().test_step(*args)
 
     def predict(self, x, *args, **kwargs):
-        self._count_from_zero()
-        return super().predict(x, *args, **kwargs)
+        with self._counting_rows():
+            return super().predict(x, *args, **kwargs)
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
-        self._count_from_zero()
-        return super().evaluate(x, y, *args, **kwargs)
+        with self._counting_rows():
+            return super().evaluate(x, y, *args, **kwargs)
 
     def predict_on_batch(self, x):
-        self._count_from_zero()
-        return super().predict_on_batch(x)
+        with self._counting_rows():
+            return super().predict_on_batch(x)
 
     def test_on_batch(self, *args, **kwargs):
-        self._count_from_zero()
-        return super().test_on_batch(*args, **kwargs)
+        with self._counting_rows():
+            return super().test_on_batch(*args, **kwargs)
 
-    def _count_from_zero(self):
+    @contextlib.contextmanager
+    def _counting_rows(self):
+        """From zero; and no call leaves a trace in what is saved."""
         if not self.built:
             self.build()
         self.first_row.assign(0)
+        try:
+            yield
+        finally:
+            self.first_row.assign(0)
 
     def __setattr__(self, name, value):
         if name == "phase":  # also once the layer is built and locked

@@ -114,14 +114,19 @@ def test_no_normal_number_is_infinite():
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 4)], ids=str)
 def test_a_row_is_the_same_whatever_else_is_drawn(kind, shape):
     draw = getattr(Stream(3, "noise", 1), kind)
+    # TensorFlow's logarithms and cosines round differently at the end of an
+    # array.
+    rounding = 0.0 if kind == "uniform" else 1e-6
+    tolerance = {"rtol": rounding, "atol": rounding}
     whole = numpy(draw(rows_of(9), shape, 5))
     assert whole.shape == (9, *shape)
     for rows in ([4], [8, 0, 3], [2, 2]):
         part = numpy(draw(ops.convert_to_tensor(rows, "int32"), shape, 5))
-        np.testing.assert_array_equal(part, whole[rows])
+        np.testing.assert_allclose(part, whole[rows], **tolerance)
     # A step is a number, wherever it comes from.
     step = ops.convert_to_tensor(5, "int32")
-    np.testing.assert_array_equal(numpy(draw(rows_of(9), shape, step)), whole)
+    part = numpy(draw(rows_of(9), shape, step))
+    np.testing.assert_allclose(part, whole, **tolerance)
 
 
 def test_a_stream_of_a_key_is_the_stream():

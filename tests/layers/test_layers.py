@@ -27,7 +27,7 @@ LAYERS = {
     "labels": (
         LabelEmbedding,
         (4, 6),
-        {"bridge": "hard"},
+        {"bridge": "unnormalized"},
         [LABELS],
     ),
     "noise": (NoiseEmbedding, (4, 8, 99.0, None), {}, [NOISE[:, 0]]),

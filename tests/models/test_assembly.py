@@ -251,6 +251,7 @@ def test_from_blocks_of_one_model(tmp_path):
     for i, path in enumerate(paths):
         model.block(i).save(path)
     again = ViT.from_blocks(paths)
+    model.build()
     assert equal(values(again.weights), values(model.weights))
     np.testing.assert_array_equal(predict(again), predict(model))
 

@@ -77,22 +77,37 @@ def test_killed_write_keeps_the_old_file(tmp_path):
     assert left.startswith(".")
 
 
-def test_overwrite_false_asks(tmp_path, monkeypatch):
+def test_overwrite_false_keeps_the_file(tmp_path):
     model, path = make(), tmp_path / "model.keras"
     model.save(path, overwrite=False)  # nothing there yet
     before = path.read_bytes()
     model.blocks[0].head.dense.bias.assign([9.0] * 4)
-    monkeypatch.setattr("builtins.input", lambda question: "n")
-    model.save(path, overwrite=False)
+    refused(lambda: model.save(path, overwrite=False), "overwrite=False")
     assert path.read_bytes() == before
-    monkeypatch.setattr("builtins.input", lambda question: "y")
-    with monkeypatch.context() as patch, pytest.raises(DiskFull):
-        patch.setattr(model.blocks[-1].head, "save_own_variables", fail)
-        model.save(path, overwrite=False)
-    assert path.read_bytes() == before
-    model.save(path, overwrite=False)
+    model.save(path)
     bias = keras.saving.load_model(path).blocks[0].head.dense.bias
     np.testing.assert_array_equal(values([bias])[0], [9.0] * 4)
+
+
+def test_files_of_another_format_version_are_refused(tmp_path):
+    model = make()
+    for part, path in (
+        (model, tmp_path / "model.keras"),
+        (model.block(0), tmp_path / "block_0.keras"),
+    ):
+        part.save(path)
+        with zipfile.ZipFile(path) as archive:
+            files = {name: archive.read(name) for name in archive.namelist()}
+        config = files["config.json"].decode()
+        old = config.replace('"format_version": 2', '"format_version": 1')
+        assert old != config
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in files.items():
+                content = old if name == "config.json" else content
+                archive.writestr(name, content)
+        with pytest.raises(Exception, match="format version 2.*version 1"):
+            keras.saving.load_model(path)
+    refused(lambda: model.load_block(tmp_path / "block_0.keras"), "version 1")
 
 
 @pytest.mark.parametrize(

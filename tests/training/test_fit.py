@@ -8,6 +8,7 @@ import pytest
 from keras import ops
 
 from helpers.small_vit import data, make, three_blocks, values
+from keras_dblocks.streams import Stream
 
 
 def compiled(optimizer="adamw", **kwargs):
@@ -172,12 +173,12 @@ def test_noise_is_float32_under_bfloat16():
     assert block.target(y).dtype == exact.blocks[0].target(y).dtype
     sigma = ops.convert_to_tensor([0.0021, 0.0022, 79.0, 79.1])
     clean = ops.cast(block.target(y[:4]), "bfloat16")
-    noisy = mixed.noise.corrupt(clean, sigma, seed=1)
+    stream, rows = Stream(0, "test"), ops.arange(4, dtype="int32")
+    noisy = mixed.noise.corrupt(clean, sigma, stream, rows, 1)
     assert keras.backend.standardize_dtype(noisy.dtype) == "float32"
     prediction = block.denoise(noisy, sigma, ops.convert_to_tensor(x[:4]))
     assert keras.backend.standardize_dtype(prediction.dtype) == "float32"
-    bounds = block.level_bounds()
-    level = block._draw_levels(8, block.seed_generator, bounds)
+    level = block._draw_levels(stream, rows, 1, block.loss_constants(), True)
     assert keras.backend.standardize_dtype(level.dtype) == "float32"
     mixed.compile("adamw")
     loss = mixed.fit(x, y, batch_size=8, verbose=0).history["loss"]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from helpers.hand_overs import handed_over
 from helpers.residual_mlp import example
 from helpers.small_vit import data, three_blocks, values
 
@@ -215,9 +216,9 @@ def test_on_policy_input_is_what_inference_hands_over():
     x, _ = data(4)
     model = moved_from_the_start()
     model.compile("sgd", on_policy=1.0)
-    steps = model.sampler.trajectory(model, ops.convert_to_tensor(x))
+    steps = model.steps_of(ops.convert_to_tensor(x))
     for i in range(3):
-        handed, _ = model.hand_over(i, ops.convert_to_tensor(x), None)
+        handed, _ = handed_over(model, i, ops.convert_to_tensor(x), None)
         np.testing.assert_allclose(
             ops.convert_to_numpy(handed),
             ops.convert_to_numpy(steps[i]["noisy"]),
@@ -231,8 +232,10 @@ def test_a_step_trains_on_what_is_handed_over():
     model = moved_from_the_start()
     for i in range(3):
         model.compile("sgd", on_policy=1.0, block_order=i)
-        handed = model.hand_over(i, x, y)
-        wanted = model.training_loss(i, x, y, None, handed)
+        handed = handed_over(model, i, x, y)
+        block = model.blocks[i]
+        constants = block.loss_constants()
+        wanted = block.training_loss((x, y, None), handed, constants)
         wanted = ops.convert_to_numpy(wanted)
         logs = model.train_on_batch(*data(8), return_dict=True)
         assert float(logs[f"block_{i}_loss"]) == pytest.approx(wanted, 1e-5)
@@ -243,10 +246,10 @@ def test_on_policy_share_of_the_batch():
     model = three_blocks()
     for share, count in ((0.5, 5), (0.25, 3), (1.0, 10)):
         model.compile("sgd", on_policy=share)
-        handed, level = model.hand_over(2, ops.convert_to_tensor(x), y)
+        handed, level = handed_over(model, 2, ops.convert_to_tensor(x), y)
         assert handed.shape == (count, 12) and level.shape == (count,)
     model.compile("sgd", on_policy=0)
-    assert model.hand_over(2, ops.convert_to_tensor(x), y) is None
+    assert handed_over(model, 2, ops.convert_to_tensor(x), y) is None
 
 
 def test_gradient_accumulation_counts_per_block():

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dblocks import streams
+
 SIGMA = 0.5  # of the logarithm of the Poisson's rate
 START_SCALE = math.sqrt(2 / 5)  # Huginn's scaled embeddings start with it too
 
@@ -56,7 +58,7 @@ def random_start(shape, seed):
 
 def fixed_start(length, dim, seed):
     """The same for inference, a float32 array `(1, 1, T, D)`."""
-    generator = np.random.Generator(np.random.Philox(key=seed))
+    generator = streams.generator(seed, "first_state")
     start = generator.standard_normal((1, 1, length, dim), dtype="float32")
     while (far := np.abs(start) > 3).any():
         start[far] = generator.standard_normal(far.sum(), dtype="float32")

@@ -3,9 +3,9 @@
 # B batch, T slots, D hidden_dim, V vocabulary_size
 
 import keras
-import numpy as np
 from keras import ops
 
+from keras_dblocks import streams
 from keras_dblocks.applications.text.end_to_end import EndToEndText
 from keras_dblocks.applications.text.sandwich import SandwichLayer
 from keras_dblocks.checks import check_integer
@@ -108,10 +108,8 @@ class Huginn(EndToEndText):
             sequence_length, hidden_dim, seed
         )
         self.probabilities = iterations.probabilities(mean_recurrence)
-        # Hashed: on torch Keras 3.15 adds seed and counter, so that a seed
-        # would draw what the next one draws a call later.
-        (word,) = np.random.SeedSequence(seed).generate_state(1)
-        self.seed_generator = keras.random.SeedGenerator(int(word >> 1))
+        self.seed_generator = keras.random.SeedGenerator()
+        streams.seed_layers([self], seed, "iterations")
         # A variable: other numbers need no other compiled function.
         self.num_steps = keras.Variable(
             mean_recurrence, trainable=False, dtype="int32", name="num_steps"

@@ -40,15 +40,19 @@ __all__ = [
 
 
 def get(identifier, **kwargs):
-    """Sampler from a `Sampler`, a name, or what `serialize` returned.
+    """Sampler from a `Sampler`, a name, or a dict.
 
     Args:
         identifier: `Sampler` (returned as it is), `"euler"`, `"heun"`,
-            `"stochastic"`, `"unmasking"`, or a config of `serialize`.
+            `"stochastic"`, `"unmasking"`, a dict of arguments with `"name"`,
+            or a config of `serialize`.
         kwargs: arguments, for a name.
     """
     if isinstance(identifier, dict) and "class_name" in identifier:
         identifier = keras.saving.deserialize_keras_object(identifier)
+    elif isinstance(identifier, dict):
+        kwargs = {**identifier, **kwargs}
+        identifier = kwargs.pop("name", "euler")
     if isinstance(identifier, Sampler):
         return identifier
     if not isinstance(identifier, str) or identifier not in BY_NAME:

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_dblocks import streams
+from keras_dblocks.checks import is_integer
 from keras_dblocks.contracts import Contract
 from keras_dblocks.diffusion.samplers.grid import GRIDS, noise_levels
 
@@ -106,10 +107,9 @@ class Sampler(Contract):
     def __post_init__(self):
         for name in ("num_steps", "seed"):
             value = getattr(self, name)
-            whole = isinstance(value, int) and not isinstance(value, bool)
             if value is None and name == "num_steps":
                 continue
-            if not whole or value < (name == "num_steps"):
+            if not is_integer(value) or value < (name == "num_steps"):
                 least = 1 if name == "num_steps" else 0
                 raise ValueError(
                     f"`{name}` must be a whole number, at least {least}. "

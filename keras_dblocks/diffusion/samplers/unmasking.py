@@ -40,7 +40,7 @@ class UnmaskingSampler(Sampler):
         masked: float. Share of masks in the start; less than 1 with a prompt.
             Mask ratios fall from there, so that a block sees as many masks as
             in training. Defaults to `1`.
-        mask_token: int. The token that stands for a mask.
+        mask_token: int. The token that stands for a mask; it must be given.
         seed: int.
 
     References:
@@ -54,14 +54,14 @@ class UnmaskingSampler(Sampler):
     temperature: float = 1.0
     top_p: float = 1.0
     masked: float = 1.0
-    mask_token: int = dataclasses.field(default=-1, kw_only=True)
+    mask_token: int | None = dataclasses.field(default=None, kw_only=True)
 
     planned_fields = (*Sampler.planned_fields, "grid", "schedule", "masked")
 
     def __post_init__(self):
         super().__post_init__()
         check_share("masked", self.masked, "Without a prompt it is 1.")
-        check_integer("mask_token", self.mask_token, -1)
+        check_integer("mask_token", self.mask_token, 0)
         for argument, allowed in (("grid", GRIDS), ("order", ORDERS)):
             value = getattr(self, argument)
             if value not in allowed:

@@ -10,6 +10,7 @@ from helpers import small_text
 from helpers.small_ar import SIZES
 from helpers.small_text import write_text
 from helpers.small_vit import values
+from keras_dblocks import compat
 from keras_dblocks.applications.ar import ARTransformer
 from keras_dblocks.applications.data import load_text
 from keras_dblocks.applications.program.text import main
@@ -72,15 +73,16 @@ def test_each_block_starts_where_the_last_one_stopped(text):
     rate, decay = {"learning_rate": 1e-20}, {"weight_decay": 0.0}
     recipe = {**TINY["training"], **rate, **decay}
     made = TextRun(ARTransformer, config, recipe, data)
-    before = values(made.model.blocks[0].weights)
+    before = values(made.model.blocks[0].trainable_variables)
     assert made.train_in_memory() == made.num_steps == 2 * len(made.batches)
     for block in made.model.blocks:
-        for one, other in zip(before, values(block.weights), strict=True):
+        after = values(block.trainable_variables)
+        for one, other in zip(before, after, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-7)
     first, second = (o.learning_rate for o in made.model.optimizer.optimizers)
     each = len(made.batches)
     whole = TextRun(ARTransformer, config, recipe, data)._optimizer()
-    schedule = whole._learning_rate
+    schedule = compat.schedule(whole)
     np.testing.assert_allclose(float(first), float(schedule(each)))
     np.testing.assert_allclose(float(second), float(schedule(2 * each)))
 

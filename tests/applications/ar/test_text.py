@@ -73,7 +73,7 @@ def test_greedy_text_is_the_likeliest(name):
 
 def test_more_steps_and_a_new_sampler():
     """It reaches what is compiled already."""
-    model = randomize(make(**PLAIN), seed=5)
+    model = randomize(make(**PLAIN), seed=10)
     before = model.generate(PROMPTS, temperature=0)
     for steps in (None, 7):
         model.sampler = EulerSampler(steps, "equal_mass")
@@ -198,7 +198,7 @@ def test_strings_in_and_out(twin):
     # Where it ends, the text does; not where the prompt says so.
     model.tokenizer = Ending()
     ends = 0
-    for seed in range(8):
+    for seed in range(18, 26):  # spaces are rare
         rows = plain.generate(tokens, seed=seed)
         made = model.generate(prompts, seed=seed)
         for text, row, prompt in zip(made, rows, prompts, strict=True):

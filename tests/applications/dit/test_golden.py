@@ -8,7 +8,10 @@ from helpers.gradients import gradients
 from keras_dblocks.applications import DiT
 from keras_dblocks.applications.dit import load_reference_weights
 from keras_dblocks.applications.dit.reference_weights import reference_names
+from keras_dblocks.diffusion.samplers import loop
+from keras_dblocks.diffusion.weighting import weighted_mean
 from keras_dblocks.samplers import EulerSampler
+from keras_dblocks.streams import rows_of
 
 FORWARD = 2e-5  # float32: tests/golden/README.md#ditnpz
 TRAJECTORY = 2e-4
@@ -54,6 +57,12 @@ def model(reference):
 
 def blocks(reference):
     return range(reference["config"]["B"])
+
+
+def weigh(block, loss, level):
+    """The loss of a batch, from those of its examples."""
+    method = block.method
+    return weighted_mean(loss, level, method.weighting, method.preconditioning)
 
 
 def network(block, x, t, labels):
@@ -115,23 +124,14 @@ def test_denoised_loss_and_guidance(reference, model):
             weighted, part["loss_per_sample"], rtol=GRADIENT
         )
         np.testing.assert_allclose(weight, part["weight"], rtol=1e-5)
-        total = numpy(model.weigh(loss, part["sigma"].astype("float32")))
-        np.testing.assert_allclose(total, part["loss"], rtol=GRADIENT)
-        # Guidance goes by one level for the batch.
-        sampler = EulerSampler(guidance_scale=scale)
-        guided = np.concatenate(
-            [
-                numpy(
-                    sampler.predict(
-                        model.blocks[i],
-                        ops.convert_to_tensor(part["z_nhwc"][[n]]),
-                        s,
-                        ops.convert_to_tensor(labels[[n]]),
-                    )
-                )
-                for n, s in enumerate(part["sigma"])
-            ]
+        total = numpy(
+            weigh(model.blocks[i], loss, part["sigma"].astype("float32"))
         )
+        np.testing.assert_allclose(total, part["loss"], rtol=GRADIENT)
+        noisy, sigma, labels_of = map(ops.convert_to_tensor, arguments)
+        sigma = ops.cast(sigma, "float32")
+        guided = model.blocks[i].guided(noisy, sigma, labels_of, scale)
+        guided = numpy(guided)
         np.testing.assert_allclose(guided, part["D_cfg_nhwc"], atol=FORWARD)
 
 
@@ -147,7 +147,7 @@ def test_gradients(reference, model):
         def loss(block=block, z=z, sigma=sigma, labels=labels):
             denoised = block.denoise(z, sigma, labels)
             each = block.target.loss(reference["x0_nhwc"], denoised)
-            return model.weigh(each, sigma)
+            return weigh(block, each, sigma)
 
         variables = block.trainable_variables
         names = reference_names(block)
@@ -183,7 +183,8 @@ def test_trajectories(reference, model):
     for guided in ("nocfg", "cfg"):
         scale = reference["config"]["cfg_scale"] if guided == "cfg" else None
         sampler = EulerSampler(steps, "equal_mass", guidance_scale=scale)
-        path = sampler.trajectory(model, labels, start)
+        chain = model.blocks, model.partition, sampler, start, labels
+        path = loop.trajectory(*chain, rows_of(len(start)))
         route = [step["block"] for step in path]
         assert route == reference["traj/route"].tolist()
         levels = [step["level"] for step in path]
@@ -192,7 +193,7 @@ def test_trajectories(reference, model):
             ours = np.stack([numpy(step[ours]) for step in path])
             wanted = reference[f"traj/{guided}/{key}_nhwc"]
             np.testing.assert_allclose(ours, wanted, atol=TRAJECTORY)
-        final = numpy(sampler(model, labels, start))
+        final = numpy(loop.sample(*chain, rows_of(len(start))))
         wanted = reference[f"traj/{guided}/D_nhwc"][-1]
         np.testing.assert_allclose(final, wanted, atol=TRAJECTORY)
 

@@ -13,7 +13,9 @@ from helpers.toys import CHAINS
 from keras_dblocks import samplers
 from keras_dblocks.applications import DiT, DiTB2, DiTL2, DiTS2, DiTXL2
 from keras_dblocks.applications.dit import generate
+from keras_dblocks.diffusion.samplers import loop
 from keras_dblocks.models import assembly
+from keras_dblocks.streams import rows_of
 
 SIZES = {
     "image_size": 8,
@@ -135,9 +137,10 @@ def test_trajectory_is_that_of_the_sampler():
     np.testing.assert_allclose(images, whole, atol=1e-4)
     assert len(path) == 7  # 2 n - 1 calls
     start = ops.convert_to_tensor(path[0]["noisy"])
-    wanted = samplers.HeunSampler(4, "equal_mass").trajectory(
-        model, ops.convert_to_tensor(labels, dtype="int32"), start
-    )
+    condition = ops.convert_to_tensor(labels, dtype="int32")
+    sampler = samplers.HeunSampler(4, "equal_mass")
+    chain = model.blocks, model.partition, sampler, start, condition
+    wanted = loop.trajectory(*chain, rows_of(3))
     for ours, theirs in zip(path, wanted, strict=True):
         assert ours["block"] == theirs["block"]
         assert ours["level"] == pytest.approx(theirs["level"])
@@ -159,9 +162,9 @@ def test_every_block_is_run():
         model = randomize(make(num_layers=12, num_blocks=blocks))
         for _, steps, grid in [c for c in chains if c[0] == blocks]:
             sampler = samplers.EulerSampler(steps, grid, "noise")
-            visits = sampler.plan(model.partition)
+            visits = loop.plan(sampler, model.partition)
             assert [visit.block for visit in visits] == [*range(blocks)]
-            calls = sum(len(visit.calls["level"]) for visit in visits)
+            calls = sum(visit.num_calls for visit in visits)
             assert calls == steps
         keywords = {"num_steps": blocks, "sampler": "euler"}
         before = model.generate([0], **keywords)
@@ -179,7 +182,7 @@ def test_every_block_is_run():
 
 def test_predict_is_generate():
     model = randomize(make(value_range=(0, 1)))
-    model.sampler = {"name": "euler", "num_steps": 3, "start": "noise"}
+    model.sampler = samplers.EulerSampler(3, start="noise")
     labels = np.array([0, 1, 2, 3, 1])
     images = model.predict(labels, batch_size=2)
     whole = model.generate(labels, num_steps=3, grid="upper_edges")

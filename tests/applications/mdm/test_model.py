@@ -8,7 +8,10 @@ from keras import ops
 from helpers.small_mdm import MASK, SIZES, data, exact_bound, make, randomize
 from helpers.small_vit import equal, refused, state, values
 from keras_dblocks.applications.mdm import MDM
+from keras_dblocks.applications.text.tokens import Tokens
 from keras_dblocks.diffusion.masking import MaskingNoise, MaskingSchedule
+from keras_dblocks.diffusion.samplers import loop
+from keras_dblocks.streams import Stream, rows_of
 
 numpy = ops.convert_to_numpy
 
@@ -54,6 +57,19 @@ def test_infilling(trained):
     np.testing.assert_array_equal(whole, text)
 
 
+@pytest.mark.parametrize("order", ["random", "confidence"])
+def test_texts_know_nothing_of_their_batch(trained, order):
+    keywords = {"num_steps": 5, "order": order, "seed": 4}
+    whole = trained.generate(7, **keywords)
+    for size in (3, 4):  # the last batch is filled up
+        made = trained.generate(7, batch_size=size, **keywords)
+        np.testing.assert_array_equal(made, whole)
+    more = trained.generate(9, **keywords)
+    np.testing.assert_array_equal(more[:7], whole)
+    other = trained.generate(7, **{**keywords, "seed": 5})
+    assert (other != whole).any() and len(np.unique(whole, axis=0)) > 1
+
+
 def test_copies_of_one_network_have_its_bound():
     alone = randomize(make(num_layers=1, num_blocks=1))
     copies = make()
@@ -91,17 +107,27 @@ def test_training_and_bound_know_of_no_schedule():
         history = model.fit(data(), batch_size=8, verbose=0).history
         losses.append(history["loss"])
         bounds.append(model.evaluate(data()))
-        levels.append(model.sampler.plan(model.partition)[0].calls["level"])
+        levels.append(
+            loop.plan(model.sampler, model.partition)[0].calls["level"]
+        )
     assert losses[0] == losses[1] and bounds[0] == bounds[1]
     assert levels[0] != levels[1]
 
 
-class Recorder(MDM):
+@keras.saving.register_keras_serializable("tests")
+class RecordedTokens(Tokens):
     """Keeps what the loss was computed from."""
 
-    def loss_of(self, target, clean_input, prediction, noisy, level):
-        self.seen = [numpy(t) for t in (prediction, noisy, level)]
-        return super().loss_of(target, clean_input, prediction, noisy, level)
+    def loss(self, tokens, logits, noisy, level):
+        self.seen = [numpy(t) for t in (logits, noisy, level)]
+        return super().loss(tokens, logits, noisy, level)
+
+
+class Recorder(MDM):
+    """Its target records."""
+
+    def make_target(self):
+        return RecordedTokens(self.vocabulary_size, self.sequence_length)
 
 
 def recorded(text, num_blocks, overlap, training):
@@ -111,7 +137,7 @@ def recorded(text, num_blocks, overlap, training):
     model = randomize(Recorder(**sizes, overlap=overlap))
     for block in model.blocks:
         loss = block.denoising_loss(text, None, training=training)
-        yield model, block, float(numpy(loss)), *model.seen
+        yield model, block, float(numpy(loss)), *model.target.seen
 
 
 @pytest.mark.parametrize("num_blocks, overlap", [(1, 0.05), (3, 0.2)])
@@ -168,7 +194,14 @@ def test_masking_noise_and_schedules():
     assert (levels[0], levels[-1]) == (noise.minimum, noise.maximum)
     clean = np.tile(np.arange(9), (3, 400))
     level = np.float32([0.1, 0.5, 0.9])
-    noisy = numpy(noise.corrupt(clean, ops.convert_to_tensor(level), 0))
+    noisy = noise.corrupt(
+        ops.convert_to_tensor(clean),
+        ops.convert_to_tensor(level),
+        Stream(0, "noise"),
+        rows_of(3),
+        step=0,
+    )
+    noisy = numpy(noisy)
     masked = noisy == 9
     np.testing.assert_allclose(masked.mean(1), level, atol=0.04)
     np.testing.assert_array_equal(noisy[~masked], clean[~masked])
@@ -235,7 +268,7 @@ def test_saved_whole_and_in_blocks(tmp_path, sharing, tied):
     for block, path in zip(model.blocks, paths, strict=True):
         block.save(path)
     loaded = keras.saving.load_model(tmp_path / "mdm.keras")
-    assert (loaded.schedule, loaded.sampler.schedule_name) == ("poly2",) * 2
+    assert (loaded.schedule, loaded.sampler.schedule) == ("poly2",) * 2
     assert loaded.sampler.get_config() == model.sampler.get_config()
     for again in (loaded, MDM.from_blocks(paths)):
         np.testing.assert_allclose(

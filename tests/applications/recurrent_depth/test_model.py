@@ -118,9 +118,13 @@ def test_hand_overs_are_states_of_a_chain():
     model.compile("sgd", on_policy=1.0)
     tokens = ops.convert_to_tensor(random_tokens(4))
     highest = model.noise.maximum
-    seen = []
-    for _ in range(12):
-        state, level = model.hand_over(0, tokens, None)
+    seen, block = [], model.blocks[0]
+    constants = block.hand_over_constants()
+    for step in range(12):
+        block.draws.assign(step)
+        (state, level), _ = block.begin_hand_over(
+            (tokens, None, None), 1.0, constants
+        )
         state, level = map(ops.convert_to_numpy, (state, level))
         assert (level == level[0]).all()
         # No step: the start, at the highest level. Else: an earlier answer.

@@ -8,7 +8,10 @@ from keras import ops
 from helpers.gradients import gradients
 from keras_dblocks.applications.vit import ViT, load_reference_weights
 from keras_dblocks.applications.vit.reference_weights import reference_names
+from keras_dblocks.diffusion.samplers import loop
+from keras_dblocks.diffusion.weighting import weighted_mean
 from keras_dblocks.samplers import EulerSampler
+from keras_dblocks.streams import rows_of
 
 # Absolute tolerances of one forward pass and of a trajectory:
 # tests/golden/README.md#vitnpz
@@ -47,6 +50,11 @@ def model(reference):
 
 def numpy(tensor):
     return ops.convert_to_numpy(tensor)
+
+
+def weigh(method, loss, level):
+    """The loss of a batch, from those of its examples."""
+    return weighted_mean(loss, level, method.weighting, method.preconditioning)
 
 
 def blocks(reference):
@@ -122,7 +130,7 @@ def test_clean_signal_and_losses(reference, model):
     np.testing.assert_allclose(
         numpy(target(labels)), reference["y_embed"], atol=1e-6
     )
-    paper = vit_of(reference, reference=True)
+    paper = vit_of(reference, reference=True).block(0).method
     for i in blocks(reference):
         logits = reference[f"block{i}/logits"]
         ce = target.loss(labels, logits)
@@ -131,13 +139,13 @@ def test_clean_signal_and_losses(reference, model):
         )
         sigma = ops.convert_to_tensor(reference[f"block{i}/sigma"], "float32")
         np.testing.assert_allclose(
-            numpy(paper.weigh(ce, sigma)),
+            numpy(weigh(paper, ce, sigma)),
             reference[f"block{i}/loss_official_broadcast"],
             rtol=1e-4,
         )
-        edm = vit_of(reference, loss_weighting="edm")
+        edm = vit_of(reference, loss_weighting="edm").block(0).method
         np.testing.assert_allclose(
-            numpy(edm.weigh(ce, sigma)),
+            numpy(weigh(edm, ce, sigma)),
             reference[f"block{i}/loss_weighted"],
             rtol=1e-4,
         )
@@ -189,11 +197,10 @@ def test_trajectories(reference, bridge):
     model = vit_of(reference, reference=bridge == "unnorm")
     for steps in reference["config"]["steps"]:
         sampler = EulerSampler(num_steps=steps, grid="equal_mass")
-        path = sampler.trajectory(
-            model,
-            ops.convert_to_tensor(reference["images_nhwc"]),
-            ops.convert_to_tensor(reference["z0"]),
-        )
+        start = ops.convert_to_tensor(reference["z0"])
+        images = ops.convert_to_tensor(reference["images_nhwc"])
+        chain = model.blocks, model.partition, sampler, start, images
+        path = loop.trajectory(*chain, rows_of(len(start)))
         prefix = f"traj_n{steps}/{bridge}_halfopen"
         np.testing.assert_allclose(
             [step["level"] for step in path],
@@ -211,24 +218,19 @@ def test_trajectories(reference, bridge):
             np.testing.assert_allclose(
                 ours, reference[f"{prefix}/{key}"], atol=TRAJECTORY
             )
-        looped = sampler(
-            model,
-            ops.convert_to_tensor(reference["images_nhwc"]),
-            ops.convert_to_tensor(reference["z0"]),
-        )
+        looped = loop.sample(*chain, rows_of(len(start)))
         np.testing.assert_allclose(
             numpy(looped), reference[f"{prefix}/logits"][-1], atol=TRAJECTORY
         )
 
 
 def test_guidance(reference, model):
-    sampler = EulerSampler(guidance_scale=1.5)
     for i in blocks(reference):
-        logits = sampler.predict(
-            model.blocks[i],
+        logits = model.blocks[i].guided(
             ops.convert_to_tensor(reference[f"block{i}/z"]),
-            ops.convert_to_tensor(reference[f"block{i}/sigma"]),
+            ops.convert_to_tensor(reference[f"block{i}/sigma"], "float32"),
             ops.convert_to_tensor(reference["images_nhwc"]),
+            1.5,
         )
         np.testing.assert_allclose(
             numpy(logits),

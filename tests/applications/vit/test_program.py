@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_dblocks import compat
 from keras_dblocks.applications.data import load_images
 from keras_dblocks.applications.program import command, main
 from keras_dblocks.applications.program.run import ROWS, Run
@@ -186,7 +187,7 @@ def test_rows_take_equal_layer_evaluations_and_end_their_schedule():
             assert run.model.on_policy == (row == "blocks")
             optimizer = optimizer.optimizers[0]
             steps //= 2
-        rate = optimizer._learning_rate
+        rate = compat.schedule(optimizer)
         assert float(rate(0)) == 0
         assert float(rate(steps // 3)) == pytest.approx(1e-2)  # 1 of 3 epochs
         assert float(rate(steps)) == pytest.approx(5e-4)
