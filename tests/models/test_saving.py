@@ -66,7 +66,7 @@ def test_block_trains_on_after_loading(tmp_path):
     assert isinstance(loaded, Block)
     assert loaded.index == 1
     assert loaded.upper_level == block.upper_level
-    assert loaded.network().get_config() == block.network().get_config()
+    assert loaded.get_config() == block.get_config()
 
 
 CONFIGS = {

@@ -9,6 +9,7 @@ import pytest
 
 from helpers.residual_mlp import example
 from helpers.small_vit import equal, refused, state
+from keras_dblocks import streams
 from keras_dblocks.training import offload
 from keras_dblocks.training.block_order import BlockOrder
 
@@ -158,8 +159,8 @@ def test_one_batch_at_a_time_and_a_bad_one():
     model = compiled(**SETTINGS["apart"], **BOTH)
     # The batches of `fit`, whose order is drawn from seed and step.
     for epoch in (0, 5):
-        bits = np.random.Philox(key=model.seed, counter=[epoch, 0, 0, 1])
-        order = np.random.Generator(bits).permutation(40)
+        draws = streams.generator(model.seed, "data_order", epoch)
+        order = draws.permutation(40)
         for rows in order.reshape(5, 8):
             model.train_on_batch(X[rows], Y[rows])
     model.epoch_start.assign(5)
