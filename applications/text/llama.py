@@ -109,15 +109,16 @@ class LlamaLayer(keras.layers.Layer):
     def call(self, x, noise=None, cache=None, index=0, training=None):
         maps = self.modulation(noise, x) if self.conditioned else [None] * 6
         shift_a, scale_a, *maps = maps  # (B, S, 1, D)
-        h = self.attention_norm(x, shift_a, scale_a)  # (B, S, T, D)
+        mode = {"training": training}
+        h = self.attention_norm(x, shift_a, scale_a, **mode)  # (B, S, T, D)
         h, cache = self.attention(
             h, cache=cache, index=index, last_only=self.last_only
         )  # (B, S or 1, T, D)
         x, gate_a, shift_m, scale_m, gate_m = self._coming_out(x, *maps)
-        x = self.attention_output(x, h, gate_a)  # (B, S or 1, T, D)
-        h = self.mlp_norm(x, shift_m, scale_m)  # (B, S or 1, T, D)
+        x = self.attention_output(x, h, gate_a, **mode)  # (B, S or 1, T, D)
+        h = self.mlp_norm(x, shift_m, scale_m, **mode)  # (B, S or 1, T, D)
         h = ops.silu(self.gate(h)) * self.up(h)  # (..., intermediate_dim)
-        x = self.down(x, h, gate_m)  # (B, S or 1, T, D)
+        x = self.down(x, h, gate_m, **mode)  # (B, S or 1, T, D)
         return x if cache is None else (x, cache)
 
     def _coming_out(self, *tensors):

@@ -26,6 +26,9 @@ class GatedResidual(keras.layers.Layer):
 
     def __init__(self, use_bias=True, dropout=0.0, recompute=False, **kwargs):
         super().__init__(**kwargs)
+        # The layer that holds this one has converted the inputs. On PyTorch
+        # Keras 3.15 keeps several of them until garbage is collected.
+        self._convert_input_args = False
         self.use_bias = use_bias
         self.dropout = dropout
         self.recompute = recompute

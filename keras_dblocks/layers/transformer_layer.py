@@ -132,13 +132,14 @@ class TransformerLayer(keras.layers.Layer):
         maps = (
             self.modulation_maps(noise, x) if self.conditioned else [None] * 6
         )
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = maps  # (B, 1, D)
-        h = self.attention_norm(x, shift_a, scale_a)  # (B, T, D)
-        h = self.attention(h)  # (B, T, D)
-        x = self.attention_output(x, h, gate_a)  # (B, T, D)
-        h = self.mlp_norm(x, shift_m, scale_m)  # (B, T, D)
-        h = self.intermediate(h)  # (B, T, intermediate_dim)
-        return self.output_projection(x, h, gate_m)  # (B, T, D)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = maps
+        mode = {"training": training}
+        h = self.attention_norm(x, shift_a, scale_a, **mode)  # (B, T, D)
+        h = self.attention(h, **mode)  # (B, T, D)
+        x = self.attention_output(x, h, gate_a, **mode)  # (B, T, D)
+        h = self.mlp_norm(x, shift_m, scale_m, **mode)  # (B, T, D)
+        h = self.intermediate(h, **mode)  # (B, T, intermediate_dim)
+        return self.output_projection(x, h, gate_m, **mode)  # (B, T, D)
 
     def compute_output_shape(self, x_shape, noise_shape=None):
         return x_shape
