@@ -132,9 +132,6 @@ class GatedLinearUnit(keras.layers.Layer):
 
     def __init__(self, recompute=False, **kwargs):
         super().__init__(**kwargs)
-        # The layer that holds this one has converted the inputs. On PyTorch
-        # Keras 3.15 keeps several of them until garbage is collected.
-        self._convert_input_args = False
         self.recompute = recompute
 
     def build(self, h_shape):

@@ -23,9 +23,6 @@ class ActivatedDense(keras.layers.Dense):
 
     def __init__(self, units, activation, recompute=False, **kwargs):
         super().__init__(units, activation, **kwargs)
-        # The layer that holds this one has converted the inputs. On PyTorch
-        # Keras 3.15 keeps several of them until garbage is collected.
-        self._convert_input_args = False
         self.recompute = recompute
 
     def call(self, inputs, training=None):

@@ -33,9 +33,6 @@ class AdaptiveNormalization(keras.layers.Layer):
         self, kind, epsilon=1e-6, affine=True, recompute=False, **kwargs
     ):
         super().__init__(**kwargs)
-        # The layer that holds this one has converted the inputs. On PyTorch
-        # Keras 3.15 keeps several of them until garbage is collected.
-        self._convert_input_args = False
         self.kind = kind
         self.epsilon = epsilon
         self.affine = affine
