@@ -27,21 +27,17 @@ def rematerialized(function, layer=None):
     variables = (layer or function).variables
 
     def call(*args, **kwargs):
-        leaves = tree.flatten((args, kwargs))
+        given = [*args, *kwargs.values()]
+        leaves = [leaf for value in given for leaf in _flat(value)]
         places = [i for i, leaf in enumerate(leaves) if ops.is_tensor(leaf)]
 
-        def pure(*arguments):
-            arguments, values = (
-                arguments[: len(places)],
-                arguments[len(places) :],
-            )
-            whole = list(leaves)
-            for place, tensor in zip(places, arguments, strict=True):
-                whole[place] = tensor
-            args_, kwargs_ = tree.pack_sequence_as((args, kwargs), whole)
-            mapping = list(zip(variables, values, strict=True))
+        def pure(*tensors):
+            mapping = list(zip(variables, tensors[len(places) :], strict=True))
+            rest = iter(_replaced(leaves, places, tensors[: len(places)]))
+            present = [_packed_like(value, rest) for value in given]
+            keywords = dict(zip(kwargs, present[len(args) :], strict=True))
             with keras.StatelessScope(state_mapping=mapping) as scope:
-                result = function(*args_, **kwargs_)
+                result = function(*present[: len(args)], **keywords)
             return result, [scope.get_current_value(v) for v in updated]
 
         # Variables that a call may update are passed as copies, since
@@ -84,3 +80,23 @@ def as_tensor(variable):
     twice in the gradient, once as what the function was called with.
     """
     return ops.cast(ops.convert_to_tensor(variable), variable.dtype)
+
+
+def _flat(value):
+    # Not by `tree` for a single tensor: on PyTorch it keeps what it flattens
+    # until garbage is collected.
+    return tree.flatten(value) if tree.is_nested(value) else [value]
+
+
+def _packed_like(value, leaves):
+    """The next of the iterator `leaves`, nested like `value`."""
+    if not tree.is_nested(value):
+        return next(leaves)
+    return tree.pack_sequence_as(value, [next(leaves) for _ in _flat(value)])
+
+
+def _replaced(leaves, places, tensors):
+    leaves = list(leaves)
+    for place, tensor in zip(places, tensors, strict=True):
+        leaves[place] = tensor
+    return leaves

@@ -49,10 +49,10 @@ def layer_pairs(layer, name):
         "self_attn.q_proj": attention.query_dense,
         "self_attn.k_proj": attention.key_dense,
         "self_attn.v_proj": attention.value_dense,
-        "self_attn.o_proj": layer.attention_output.dense,
+        "self_attn.o_proj": layer.attention_output,
         "mlp.gate_proj": layer.gate,
         "mlp.up_proj": layer.up,
-        "mlp.down_proj": layer.down.dense,
+        "mlp.down_proj": layer.down,
     }
     attention_norm = f"{name}.input_layernorm.weight"
     mlp_norm = f"{name}.post_attention_layernorm.weight"

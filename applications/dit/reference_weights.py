@@ -82,7 +82,7 @@ def _transformer_layer(layer, name):
             )
     pairs += dense(layer.attention_output.dense, f"{name}.attn.proj")
     pairs += dense(layer.intermediate, f"{name}.mlp.fc1")
-    pairs += dense(layer.output_projection.dense, f"{name}.mlp.fc2")
+    pairs += dense(layer.output_dense, f"{name}.mlp.fc2")
     modulation = layer.modulation_maps.dense
     return pairs + dense(modulation, f"{name}.adaLN_modulation.1")
 

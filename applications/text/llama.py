@@ -8,9 +8,9 @@ from keras import ops
 from keras_dblocks.applications.text.causal_attention import CausalAttention
 from keras_dblocks.layers import (
     AdaptiveNormalization,
-    GatedResidual,
     Modulation,
 )
+from keras_dblocks.layers.gated_residual import gated_sum
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -71,7 +71,6 @@ class LlamaLayer(keras.layers.Layer):
         # plain layer is computed again in the backward pass.
         norm = {"recompute": self.conditioned, **dtype}
         dense = {"use_bias": False, **dtype}
-        residual = {"dropout": self.dropout, **dense}
         self.attention = CausalAttention(
             self.num_heads, self.num_key_value_heads, name="attention", **dtype
         )
@@ -79,24 +78,27 @@ class LlamaLayer(keras.layers.Layer):
             "rms", name="attention_norm", **norm
         )
         self.mlp_norm = AdaptiveNormalization("rms", name="mlp_norm", **norm)
-        self.attention_output = GatedResidual(
-            name="attention_output", **residual
+        self.attention_output = keras.layers.Dense(
+            x_shape[-1], name="attention_output", **dense
         )
         self.gate = keras.layers.Dense(
             self.intermediate_dim, name="gate", **dense
         )
         self.up = keras.layers.Dense(self.intermediate_dim, name="up", **dense)
-        self.down = GatedResidual(name="down", **residual)
+        self.down = keras.layers.Dense(x_shape[-1], name="down", **dense)
+        self.dropout_layer = keras.layers.Dropout(
+            self.dropout, name="dropout", **dtype
+        )
         for layer in (
             self.attention,
             self.attention_norm,
             self.mlp_norm,
             self.gate,
             self.up,
+            self.attention_output,
         ):
             layer.build(x_shape)
-        self.attention_output.build(x_shape, x_shape)
-        self.down.build(x_shape, wide_shape)
+        self.down.build(wide_shape)
         if self.conditioned:
             self.modulation = Modulation(
                 6,  # shift, scale and gate of each sublayer
@@ -109,15 +111,18 @@ class LlamaLayer(keras.layers.Layer):
     def call(self, x, noise=None, cache=None, index=0, training=None):
         maps = self.modulation(noise, x) if self.conditioned else [None] * 6
         shift_a, scale_a, *maps = maps  # (B, S, 1, D)
-        h = self.attention_norm(x, shift_a, scale_a)  # (B, S, T, D)
+        mode = {"training": training}
+        h = self.attention_norm(x, shift_a, scale_a, **mode)  # (B, S, T, D)
         h, cache = self.attention(
             h, cache=cache, index=index, last_only=self.last_only
         )  # (B, S or 1, T, D)
         x, gate_a, shift_m, scale_m, gate_m = self._coming_out(x, *maps)
-        x = self.attention_output(x, h, gate_a)  # (B, S or 1, T, D)
-        h = self.mlp_norm(x, shift_m, scale_m)  # (B, S or 1, T, D)
+        h = self.dropout_layer(self.attention_output(h), **mode)
+        x = gated_sum(x, h, gate_a)  # (B, S or 1, T, D)
+        h = self.mlp_norm(x, shift_m, scale_m, **mode)  # (B, S or 1, T, D)
         h = ops.silu(self.gate(h)) * self.up(h)  # (..., intermediate_dim)
-        x = self.down(x, h, gate_m)  # (B, S or 1, T, D)
+        h = self.dropout_layer(self.down(h), **mode)
+        x = gated_sum(x, h, gate_m)  # (B, S or 1, T, D)
         return x if cache is None else (x, cache)
 
     def _coming_out(self, *tensors):

@@ -89,12 +89,14 @@ class SandwichLayer(keras.layers.Layer):
     def call(self, x, noise=None, cache=None, index=0, training=None):
         maps = self.modulation(noise, x) if self.conditioned else [None] * 4
         shift_a, scale_a, shift_m, scale_m = maps  # (B, 1, 1, D)
-        h = self.norm_1(x, shift_a, scale_a)  # (B, S, T, D)
+        mode = {"training": training}
+        h = self.norm_1(x, shift_a, scale_a, **mode)  # (B, S, T, D)
         h, cache = self.attention(h, cache=cache, index=index)  # (B, S, T, D)
-        x = self.norm_2(x + self.attention_output(h))  # (B, S, T, D)
-        h = self.fc(self.norm_3(x, shift_m, scale_m))  # (.., 2 x intermediate)
-        h = self.gated_unit(h)  # (B, S, T, intermediate_dim)
-        x = self.norm_4(x + self.down(h))  # (B, S, T, D)
+        x = x + self.attention_output(h)  # (B, S, T, D)
+        x = self.norm_2(x, **mode)  # (B, S, T, D)
+        h = self.norm_3(x, shift_m, scale_m, **mode)  # (B, S, T, D)
+        h = self.gated_unit(self.fc(h), **mode)  # (.., intermediate_dim)
+        x = self.norm_4(x + self.down(h), **mode)  # (B, S, T, D)
         return x if cache is None else (x, cache)
 
     def compute_output_spec(self, x, noise=None, cache=None, index=0, **kwargs):

@@ -42,7 +42,7 @@ def _transformer_layer(layer, name):
     output = layer.attention_output.dense
     pairs += dense(output, f"{name}.attention.output.dense")
     pairs += dense(layer.intermediate, f"{name}.intermediate.dense")
-    pairs += dense(layer.output_projection.dense, f"{name}.output.dense")
+    pairs += dense(layer.output_dense, f"{name}.output.dense")
     pairs += norm(layer.attention_norm.norm, f"{name}.layernorm_before")
     pairs += norm(layer.mlp_norm.norm, f"{name}.layernorm_after")
     if layer.conditioned:

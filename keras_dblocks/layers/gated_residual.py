@@ -7,7 +7,11 @@ from keras_dblocks.rematerialization import recomputed_in_training
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class GatedResidual(keras.layers.Layer):
-    """`x + gate * dropout(dense(h))`.
+    """`x + gate * dropout(dense(h))`, which can be computed again.
+
+    Where nothing is to be computed again, call the dense layer and
+    `gated_sum`: on PyTorch Keras 3.15 keeps the tensors of a call with several
+    arguments until garbage is collected, which matters for a wide branch.
 
     Args:
         use_bias: bool. Of the dense layer. Defaults to True.
@@ -45,7 +49,7 @@ class GatedResidual(keras.layers.Layer):
     @recomputed_in_training
     def call(self, x, h, gate=None, training=None):
         h = self.dropout_layer(self.dense(h), training=training)
-        return x + (h if gate is None else gate * h)
+        return gated_sum(x, h, gate)
 
     def compute_output_shape(self, x_shape, h_shape, gate_shape=None):
         return x_shape
@@ -57,3 +61,8 @@ class GatedResidual(keras.layers.Layer):
             "dropout": self.dropout,
             "recompute": self.recompute,
         }
+
+
+def gated_sum(x, h, gate=None):
+    """`x + gate * h`, or `x + h` if there is no gate."""
+    return x + (h if gate is None else gate * h)

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_dblocks.layers.activated_dense import ActivatedDense
 from keras_dblocks.layers.adaptive_normalization import AdaptiveNormalization
-from keras_dblocks.layers.gated_residual import GatedResidual
+from keras_dblocks.layers.gated_residual import GatedResidual, gated_sum
 from keras_dblocks.layers.modulation import Modulation
 from keras_dblocks.layers.self_attention import SelfAttention
 
@@ -109,15 +109,18 @@ class TransformerLayer(keras.layers.Layer):
             **dtype,
             **recompute,
         )
-        self.output_projection = GatedResidual(
-            dropout=self.dropout, name="output", **dtype
+        self.output_dense = keras.layers.Dense(
+            x_shape[-1], name="output", **dtype
+        )
+        self.dropout_layer = keras.layers.Dropout(
+            self.dropout, name="dropout", **dtype
         )
         self.attention_norm.build(x_shape)
         self.mlp_norm.build(x_shape)
         self.attention.build(x_shape)
         self.attention_output.build(x_shape, x_shape)
         self.intermediate.build(x_shape)
-        self.output_projection.build(x_shape, wide_shape)
+        self.output_dense.build(wide_shape)
         if self.conditioned:
             self.modulation_maps = Modulation(
                 6,  # shift, scale and gate of each sublayer
@@ -129,16 +132,18 @@ class TransformerLayer(keras.layers.Layer):
             self.modulation_maps.build(noise_shape, x_shape)
 
     def call(self, x, noise=None, training=None):
-        maps = (
-            self.modulation_maps(noise, x) if self.conditioned else [None] * 6
-        )
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = maps  # (B, 1, D)
-        h = self.attention_norm(x, shift_a, scale_a)  # (B, T, D)
-        h = self.attention(h)  # (B, T, D)
-        x = self.attention_output(x, h, gate_a)  # (B, T, D)
-        h = self.mlp_norm(x, shift_m, scale_m)  # (B, T, D)
-        h = self.intermediate(h)  # (B, T, intermediate_dim)
-        return self.output_projection(x, h, gate_m)  # (B, T, D)
+        maps = [None] * 6
+        if self.conditioned:
+            maps = self.modulation_maps(noise, x)  # each (B, 1, D)
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = maps
+        mode = {"training": training}
+        h = self.attention_norm(x, shift_a, scale_a, **mode)  # (B, T, D)
+        h = self.attention(h, **mode)  # (B, T, D)
+        x = self.attention_output(x, h, gate_a, **mode)  # (B, T, D)
+        h = self.mlp_norm(x, shift_m, scale_m, **mode)  # (B, T, D)
+        h = self.intermediate(h, **mode)  # (B, T, intermediate_dim)
+        h = self.dropout_layer(self.output_dense(h), **mode)  # (B, T, D)
+        return gated_sum(x, h, gate_m)  # (B, T, D)
 
     def compute_output_shape(self, x_shape, noise_shape=None):
         return x_shape

@@ -91,7 +91,7 @@ def test_every_block_is_run(model):
     keywords = {"num_steps": 12, "num_samples": 32}
     before = model.generate(**keywords)
     for block in model.blocks:
-        kernel = block.residual_layers[-1].output_projection.dense.kernel
+        kernel = block.residual_layers[-1].output_dense.kernel
         kept = np.array(numpy(kernel))
         kernel.assign(-3.0 * kept)
         assert (model.generate(**keywords) != before).any(), block.index

@@ -233,10 +233,10 @@ def test_dropout_is_for_training_only(where):
     # One place at a time: the others drop nothing, or are multiplied by 0.
     if where == "weights":
         layer.attention_output.dropout_layer.rate = 0.0
-        layer.output_projection.dropout_layer.rate = 0.0
+        layer.dropout_layer.rate = 0.0
     else:
         layer.attention.dropout = 0.0
-        other = layer.output_projection
+        other = layer.output_dense
         if where == "perceptron":
             other = layer.attention_output
         for variable in other.weights:

@@ -95,10 +95,10 @@ def masked_layer(layer, x, noise):
         return x / ops.sqrt(size) * ops.convert_to_tensor(layer.norm.scale)
 
     h = norm(x, layer.attention_norm) * (1 + scale_a) + shift_a
-    h = layer.attention_output.dense(masked_attention(layer.attention, h))
+    h = layer.attention_output(masked_attention(layer.attention, h))
     x = x + gate_a * h
     h = norm(x, layer.mlp_norm) * (1 + scale_m) + shift_m
-    h = layer.down.dense(ops.silu(layer.gate(h)) * layer.up(h))
+    h = layer.down(ops.silu(layer.gate(h)) * layer.up(h))
     return x + gate_m * h
 
 

@@ -95,7 +95,7 @@ def test_layer(reference, kind):
     normed = layer.attention_norm(x[:, None])
     wanted = reference["layer/input_norm_output"]
     np.testing.assert_allclose(numpy(normed)[:, 0], wanted, atol=FORWARD)
-    attended = layer.attention_output.dense(layer.attention(normed)[0])
+    attended = layer.attention_output(layer.attention(normed)[0])
     wanted = reference["layer/attn_output"]
     np.testing.assert_allclose(numpy(attended)[:, 0], wanted, atol=FORWARD)
     check_two_streams(reference, [layer], "layer", noise)

@@ -171,7 +171,7 @@ def test_every_block_is_run():
         if blocks == 6:
             continue  # the other chains say enough about running
         for block in model.blocks:
-            kernel = block.residual_layers[-1].output_projection.dense.kernel
+            kernel = block.residual_layers[-1].output_dense.kernel
             kept = ops.convert_to_numpy(kernel)
             kernel.assign(kept + 1.0)
             after = model.generate([0], **keywords)
