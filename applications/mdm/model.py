@@ -1,5 +1,6 @@
 """Masked diffusion language model, trained block by block."""
 
+import dataclasses
 import functools
 
 import keras
@@ -16,7 +17,6 @@ from keras_dblocks.layers import (
     NoiseEmbedding,
     TransformerLayer,
 )
-from keras_dblocks.models.parts import Shell
 
 from .bound import BoundStage, EvaluatesBound
 from .generate import GeneratesTokens
@@ -164,15 +164,17 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
             name=f"layer_{index}",
         )
 
+    def make_readout(self):
+        return MDMReadout(self.vocabulary_size, name="readout")
+
     def make_shell(self, target):
-        stem = self.make_stem()
-        embedding = stem.embedding if self.tied else None
-        return Shell(
-            noise_embedding=self.make_noise_embedding(),
-            stem=stem,
-            readout=MDMReadout(self.vocabulary_size, embedding, name="readout"),
-            head=self.make_head(),
+        shell = super().make_shell(target)
+        if not self.tied:
+            return shell
+        readout = MDMReadout(
+            self.vocabulary_size, shell.stem.embedding, name="readout"
         )
+        return dataclasses.replace(shell, readout=readout)
 
     def make_sampler(self):
         steps = max(64, self.num_blocks)

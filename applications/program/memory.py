@@ -86,11 +86,19 @@ def twin(cls, config, remat=False, **optimizer):
 
 def _compute_again(layer):
     # With `keras.RematScope`, `training` would be a traced value, on which JAX
-    # cannot branch.
+    # cannot branch. The layer itself is called again, not its `call` alone:
+    # layers in it ask the outer call whether this is training.
     call = layer.call
 
     def again(x, **options):
-        return keras.remat(lambda x: call(x, **options))(x)
+        def run(x):
+            layer.call = call
+            try:
+                return layer(x, **options)
+            finally:
+                layer.call = again
+
+        return keras.remat(run)(x)
 
     layer.call = again
 

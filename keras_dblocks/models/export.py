@@ -1,20 +1,24 @@
 """Export for serving, and what a backend cannot export."""
 
+import importlib
 import importlib.util
+import os
 
 import keras
 from keras import tree
 
 from keras_dblocks import compat
 
+# Packages that a backend's exporter needs.
 FORMATS = {
-    "tf_saved_model": {"tensorflow": "tensorflow", "jax": "tensorflow"},
+    "tf_saved_model": {"tensorflow": ["tensorflow"], "jax": ["tensorflow"]},
     "onnx": {
-        "tensorflow": "tf2onnx",
-        "jax": "jax2onnx",
-        "torch": "onnxscript",
+        "tensorflow": ["tf2onnx"],
+        "jax": ["jax2onnx", "flax"],
+        "torch": ["onnxscript"],
     },
 }
+OPSET = 18  # of ONNX: the first with operations on the bits of integers
 
 
 class Exportable:
@@ -49,7 +53,8 @@ class Exportable:
                 converter installed).
             verbose: bool.
             input_signature: as in Keras. Defaults to the network's condition
-                with any number of rows.
+                with any number of rows; to ONNX on PyTorch with one row,
+                since Keras exports fixed shapes there.
             kwargs: as in Keras.
 
         Raises:
@@ -62,18 +67,21 @@ class Exportable:
                 "What is exported maps a condition to an answer. Received: "
                 f"{self.name}, which has no condition. Use `generate`."
             )
-        package = FORMATS.get(format, {}).get(backend)
-        if package is None:
+        packages = FORMATS.get(format, {}).get(backend)
+        if packages is None:
             able = [f for f, by in FORMATS.items() if backend in by]
             raise ValueError(
                 f"On {backend} models are exported as {' or '.join(able)}. "
                 f"Received: format={format!r}. Load the saved model on another "
                 "backend and export it there."
             )
-        if importlib.util.find_spec(package) is None:
+        missing = [p for p in packages if importlib.util.find_spec(p) is None]
+        if missing:
+            names = " ".join(missing)
             raise ValueError(
-                f"On {backend} format={format!r} needs the package {package}. "
-                f"Received: an environment without. `pip install {package}`."
+                f"On {backend} format={format!r} needs {' and '.join(packages)}"
+                f". Received: an environment without {names}. "
+                f"Run `pip install {names}`."
             )
         if self.dtype_policy.compute_dtype != "float32":
             raise ValueError(
@@ -85,7 +93,12 @@ class Exportable:
             self.build()
         compat.mark_called(self)
         if input_signature is None:
-            input_signature = [tree.map_structure(_input_spec, spec)]
+            rows = 1 if (backend, format) == ("torch", "onnx") else None
+            input_signature = [
+                tree.map_structure(lambda s: _input_spec(s, rows), spec)
+            ]
+        if format == "onnx":
+            kwargs.setdefault("opset_version", OPSET)
         super().export(
             filepath,
             format=format,
@@ -93,7 +106,27 @@ class Exportable:
             input_signature=input_signature,
             **kwargs,
         )
+        if format == "onnx":
+            _check_onnx(os.fspath(filepath), backend)
 
 
-def _input_spec(tensor):
-    return keras.InputSpec(shape=tensor.shape, dtype=tensor.dtype)
+def _check_onnx(path, backend):
+    """Removes a file that no runtime could load, and says so."""
+    if importlib.util.find_spec("onnx") is None:
+        return
+    checker = importlib.import_module("onnx.checker")
+    try:
+        checker.check_model(path)
+    except Exception as error:  # of onnx, whatever it found
+        os.remove(path)
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            "An exported model must be of ONNX's own operations. Received: "
+            f"one that {backend}'s converter could not express ({reason}). "
+            "Load the saved model on another backend and export it there."
+        ) from error
+
+
+def _input_spec(tensor, rows):
+    shape = (rows, *tensor.shape[1:])
+    return keras.InputSpec(shape=shape, dtype=tensor.dtype)

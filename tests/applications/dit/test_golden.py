@@ -124,13 +124,12 @@ def test_denoised_loss_and_guidance(reference, model):
             weighted, part["loss_per_sample"], rtol=GRADIENT
         )
         np.testing.assert_allclose(weight, part["weight"], rtol=1e-5)
-        total = numpy(
-            weigh(model.blocks[i], loss, part["sigma"].astype("float32"))
-        )
+        level = ops.convert_to_tensor(part["sigma"], "float32")
+        total = numpy(weigh(model.blocks[i], loss, level))
         np.testing.assert_allclose(total, part["loss"], rtol=GRADIENT)
-        noisy, sigma, labels_of = map(ops.convert_to_tensor, arguments)
-        sigma = ops.cast(sigma, "float32")
-        guided = model.blocks[i].guided(noisy, sigma, labels_of, scale)
+        noisy = ops.convert_to_tensor(part["z_nhwc"])
+        seen = ops.convert_to_tensor(labels)
+        guided = model.blocks[i].guided(noisy, level, seen, scale)
         guided = numpy(guided)
         np.testing.assert_allclose(guided, part["D_cfg_nhwc"], atol=FORWARD)
 

@@ -45,6 +45,8 @@ def data(count=24):
 
 def randomize(model, scale=0.3):
     """Weights of a network that does something, averages besides."""
+    if not model.built:
+        model.build()
     rng = np.random.default_rng(1)
     for variable in {id(v): v for v in model.trainable_variables}.values():
         variable.assign(scale * rng.normal(size=variable.shape))

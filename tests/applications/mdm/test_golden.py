@@ -152,7 +152,9 @@ def test_sampling_grids_and_routes(mdm):
     for name in schedules(mdm):  # the reference's epsilon is the default
         for grid in ("cosine", "uniform"):
             reference = f"sampling/{name}/{grid}_n{steps}"
-            sampler = UnmaskingSampler(steps, grid, name)
+            sampler = UnmaskingSampler(
+                steps, grid, name, mask_token=config["V"]
+            )
             times = sampler.times(steps)
             np.testing.assert_allclose(
                 times[:-1], mdm[f"{reference}/t"], atol=1e-6
