@@ -169,3 +169,55 @@ def test_no_application_imports_another():
     for file in sources("applications/*"):
         own = file.relative_to(ROOT).parts[1]
         assert applications_imported(file) <= {own, *SHARED}, file
+
+
+def private_names_of_keras():
+    """Attributes with one leading underscore that Keras's objects have."""
+    import keras
+
+    kinds = (
+        keras.Model,
+        keras.models.Sequential,
+        keras.layers.Dense,
+        keras.layers.Dropout,
+        keras.optimizers.Adam,
+        keras.metrics.Mean,
+        keras.random.SeedGenerator,
+        keras.Variable,
+    )
+    names = set().union(*map(dir, kinds))
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    model.compile("adam", "mse")
+    model.optimizer.build(model.trainable_variables)
+    objects = (model, model.layers[1], model.optimizer, keras.metrics.Mean())
+    for thing in objects:
+        names |= set(vars(thing))
+    return {n for n in names if n[0] == "_" and n[:2] != "__"}
+
+
+def private_uses(path, private):
+    """Private names of Keras that a file reads, writes or overrides."""
+    tree = ast.parse(path.read_text("utf-8"), str(path))
+    classes = [n for n in ast.walk(tree) if isinstance(n, ast.ClassDef)]
+    methods = [n for c in classes for n in c.body]
+    own = {n.name for n in methods if isinstance(n, ast.FunctionDef)}
+    own |= {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+    }
+    uses = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    overridden = {n for n in own if n in private and n != "_fields"}
+    return sorted((uses & private) | overridden)
+
+
+@pytest.mark.quick
+@pytest.mark.once
+def test_private_names_of_keras_stand_in_one_module():
+    private = private_names_of_keras()
+    assert {"_flatten_layers", "_loss_tracker", "_iterations"} <= private
+    compat = ROOT / "keras_dblocks" / "compat.py"
+    assert private_uses(compat, private)  # the search finds them
+    for file in set(sources("keras_dblocks", "applications")) - {compat}:
+        assert private_uses(file, private) == [], file

@@ -16,6 +16,7 @@ from keras_dblocks.applications.text.token_embedding import (
     TokenEmbedding,
 )
 from keras_dblocks.checks import check_integer, check_share
+from keras_dblocks.diffusion.samplers import EulerSampler
 from keras_dblocks.models.parts import Shell
 
 from .layers import (
@@ -206,6 +207,12 @@ class ARTransformer(NextTokenBlocks):
 
     def make_writer(self, num_steps):
         """`writers.BlockWriter` of this model."""
+        if not isinstance(self.sampler, EulerSampler):
+            raise ValueError(
+                "Text is written by Euler's method, one call a block. "
+                f"Received: sampler={self.sampler}. Set "
+                "`model.sampler = EulerSampler()`."
+            )
         sampler = dataclasses.replace(self.sampler, num_steps=num_steps)
         return BlockWriter(self, sampler)
 

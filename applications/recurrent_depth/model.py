@@ -12,7 +12,7 @@ from keras_dblocks.applications.text.token_embedding import TokenEmbedding
 from keras_dblocks.checks import check_integer
 from keras_dblocks.diffusion.samplers import EulerSampler
 from keras_dblocks.layers import NoiseEmbedding
-from keras_dblocks.streams import Stream, rows_of
+from keras_dblocks.streams import rows_of
 
 from .layers import RecurrentReadout, RecurrentStem
 from .presets import PRESETS
@@ -165,13 +165,12 @@ class RecurrentDepth(NextTokenBlocks):
         The steps' levels fall from the highest to one drawn at random, so
         that any number of steps at inference is met in training.
         """
-        draws = Stream(self.seed, "iterations")
         noise, most = self.noise, self.most_iterations
 
-        def start(block, noisy, condition, step):
+        def start(block, noisy, condition, stream, step):
             stem = block.stem
             context = stem.context(stem.embed(condition))  # once for all steps
-            draw = draws.uniform(rows_of(1), (2,), step)[0]
+            draw = stream.uniform(rows_of(1), (2,), step)[0]
             # Fewer steps more often: they decide most, and cost least.
             steps = ops.cast(draw[0] ** 2 * (most + 1), "int32")
             share = ops.cast(steps, "float32")

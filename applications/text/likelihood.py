@@ -6,9 +6,10 @@ from keras import ops
 
 from keras_dblocks import compat
 from keras_dblocks.diffusion.samplers import loop
+from keras_dblocks.models.numbered_rows import NumberedRows
 
 
-class Entropies(keras.Model):
+class Entropies(NumberedRows, keras.Model):
     """Cross-entropy of each sequence, `(B, T)` to `(B, steps)`, in nats.
 
     Args:
@@ -20,6 +21,7 @@ class Entropies(keras.Model):
         super().__init__(name="entropies")
         self.model = model
         self.sampler = getattr(model, "sampler", None)
+        self.make_row_counter()
         self.built = True
 
     def call(self, tokens):
@@ -28,7 +30,8 @@ class Entropies(keras.Model):
             # The start is zero: nothing is drawn, and the predictions are
             # functions of the past alone, a likelihood each
             # (docs/method.md#start-of-the-chain).
-            steps = model.steps_of(tokens, self.sampler)
+            rows = self.row_numbers(model.batch_size_of(tokens), "predict")
+            steps = model.steps_of(tokens, self.sampler, rows)
             logits = [step["prediction"] for step in steps]
         else:
             logits = [model(tokens)]

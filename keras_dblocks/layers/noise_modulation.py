@@ -2,6 +2,7 @@
 
 import keras
 
+from keras_dblocks.layers.context import call_part
 from keras_dblocks.layers.modulation import Modulation, modulate
 from keras_dblocks.layers.nested_layers import deserialized
 
@@ -39,9 +40,7 @@ class NoiseModulation(keras.layers.Layer):
 
     def call(self, x, noise, training=None):
         x = modulate(x, *self.modulation(noise, x))
-        if self.layer._call_has_training_arg:
-            return self.layer(x, training=training)
-        return self.layer(x)
+        return call_part(self.layer, x, {"training": training})
 
     def compute_output_shape(self, x_shape, noise_shape):
         return x_shape

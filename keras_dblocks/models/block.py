@@ -16,7 +16,7 @@ from keras_dblocks.files.random_states import (
     load_random_states,
     save_random_states,
 )
-from keras_dblocks.models.context import call_part, check_arguments, known
+from keras_dblocks.layers.context import call_part, check_arguments, known
 from keras_dblocks.models.export import Exportable
 from keras_dblocks.models.numbered_rows import NumberedRows
 from keras_dblocks.rematerialization import rematerialized
@@ -49,9 +49,10 @@ class Block(
         layout: `BatchLayout`.
         network_config: function of no arguments to the serialized network,
             from which a saved block is made again.
-        hand_over_start: function `(block, start, condition, step)` to the
-            state a hand-over begins with, given where the chain starts; or
-            None for that, at the highest level.
+        hand_over_start: function `(block, start, condition, stream, step)` to
+            the state a hand-over begins with, given where the chain starts and
+            a `Stream` to draw from; or None for that start, at the highest
+            level.
 
     References:
      - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 3
@@ -287,7 +288,9 @@ class Block(
         shape = self.target.signal_shape
         noisy = self.method.noise.start(rows[:count], shape, stream, step)
         if self.hand_over_start is not None:
-            return self.hand_over_start(self, noisy, condition, step), condition
+            draws = streams.Stream(self.seed, f"{purpose}_start", self.index)
+            state = self.hand_over_start(self, noisy, condition, draws, step)
+            return state, condition
         ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
         return (noisy, constants[0] * ones), condition
 

@@ -16,9 +16,9 @@ from keras_dblocks.diffusion.target import Target
 from keras_dblocks.diffusion.weighting import check_weighting
 from keras_dblocks.files import file_format
 from keras_dblocks.layers import NoiseModulation
+from keras_dblocks.layers.context import accepts
 from keras_dblocks.models import assembly, table, twins
 from keras_dblocks.models.block import Block, dtype_scope
-from keras_dblocks.models.context import accepts
 from keras_dblocks.models.export import Exportable
 from keras_dblocks.models.network import Network
 from keras_dblocks.models.numbered_rows import NumberedRows
@@ -288,14 +288,17 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
         condition = self.condition_of(x)
         return self.blocks, self.partition, sampler, noisy, condition, rows
 
-    def steps_of(self, x, sampler=None):
+    def steps_of(self, x, sampler=None, rows=None):
         """Every call of the chain for inputs, see `loop.trajectory`.
 
         Args:
             x: tensor(s) `(B, ...)` as given to `predict`.
             sampler: `Sampler`, or None for the model's own.
+            rows: int32 tensor `(B,)`, the rows' numbers in the whole call, or
+                None for those of one batch.
         """
-        rows = rows_of(self.batch_size_of(x))
+        if rows is None:
+            rows = rows_of(self.batch_size_of(x))
         return loop.trajectory(*self._chain(x, rows, sampler))
 
     def denoise(self, noisy, level, condition=None, block=None):
@@ -520,15 +523,17 @@ def _restored(value):
     return value
 
 
-class _Chain(keras.Model):
+class _Chain(NumberedRows, keras.Model):
     """The chain with every step's prediction, for `predict_steps`."""
 
     def __init__(self, model, sampler):
         super().__init__(name="chain")
         self.model = model
         self.sampler = sampler
+        self.make_row_counter()
         self.built = True
 
     def call(self, x):
-        steps = self.model.steps_of(x, self.sampler)
+        rows = self.row_numbers(self.model.batch_size_of(x), "predict")
+        steps = self.model.steps_of(x, self.sampler, rows)
         return ops.stack([step["prediction"] for step in steps], 1)

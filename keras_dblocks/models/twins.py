@@ -5,8 +5,8 @@ import functools
 import keras
 from keras import ops, tree
 
+from keras_dblocks.layers.context import known
 from keras_dblocks.models.block import dtype_scope
-from keras_dblocks.models.context import known
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
