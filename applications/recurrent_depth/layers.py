@@ -15,7 +15,7 @@ class RecurrentStem(keras.layers.Layer):
 
     The adapter is a linear map of a noisy token and the prelude's output side
     by side; a sum would leave the context next to nothing at high noise
-    (METHOD 6.5).
+    (docs/method.md#recurrent-depth).
 
     Args:
         vocabulary_size: int.

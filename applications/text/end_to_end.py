@@ -14,10 +14,7 @@ from keras_dblocks.applications.text.strings import TakesStrings
 from keras_dblocks.applications.text.tokens import check_tokens
 from keras_dblocks.checks import check_integer
 from keras_dblocks.files.atomic_files import AtomicFiles
-from keras_dblocks.files.random_states import (
-    load_random_states,
-    save_random_states,
-)
+from keras_dblocks.files.random_states import SavedRandomStates
 from keras_dblocks.layers import Embedding
 from keras_dblocks.training.data_checks import CheckedData
 from keras_dblocks.training.data_order import ResumableOrder
@@ -28,6 +25,7 @@ class EndToEndText(
     EvaluatesLikelihood,
     GeneratesText,
     AtomicFiles,
+    SavedRandomStates,
     CheckedData,
     ResumableOrder,
     keras.Model,
@@ -105,13 +103,6 @@ class EndToEndText(
 
     def training_step(self):
         return int(compat.iterations(self.optimizer))
-
-    def save_own_variables(self, store):
-        super().save_own_variables(store)
-        save_random_states(store, [self])
-
-    def load_own_variables(self, store):
-        super().load_own_variables(load_random_states(store, [self]))
 
     def get_config(self):
         own = {name: getattr(self, name) for name in self._arguments}

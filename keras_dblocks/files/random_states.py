@@ -3,20 +3,22 @@
 from keras_dblocks import streams
 
 
-def save_random_states(store, layers):
-    """Writes the random generators' states, which Keras leaves out.
+class SavedRandomStates:
+    """A mix-in before `keras.Model` that saves its generators' states.
 
-    A resumed run could not repeat dropout without them.
+    Keras leaves them out, and a resumed run could not repeat dropout.
     """
-    for i, state in enumerate(streams.random_states(layers)):
-        store[f"random_{i}"] = state
 
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        for i, state in enumerate(streams.random_states([self])):
+            store[f"random_{i}"] = state
 
-def load_random_states(store, layers):
-    """Sets the states that `save_random_states` wrote; returns the rest."""
-    states = streams.random_states(layers)
-    names = [key for key in store.keys() if key.startswith("random_")]
-    if len(names) == len(states):
-        for i, state in enumerate(states):
-            state.assign(store[f"random_{i}"])
-    return {k: store[k] for k in store.keys() if k not in names}
+    def load_own_variables(self, store):
+        states = streams.random_states([self])
+        names = [key for key in store.keys() if key.startswith("random_")]
+        own = {key: store[key] for key in store.keys() if key not in names}
+        super().load_own_variables(own)
+        if len(names) == len(states):
+            for i, state in enumerate(states):
+                state.assign(store[f"random_{i}"])

@@ -12,10 +12,7 @@ from keras_dblocks.diffusion.samplers.euler import euler_step
 from keras_dblocks.diffusion.weighting import weighted_mean
 from keras_dblocks.files import file_format
 from keras_dblocks.files.atomic_files import AtomicFiles
-from keras_dblocks.files.random_states import (
-    load_random_states,
-    save_random_states,
-)
+from keras_dblocks.files.random_states import SavedRandomStates
 from keras_dblocks.layers.context import call_part, check_arguments, known
 from keras_dblocks.models.export import Exportable
 from keras_dblocks.models.numbered_rows import NumberedRows
@@ -29,6 +26,7 @@ from keras_dblocks.training.trainer import refuse_loss
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class Block(
     AtomicFiles,
+    SavedRandomStates,
     CheckedData,
     NumberedRows,
     Exportable,
@@ -236,6 +234,22 @@ class Block(
         empty = self.layout.null_condition(condition)
         without = self.denoise(noisy, level, empty)
         return without + scale * (prediction - without)
+
+    def quantize(self, *args, **kwargs):
+        """`keras.Model.quantize`, of the averaged weights where there are any.
+
+        Quantized kernels are made once; what is averaged must not differ
+        from them.
+        """
+        self.take_averages()
+        super().quantize(*args, **kwargs)
+
+    def take_averages(self):
+        """Sets the weights to their moving averages, if they have any."""
+        if self.built:
+            for average in self._averages():
+                for variable, value in average.values():
+                    variable.assign(value)
 
     # Training: see `TrainableBlock`.
 
@@ -463,13 +477,6 @@ class Block(
         return self.layout.condition_spec
 
     # Files.
-
-    def save_own_variables(self, store):
-        super().save_own_variables(store)
-        save_random_states(store, [self])
-
-    def load_own_variables(self, store):
-        super().load_own_variables(load_random_states(store, [self]))
 
     def get_config(self):
         return {

@@ -411,6 +411,15 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
     def input_specs(self):
         return self.condition_spec()
 
+    def quantize(self, *args, **kwargs):
+        """`keras.Model.quantize`; see `Block.quantize`."""
+        if not self.built:
+            self.build()
+        for block in self.blocks:
+            block.take_averages()
+        super().quantize(*args, **kwargs)
+        self.predict_function = self.test_function = None
+
     # The twins.
 
     @classmethod

@@ -49,6 +49,21 @@ class BlockStep:
         return {tracker.name: tracker.result() for tracker in self.trackers}
 
 
+def next_batches(iterator, count):
+    """List of the next batches, `count` of them or what is left.
+
+    Raises:
+        StopIteration: if there are none.
+    """
+    batches = [next(iterator)]
+    for _ in range(count - 1):
+        try:
+            batches.append(next(iterator))
+        except StopIteration:
+            break
+    return batches
+
+
 def unpack(data):
     """`(x, y, sample_weight)` of a batch as `fit` hands it out."""
     return keras.utils.unpack_x_y_sample_weight(data)

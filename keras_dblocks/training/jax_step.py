@@ -13,7 +13,7 @@ import jax
 import keras
 
 from keras_dblocks import compat
-from keras_dblocks.training.block_step import BlockStep, unpack
+from keras_dblocks.training.block_step import BlockStep, next_batches, unpack
 from keras_dblocks.training.jax_offload_step import OffloadedStep
 from keras_dblocks.training.trainable_block import run_hand_over
 
@@ -24,14 +24,7 @@ def make_train_function(trainer):
 
     def train_function(state, iterator):
         state = [list(part) for part in state]
-        logs = None
-        for _ in range(trainer.steps_per_execution):
-            try:
-                data = next(iterator)
-            except StopIteration:
-                if logs is None:
-                    raise
-                break
+        for data in next_batches(iterator, trainer.steps_per_execution):
             read = functools.partial(_read_step, trainer, state[2])
             try:
                 logs = trainer.train_one(data, read, state)

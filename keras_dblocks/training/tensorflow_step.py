@@ -7,7 +7,7 @@ frozen when it is traced.
 import tensorflow as tf
 
 from keras_dblocks import compat
-from keras_dblocks.training.block_step import BlockStep, unpack
+from keras_dblocks.training.block_step import BlockStep, next_batches, unpack
 from keras_dblocks.training.trainable_block import run_hand_over
 
 
@@ -27,14 +27,7 @@ def make_train_function(trainer):
         )
 
     def train_function(iterator):
-        logs = None
-        for _ in range(trainer.steps_per_execution):
-            try:
-                data = next(iterator)
-            except StopIteration:
-                if logs is None:
-                    raise
-                break
+        for data in next_batches(iterator, trainer.steps_per_execution):
             logs = trainer.train_one(data, trainer.training_step)
         return logs
 

@@ -136,3 +136,44 @@ def test_the_quantized_embedding_in_reverse_adds_lora():
     ):
         again = ops.convert_to_numpy(again)
         np.testing.assert_allclose(again, exact, **near)
+
+
+@pytest.mark.parametrize("part", ["whole", "block"])
+def test_a_quantized_file_predicts_the_same(part, tmp_path):
+    model = make("vit")
+    if part == "block":
+        model = model.block(0)
+    x, _ = data("vit")
+    before = model.predict(x, verbose=0)
+    model.quantize("int8")
+    wanted = model.predict(x, verbose=0)
+    assert np.abs(wanted - before).max() > 0
+    model.save(tmp_path / "quantized.keras")
+    loaded = keras.saving.load_model(tmp_path / "quantized.keras")
+    found = loaded.predict(x, verbose=0)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_averaged_weights_are_what_is_quantized():
+    model = make("dit")
+    for block in model.blocks:
+        for average in (block.shared_average, block.average):
+            average.update()  # takes the first values
+    kernel = parts_with_kernels(model)[0].kernel
+    averaged = np.array(kernel)
+    kernel.assign(averaged + 1.0)
+    model.quantize("int8")
+    scale = np.array(parts_with_kernels(model)[0].kernel_scale)
+    assert np.isfinite(scale).all()
+    quantized = np.array(parts_with_kernels(model)[0]._kernel) / scale
+    np.testing.assert_allclose(quantized, averaged, atol=0.05)
+
+
+def test_lora_after_compile_asks_for_compile():
+    model = make("vit")
+    model.compile("adamw")
+    parts_with_kernels(model)[0].enable_lora(2)
+    x, y = data("vit")
+    refused(lambda: model.fit(x, y, verbose=0), "Call `compile` again")
+    model.compile("adamw")
+    model.fit(x, y, verbose=0)
