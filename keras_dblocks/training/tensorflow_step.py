@@ -28,6 +28,7 @@ def make_train_function(trainer):
 
     def train_function(iterator):
         for data in next_batches(iterator, trainer.steps_per_execution):
+            trainer.check_next(data)
             logs = trainer.train_one(data, trainer.training_step)
         return logs
 

@@ -169,6 +169,12 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         self._checks_stream = not is_array(x)
         return super().fit(x, y, *args, **kwargs)
 
+    def check_next(self, data):
+        """Refuses a bad batch of a stream; arrays were checked whole."""
+        self._batches_seen += 1
+        if self._checks_stream:
+            self.check_batch(data, self._batches_seen)
+
     def train_one(self, data, read_step, *state):
         """Trains the block whose turn it is on one batch.
 
@@ -181,9 +187,6 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         Returns:
             Dict of the latest losses of all blocks.
         """
-        self._batches_seen += 1
-        if self._checks_stream:  # arrays were checked whole
-            self.check_batch(data, self._batches_seen)
         if self._next_step is None:
             self._next_step = read_step()
         index = self.block_order(self._next_step)
