@@ -69,12 +69,14 @@ class Stream:
 
     @classmethod
     def of_key(cls, key):
-        """The stream of a key given as int32 tensor `(2,)`.
+        """The stream of a key given as int32 tensor or array `(2,)`.
 
         For compiled functions that take the seed as an argument; `key` is
         `Stream(...).key_array()`.
         """
         stream = cls.__new__(cls)
+        if isinstance(key, np.ndarray):
+            key = [int(word) & 0xFFFFFFFF for word in key]
         stream.key = (key[0], key[1])
         return stream
 

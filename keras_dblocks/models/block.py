@@ -254,8 +254,10 @@ class Block(
     # Training: see `TrainableBlock`.
 
     def loss_constants(self):
-        """Ends of this block's widened range: probabilities, and levels."""
-        return self.range_bounds(overlap=True)
+        """Ends of the widened range, and keys of levels and of noise."""
+        drawn = self._streams["noise_level"], self._streams["noise"]
+        keys = [stream.key_array() for stream in drawn]
+        return self.range_bounds(overlap=True), *keys
 
     def range_bounds(self, overlap):
         """Two probabilities and two noise levels, float32."""
@@ -344,7 +346,7 @@ class Block(
             sample_weight: tensor `(B,)` or None.
             handed: None, or the state that was handed over for the first
                 examples: noisy signals and levels; the others are noised.
-            constants: None, or see `loss_constants`.
+            constants: of training: None, or see `loss_constants`.
             training: bool. False fixes the noise and drops the overlap, so
                 that a validation loss does not move by chance.
             rows: int32 tensor `(B,)`, the rows' numbers where `training` is
@@ -365,20 +367,22 @@ class Block(
         count = 0
         if handed is not None and not spread:
             count = ops.shape(handed[0])[0]
-        step, prefix = 0, "validation_"
+        step = 0
         if training:
-            step, prefix = self.draws + 0, ""  # a copy
+            step = self.draws + 0  # a copy
             self.draws.assign(step + 1)
-        if constants is None:
-            constants = self.range_bounds(overlap=training)
+            bounds, *keys = constants or self.loss_constants()
+            of_level, of_noise = map(streams.Stream.of_key, keys)
+        else:
+            bounds = self.range_bounds(overlap=False)
+            of_level = self._streams["validation_noise_level"]
+            of_noise = self._streams["validation_noise"]
         if handed is not None and isinstance(batch, int) and count == batch:
             noisy, level = handed
         else:
             rest, left = clean[count:], rows[count:]
-            stream = self._streams[prefix + "noise_level"]
-            level = self._draw_levels(stream, left, step, constants, training)
-            stream = self._streams[prefix + "noise"]
-            noisy = method.noise.corrupt(rest, level, stream, left, step)
+            level = self._draw_levels(of_level, left, step, bounds, training)
+            noisy = method.noise.corrupt(rest, level, of_noise, left, step)
             if spread:
                 chosen = streams.spread(rows, 0.0) < share
                 level = ops.where(chosen, handed[1], level)
@@ -393,8 +397,8 @@ class Block(
             loss, level, method.weighting, method.preconditioning, sample_weight
         )
 
-    def _draw_levels(self, stream, rows, step, constants, training):
-        low, high, lowest, highest = constants
+    def _draw_levels(self, stream, rows, step, bounds, training):
+        low, high, lowest, highest = bounds
         if not self.method.stratified:
             uniform = stream.uniform(rows, (), step)
         else:

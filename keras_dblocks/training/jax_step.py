@@ -236,8 +236,8 @@ def state_variables(model):
 
 
 def as_arrays(constants):
-    """A tree of numbers as float32 arrays, which a program takes."""
-    return jax.tree.map(lambda c: jax.numpy.asarray(c, "float32"), constants)
+    """A tree of numpy numbers and arrays as what a program takes."""
+    return jax.tree.map(jax.numpy.asarray, constants)
 
 
 def compiled(step):

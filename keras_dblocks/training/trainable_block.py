@@ -29,7 +29,7 @@ class TrainableBlock(Contract):
 
     @abc.abstractmethod
     def loss_constants(self):
-        """Numbers that `training_loss` needs: a tree of floats or arrays."""
+        """Numbers that `training_loss` needs: a tree of numpy arrays."""
 
     @abc.abstractmethod
     def hand_over_constants(self):

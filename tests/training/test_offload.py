@@ -195,17 +195,17 @@ def test_blocks_of_the_same_layers_are_compiled_once(moves, monkeypatch):
 
     steps = []
 
-    class Kept(jax_step.BlockStep):
+    class Kept(jax_step.JaxStep):
         def __init__(self, *args):
             super().__init__(*args)
             steps.append(self)
 
-    monkeypatch.setattr(jax_step, "BlockStep", Kept)
+    monkeypatch.setattr(jax_step, "JaxStep", Kept)
     fit(compiled(on_policy=0.5, block_order="round_robin", **moves))
-    programs = [step.step.function for step in steps]
+    programs = [step.step_program.function for step in steps]
     assert [program._cache_size() for program in programs] == [1, 0, 0]
     # What is handed over comes from 0, 1 and 2 blocks.
-    passes = [[p[-1].function for p in step.passes] for step in steps]
+    passes = [[p[0].function for p in s.passes.values()] for s in steps]
     times = [[program._cache_size() for program in p] for p in passes]
     assert times == [[], [1], [1, 0]]
 
