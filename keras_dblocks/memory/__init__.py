@@ -1,4 +1,4 @@
-"""What training needs, measured and foretold."""
+"""Measures and predicts the memory that training needs."""
 
 from keras_dblocks.memory.measure import measure
 from keras_dblocks.memory.plan import Plan, plan

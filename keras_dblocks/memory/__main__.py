@@ -1,4 +1,4 @@
-"""`python -m keras_dblocks.memory`: what training a preset needs."""
+"""`python -m keras_dblocks.memory` predicts the memory of a preset."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""XLA's own accounting of a compiled step; nothing is run."""
+"""Memory by XLA's own accounting of a compiled step, without running it."""
 
 import jax
 
@@ -7,12 +7,12 @@ from keras_dblocks.training.jax_step import JaxStep, compiled, state_variables
 
 
 def how():
-    """How the figures were had."""
+    """Describes how the figures were obtained."""
     return f"XLA's accounting on {jax.devices()[0].platform}, nothing was run"
 
 
 def temporaries(model, data, index=None):
-    """Bytes of temporaries of a step of the model, or of block `index`."""
+    """Bytes of temporaries in a step of the model, or of block `index`."""
     if index is not None:
         programs = JaxStep(model, index).lowered(data, state_of(model))
     else:
@@ -25,5 +25,5 @@ def temporaries(model, data, index=None):
 
 
 def state_of(model):
-    """State lists as Keras's JAX trainer holds them."""
+    """The lists of state in the form of Keras's JAX trainer."""
     return tuple([v.value for v in kind] for kind in state_variables(model))

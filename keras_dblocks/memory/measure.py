@@ -12,19 +12,19 @@ from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 def measure(model, x, y=None, blocks=None):
     """Peak memory of one training step on a batch.
 
-    On JAX by XLA's own accounting of the compiled step: exact, on a CPU too,
-    and nothing is run. On PyTorch by the allocator's peak on a GPU, else by
-    the bytes of all tensors alive at the peak of forward and backward pass.
-    On TensorFlow by the GPU's memory info, else by the peak of a fresh
-    process. No weight is changed.
+    On JAX the figures are XLA's own accounting of the compiled step, which is
+    exact on a CPU too and runs nothing. On PyTorch they are the allocator's
+    peak on a GPU, or the bytes of all tensors alive at the peak of forward and
+    backward pass on a CPU. On TensorFlow they are the GPU's memory info, or
+    the peak of a fresh process on a CPU. No weight is changed.
 
     Args:
-        model: compiled `DiffusionBlocks` (of its blocks' steps the one that
-            needs most counts; all parameters and optimizer states are
+        model: compiled `DiffusionBlocks` (the block whose step needs most
+            memory counts, and all parameters and optimizer states are
             resident), compiled `Block` (one block alone), or any other
             compiled `keras.Model`.
         x, y: one batch, as given to `fit`.
-        blocks: list of ints, the blocks to look at, or None for all.
+        blocks: list of ints, the blocks to measure, or None for all.
 
     Returns:
         `Memory`.

@@ -1,8 +1,8 @@
-"""Memory of training foretold from steps of three and four layers.
+"""Predicts the memory of training from steps of three and four layers.
 
-A step's memory is a straight line over the number of layers, so two small
-models of the same class give it for any cut of any depth. On JAX nothing is
-run for it; the other backends run those two models once.
+A step's memory grows linearly with the number of layers, so two small models
+of the same class give it for any depth and any number of blocks. On JAX
+nothing is run; the other backends run training steps of those two models.
 """
 
 import dataclasses
@@ -15,17 +15,19 @@ from keras_dblocks.checks import check_integer
 from keras_dblocks.memory.measure import measure
 from keras_dblocks.memory.usage import PARTS, Memory, size
 
-PROBES = 3, 4  # layers; below, the last layer's working space bends the line
+# Numbers of layers. With fewer, memory is not linear, due to the working space
+# of the last layer.
+PROBES = 3, 4
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 UNITS |= {f"{u}i": 1024**i for i, u in enumerate("kmgt", 1)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What `plan` found.
+    """The result of `plan`.
 
     Attributes:
-        num_blocks: int. B.
+        num_blocks: int. Number of blocks, B.
         batch_size: int.
         memory: `Memory` of a step.
     """
@@ -36,24 +38,26 @@ class Plan:
 
 
 def plan(model, batch_size=32, budget=None, alone=False, offload=None):
-    """Smallest number of blocks, and batch, whose training fits a budget.
+    """Finds the fewest blocks, and the batch, whose training fits a budget.
 
     Args:
-        model: `DiffusionBlocks`; compiled, its optimizer is planned for, else
-            AdamW. Nothing is built of it. Its layers must be alike.
+        model: `DiffusionBlocks` with layers of one kind. The plan is for its
+            optimizer if it is compiled, otherwise for AdamW. The model itself
+            is not built.
         batch_size: int. The batch is halved until something fits.
-        budget: int, bytes, or string such as `"8 GiB"`. None: the model's own
-            number of blocks is planned for.
-        alone: bool. One block by itself, `model.block(i).fit`; otherwise
-            `model.fit`, where all parameters and optimizer states stay.
-        offload: `"host"` or None, as in `compile`: only one block's optimizer
-            state is counted then.
+        budget: int, in bytes, or a string such as `"8 GiB"`. None plans for
+            the model's own number of blocks.
+        alone: bool. True plans for one block by itself, `model.block(i).fit`,
+            and False for `model.fit`, where all parameters and optimizer
+            states are resident.
+        offload: `"host"` or None, as in `compile`. With `"host"` only one
+            block's optimizer state is counted.
 
     Returns:
         `Plan`.
 
     Raises:
-        ValueError: if nothing fits, saying what the least needs.
+        ValueError: if nothing fits; it names the least memory that is needed.
 
     Example:
 
@@ -90,10 +94,10 @@ def plan(model, batch_size=32, budget=None, alone=False, offload=None):
 
 
 class MemoryOfDepth:
-    """Memory of a step as a straight line over layers.
+    """Memory of a step as a linear function of the number of layers.
 
     Args:
-        make: function of a number of layers to a compiled model.
+        make: function from a number of layers to a compiled model.
         data: tuple, a batch as `fit` takes it.
     """
 
@@ -106,7 +110,7 @@ class MemoryOfDepth:
         self.target = size(target.variables) if target is not None else 0
 
     def at(self, layers):
-        """`Memory` of the model with so many layers."""
+        """`Memory` of the model with `layers` layers."""
         low, high = self.points
         parts = {}
         for name in PARTS:
@@ -117,7 +121,7 @@ class MemoryOfDepth:
 
 
 def example(model, batch_size):
-    """A batch of zeros as `fit` takes it, of `model.batch_spec()`."""
+    """A batch of zeros as `fit` takes it, from `model.batch_spec()`."""
     return tree.map_structure(
         lambda spec: np.zeros((batch_size, *spec.shape[1:]), spec.dtype),
         model.batch_spec(),
@@ -125,7 +129,7 @@ def example(model, batch_size):
 
 
 def of_blocks(model, line, num_blocks, alone=False, offload=None):
-    """`Memory` of `num_blocks` blocks from the `MemoryOfDepth` of one."""
+    """`Memory` of `num_blocks` blocks from the `MemoryOfDepth` `line`."""
     layers = model.num_layers // num_blocks
     if num_blocks == model.num_blocks:
         layers = max(model.layers_per_block)
@@ -145,14 +149,14 @@ def of_blocks(model, line, num_blocks, alone=False, offload=None):
 
 
 def shallow(model, layers):
-    """A compiled model of one block like `model` with so many layers."""
+    """A compiled model like `model` with one block of `layers` layers."""
     config = {**model.get_config(), "num_blocks": 1, "layers_per_block": None}
     config["sampler"] = None
     shallow = type(model).from_config({**config, model.layers_keyword: layers})
     template = "adamw"
     if model.compiled:
         template = model._compile_arguments["optimizer"]
-    shallow.compile(template, on_policy=0.0)  # makes optimizers of its own
+    shallow.compile(template, on_policy=0.0)  # clones the optimizer
     return shallow
 
 

@@ -1,8 +1,8 @@
-"""The GPU's own count, or the peak of a fresh process on a CPU.
+"""Memory by the GPU's own count, or by the peak of a fresh process on a CPU.
 
-What a process has freed stays with its allocator unless it is told to give it
-back, and operations that run side by side hold more or less by chance; the
-fresh process does neither.
+A process keeps freed memory in its allocator unless it is told to return it,
+and operations that run in parallel hold more or less memory by chance. The
+fresh process is set up to avoid both.
 """
 
 import ctypes
@@ -22,7 +22,8 @@ from keras_dblocks import compat
 from keras_dblocks.training.tensorflow_step import make_step
 
 STATUS = Path("/proc/self/status")  # Linux
-# One operation at a time; large arrays go back to the machine when freed.
+# Run one operation at a time, and return large arrays to the system when they
+# are freed.
 STEADY = {
     "TF_NUM_INTEROP_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": "65536",
@@ -31,18 +32,18 @@ STEADY = {
 
 
 def how():
-    """How the figures were had."""
+    """Describes how the figures were obtained."""
     if tf.config.list_physical_devices("GPU"):
         return "TensorFlow's peak on the GPU in a step"
     return "peak of a fresh process in a step, less what it held before (CPU)"
 
 
 def temporaries(model, data, index=None):
-    """Bytes by which a step of the model, or of block `index`, needs more.
+    """Bytes of temporaries in a step of the model, or of block `index`.
 
     Raises:
-        ValueError: where a process cannot be looked at (not Linux), or could
-            not load the model.
+        ValueError: if a process cannot be inspected (without a GPU this needs
+            Linux), or if the fresh process cannot load the model.
     """
     if not tf.config.list_physical_devices("GPU") and not STATUS.exists():
         raise ValueError(
@@ -70,7 +71,7 @@ def temporaries(model, data, index=None):
 
 
 def main(folder):
-    """Prints the bytes, in the fresh process."""
+    """Measures and prints the bytes in the fresh process."""
     data, index, modules = pickle.loads(Path(folder, "data").read_bytes())
     for module in modules:
         importlib.import_module(module)
@@ -82,7 +83,7 @@ def main(folder):
         def step(*batch):
             block(batch)
 
-    # Traced twice, so that batches of any size run the same graph.
+    # Two sizes are traced first, so that the graph takes batches of any size.
     for count in (1, 2, None):
         batch = keras.tree.map_structure(
             lambda a, count=count: tf.constant(a[:count]), data
@@ -93,7 +94,7 @@ def main(folder):
 
 
 def _held(forget=False):
-    """Bytes held now, and the most so far or since it was last forgotten."""
+    """Bytes held now and at the peak; `forget` resets the peak first."""
     if tf.config.list_physical_devices("GPU"):
         held = tf.config.experimental.get_memory_info("GPU:0")
         if forget:
@@ -103,7 +104,7 @@ def _held(forget=False):
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
         if trim:
             trim(0)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak is now
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     status = STATUS.read_text()
     sizes = (re.search(rf"{n}:\s*(\d+)", status) for n in ("VmRSS", "VmHWM"))
     return tuple(1024 * int(size[1]) for size in sizes)

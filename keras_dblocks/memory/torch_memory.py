@@ -1,5 +1,6 @@
-"""Peak of the tensors that are alive in a forward and a backward pass."""
+"""Peak memory of the live tensors in a forward and a backward pass."""
 
+import gc
 import weakref
 
 import keras
@@ -10,7 +11,7 @@ from keras_dblocks.training.torch_step import TorchStep
 
 
 def how():
-    """How the figures were had."""
+    """Describes how the figures were obtained."""
     if torch.cuda.is_available():
         return "peak of the CUDA allocator in a forward and a backward pass"
     return "peak of live tensors in a forward and a backward pass on a CPU"
@@ -19,8 +20,8 @@ def how():
 def temporaries(model, data, index=None):
     """Bytes alive at the peak of a step of the model, or of block `index`.
 
-    Weights stay as they are: the optimizer's update, which works on one
-    variable after the other, is left out.
+    The optimizer's update, which works on one variable after the other, is
+    left out, so that no weight changes.
     """
     x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(
         keras.tree.map_structure(keras.ops.convert_to_tensor, data)
@@ -56,13 +57,22 @@ def _on_gpu(run):
 
 
 def _on_cpu(run):
-    with _LiveBytes() as live:
-        run()
+    # Keras leaves cycles that hold tensors until Python collects them; when
+    # that happens within a step would decide the peak.
+    gc.collect()
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with _LiveBytes() as live:
+            run()
+    finally:
+        if collects:
+            gc.enable()
     return live.peak
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the storages made inside that are still alive."""
+    """Counts the live bytes of storages that were made inside the context."""
 
     def __init__(self):
         super().__init__()

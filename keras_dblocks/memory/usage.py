@@ -1,4 +1,4 @@
-"""What a training step needs, by part."""
+"""The memory of a training step, by part."""
 
 import dataclasses
 import math
@@ -16,11 +16,11 @@ class Memory:
 
     Attributes:
         parameters: int. All weights that are resident.
-        optimizer_state: int. All state that is resident.
-        gradients: int. Of the variables one step trains.
-        activations: int. Everything else that is alive at the peak of a step:
-            what is kept for the backward pass, and working space.
-        how: string. How the figures were had.
+        optimizer_state: int. All optimizer state that is resident.
+        gradients: int. Gradients of the variables that one step trains.
+        activations: int. Everything else that is alive at the peak of a step,
+            which is what the backward pass needs, and working space.
+        how: string. How the figures were obtained.
     """
 
     parameters: int
@@ -31,7 +31,7 @@ class Memory:
 
     @property
     def temporaries(self):
-        """Gradients and activations, all that lives within a step (int)."""
+        """Gradients and activations, which live within a step (int)."""
         return self.gradients + self.activations
 
     @property
@@ -40,7 +40,7 @@ class Memory:
         return self.parameters + self.optimizer_state + self.temporaries
 
     def row(self):
-        """The parts and their sum in MiB, as strings of one width."""
+        """The parts and their sum in MiB, as strings of equal width."""
         sizes = [getattr(self, part) for part in PARTS]
         return [f"{size / MIB:12,.1f}" for size in (*sizes, self.total)]
 
@@ -48,8 +48,8 @@ class Memory:
 def of_parts(resident, state, trained, temporaries, how):
     """`Memory` of variables and of the temporaries of a step.
 
-    Gradients take the place of activations that were used, so that a step
-    with few activations has no more temporaries than gradients.
+    Gradients reuse the memory of activations that are no longer needed, so
+    `temporaries` may be smaller than the gradients and activations together.
     """
     gradients = min(size(trained), temporaries)
     rest = temporaries - gradients

@@ -85,7 +85,8 @@ def test_every_block_is_run(model):
         many = make(num_layers=12, num_blocks=blocks)
         for steps in sorted({blocks, blocks + 1, max(4, blocks), 50}):
             for grid in ("uniform", "cosine")[: 2 if steps == 50 else 1]:
-                visits = plan(UnmaskingSampler(steps, grid), many.partition)
+                sampler = UnmaskingSampler(steps, grid, mask_token=MASK)
+                visits = plan(sampler, many.partition)
                 assert [v.block for v in visits] == [*range(blocks)]
                 assert sum(len(v.calls["level"]) for v in visits) == steps
     keywords = {"num_steps": 12, "num_samples": 32}
