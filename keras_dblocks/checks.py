@@ -1,4 +1,4 @@
-"""Refusals of data, before training starts."""
+"""Checks of arguments and data, made before training starts."""
 
 import numbers
 
@@ -8,7 +8,7 @@ from keras import ops
 
 
 def is_integer(value):
-    """True for a whole number of Python or numpy, False for a bool."""
+    """True for a Python or numpy integer, False for a bool."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
@@ -34,9 +34,9 @@ def check_array(array, spec, name="Input"):
     """Raises a ValueError unless `array` fits `spec` and is finite.
 
     Args:
-        array: array of a batch or a whole set, first axis the examples.
-        spec: `keras.KerasTensor`, batch size None.
-        name: str, how the message calls the array.
+        array: array of a batch or a whole data set, examples along axis 0.
+        spec: `keras.KerasTensor` with batch size None.
+        name: str. What the error message calls the array.
     """
     shape, wanted = tuple(np.shape(array)), tuple(spec.shape)
     fits = len(shape) == len(wanted) and all(
@@ -55,7 +55,8 @@ def check_array(array, spec, name="Input"):
             f'Received: dtype {array.dtype}. Use `astype("float32")`.'
         )
     if np.issubdtype(array.dtype, np.floating) and array.size:
-        # A sum is one pass without a mask; only a bad one is looked into.
+        # A sum takes one pass and no mask. Only if it is not finite, the
+        # examples are searched.
         with np.errstate(invalid="ignore", over="ignore"):
             total = float(array.sum(dtype="float64"))
         if not np.isfinite(total):
@@ -69,7 +70,7 @@ def check_array(array, spec, name="Input"):
 
 
 def check_rows(x, y=None, sample_weight=None):
-    """Raises a ValueError unless all have one length and weights are finite."""
+    """Raises a ValueError for unequal lengths or non-finite weights."""
     arrays = keras.tree.flatten((x, y, sample_weight))
     lengths = [len(a) for a in arrays if a is not None]
     if len(set(lengths)) != 1 or lengths[0] == 0:

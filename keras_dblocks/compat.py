@@ -1,8 +1,8 @@
-"""The only place where Keras's private names stand, each with its reason.
+"""The only module that uses private names of Keras, each with its reason.
 
-Tried with Keras 3.15.0 and 3.15.1; `pyproject.toml` allows no other series,
-since a private name may change with any of them. `make test-nightly` runs the
-tests against the newest pre-release.
+It was tried with Keras 3.15.0 and 3.15.1. `pyproject.toml` allows no other
+series, since a private name may change with any of them. `make test-nightly`
+runs the tests against the newest pre-release.
 """
 
 import keras
@@ -11,7 +11,7 @@ from keras import ops
 
 
 def sublayers(layer):
-    """The layer and all layers in it, each once, in a fixed order.
+    """The layer and all layers nested in it, each once, in a fixed order.
 
     `_flatten_layers`: a subclassed model has no public list of all layers.
     """
@@ -19,10 +19,10 @@ def sublayers(layer):
 
 
 def seed_generators(layers):
-    """All `SeedGenerator` of layers and of what they hold, each once.
+    """All `SeedGenerator` of the layers and their sublayers, each once.
 
-    `_seed_generators`: they are no variables and no layers, and no public
-    list has them.
+    `_seed_generators`: generators are neither variables nor layers, and no
+    public list holds them.
     """
     found = {}
     for layer in layers:
@@ -35,9 +35,10 @@ def reseed(generator, words):
     """Sets the state of a `SeedGenerator` to two 32-bit words.
 
     JAX and TensorFlow hash both words at every draw. Keras on PyTorch adds
-    them, so that draws of different generators meet: there `next` hashes them
-    first, and what is left for the sum is one word. `_initial_seed`: without
-    one, dropout on PyTorch draws from PyTorch's global generator.
+    the two, so that different generators can draw the same numbers. There we
+    let `next` hash both words into one and return 0 as the other.
+    `_initial_seed`: without it, dropout on PyTorch draws from PyTorch's global
+    generator.
     """
     generator._initial_seed = int(words[0] >> 1)
     dtype = generator.state.dtype
@@ -58,10 +59,10 @@ def reseed(generator, words):
 
 
 def loss_tracker(model):
-    """The running mean behind the log's `loss`.
+    """The running mean that the logs report as `loss`.
 
-    `_loss_tracker`: a training step of one's own must move it, and
-    `model.metrics` holds it among others without saying which it is.
+    `_loss_tracker`: a custom training step must update it, and
+    `model.metrics` does not say which of its entries it is.
     """
     return model._loss_tracker
 
@@ -69,8 +70,8 @@ def loss_tracker(model):
 def compile_metrics(model):
     """The metrics given to `compile`, as one object, or None.
 
-    `_compile_metrics`: Keras cannot report them before their first update,
-    and does not say that there was none.
+    `_compile_metrics`: Keras cannot report these metrics before their first
+    update, and no public name tells whether there was one.
     """
     return model._compile_metrics
 
@@ -78,35 +79,35 @@ def compile_metrics(model):
 def iterations(optimizer):
     """The variable that counts an optimizer's steps.
 
-    `_iterations`: the public `iterations` is a copy on JAX while a step is
-    compiled, and with gradient accumulation a count of fewer steps.
+    `_iterations`: while a step is compiled on JAX, the public `iterations` is
+    a copy, and with gradient accumulation it counts fewer steps.
     """
     return optimizer._iterations
 
 
 def trainable_variables(optimizer):
-    """What an optimizer was built with, in the order it goes by.
+    """The variables that an optimizer was built with, in its own order.
 
-    `_trainable_variables`: `stateless_apply` wants gradients in that order.
+    `_trainable_variables`: `stateless_apply` needs gradients in that order.
     """
     return optimizer._trainable_variables
 
 
 def set_trainable_variables(optimizer, variables):
-    """Fills the list for an optimizer that builds no state of its own."""
+    """Adds to the variables of an optimizer that builds no state itself."""
     optimizer._trainable_variables.extend(variables)
 
 
 def schedule(optimizer):
-    """The learning rate as it was given: a variable or a schedule.
+    """The learning rate as it was given, a variable or a schedule.
 
-    `_learning_rate`: `learning_rate` is the value at the present step.
+    `_learning_rate`: the public `learning_rate` is the present step's value.
     """
     return optimizer._learning_rate
 
 
 def set_schedule(optimizer, rate):
-    """Puts a `LearningRateSchedule` in place of another one."""
+    """Replaces an optimizer's `LearningRateSchedule` by another one."""
     optimizer._learning_rate = rate
 
 
@@ -116,9 +117,9 @@ def weight_averages(optimizer):
 
 
 def copy_exclusions(source, target):
-    """Gives `target` what `exclude_from_weight_decay` told `source`.
+    """Copies what `exclude_from_weight_decay` has set from one optimizer.
 
-    The settings are not in the optimizer's config.
+    The optimizer's config does not hold these settings.
     """
     names = "_exclude_from_weight_decay", "_exclude_from_weight_decay_pattern"
     for name in names:
@@ -127,9 +128,9 @@ def copy_exclusions(source, target):
 
 
 def initial_epoch(model):
-    """Epoch that BackupAndRestore goes on with, or None for a fresh run.
+    """Epoch that BackupAndRestore continues with, or None for a fresh run.
 
-    `_initial_epoch`: Keras says nowhere else that a run was resumed.
+    `_initial_epoch`: Keras tells nowhere else that a run was resumed.
     """
     return model._initial_epoch
 
@@ -142,8 +143,8 @@ def symbolic_build(model, data):
 def give_back_state(model, state):
     """Puts the four lists of state of a JAX epoch back into the model.
 
-    `_jax_state`: Keras took them out of the model for the epoch; `fit` puts
-    back what lies here when it is left by an error.
+    `_jax_state`: Keras took them out of the model for the epoch. When an error
+    ends `fit`, Keras restores the model's variables from this attribute.
     """
     names = (
         "trainable_variables",
@@ -155,33 +156,33 @@ def give_back_state(model, state):
 
 
 def epoch_state(model):
-    """The lists of a JAX epoch under way by name, {} outside of one."""
+    """The state lists of the current JAX epoch by name, {} outside of one."""
     return getattr(model, "_jax_state", None) or {}
 
 
 def accept_optionals(model, step):
-    """On TensorFlow, lets a step take batches that are `tf.Optional`."""
+    """Lets a TensorFlow step take batches that are `tf.Optional`."""
     return model._autoconvert_optionals(step)
 
 
 def inside_fit(arguments):
-    """True for keyword arguments of an `evaluate` that `fit` itself calls."""
+    """True for the keywords of an `evaluate` that `fit` itself calls."""
     return bool(arguments.get("_use_cached_eval_dataset"))
 
 
 def mark_called(model):
-    """Lets a built model be exported that was only called symbolically.
+    """Allows the export of a built model that was never called.
 
-    `_called`: `export` refuses a model whose `__call__` never ran, though all
-    that it needs is known from `build`.
+    `_called`: `export` refuses a model whose `__call__` never ran, although
+    `build` has made all that it needs.
     """
     model._called = True
 
 
 def layers_were_replaced(model):
-    """Forgets what was compiled for the variables that a model had.
+    """Drops functions that were compiled for a model's former variables.
 
-    `_post_quantize`: on PyTorch the parameters of the module are listed anew.
+    `_post_quantize`: on PyTorch it lists the module's parameters anew.
     """
     model.train_function = None
     model.test_function = None

@@ -6,10 +6,10 @@ import abc
 class Contract(abc.ABC):  # noqa: B024
     """A part of the method that users may replace.
 
-    A subclass of this class states what a part must offer as abstract methods,
-    each with who calls it, when, and with which shapes and dtypes. An object
-    of a class that misses one of them cannot be made: the error names what
-    is missing.
+    A subclass of this class declares what a part must define as abstract
+    methods, and documents for each who calls it, when, and with which shapes
+    and dtypes. A class that misses one of them cannot be instantiated, and
+    the error names what is missing.
     """
 
     def __new__(cls, *args, **kwargs):

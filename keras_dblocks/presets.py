@@ -1,4 +1,4 @@
-"""Presets: named sets of constructor keywords, or folders on disk."""
+"""Presets, which are named constructor keywords or folders on disk."""
 
 import json
 import os
@@ -10,7 +10,7 @@ WEIGHTS_FILE = "model.weights.h5"
 
 
 def load(cls, preset, **kwargs):
-    """Model of class `cls` from a preset.
+    """Makes a model of class `cls` from a preset.
 
     Args:
         cls: subclass of `DiffusionBlocks`; its `presets` attribute maps names
@@ -20,7 +20,7 @@ def load(cls, preset, **kwargs):
         kwargs: constructor keywords that replace the preset's.
 
     Raises:
-        ValueError: for a name that is neither.
+        ValueError: if `preset` is neither a known name nor such a folder.
     """
     known = getattr(cls, "presets", {})
     if preset in list(known):
@@ -47,7 +47,7 @@ def load(cls, preset, **kwargs):
 
 
 def save(model, folder):
-    """Writes `model` to `folder`, the weights first."""
+    """Writes the weights of `model`, and then its config, to `folder`."""
     os.makedirs(folder, exist_ok=True)
     model.save_weights(os.path.join(folder, WEIGHTS_FILE))
     saved = keras.saving.serialize_keras_object(model)

@@ -1,4 +1,4 @@
-"""Computing a layer again in the backward pass instead of keeping it."""
+"""Computes layers again in the backward pass to keep fewer activations."""
 
 import functools
 
@@ -7,17 +7,17 @@ from keras import ops, tree
 
 
 def rematerialized(function, layer=None):
-    """`function`, of which only the inputs are kept for the backward pass.
+    """`function`, of which the backward pass keeps only the inputs.
 
-    All variables are passed to what is computed again, since on TensorFlow
-    `keras.remat` gives no gradient to what a function merely sees. What is
-    drawn at random is the same both times, since the states of the random
-    generators are passed too.
+    All variables are passed as arguments, since on TensorFlow `keras.remat`
+    gives no gradient to variables that a function reads from outside. The
+    states of random generators are passed too, so that both passes draw the
+    same numbers.
 
     Args:
         function: built `keras.layers.Layer`, or a function that reads
-            variables only by calling sublayers of `layer`: on PyTorch the
-            backward pass runs outside of the layer's dtype scope.
+            variables only by calling sublayers of `layer`, because on PyTorch
+            the backward pass runs outside of the layer's dtype scope.
         layer: `keras.layers.Layer` that holds these variables. Defaults to
             `function`.
 
@@ -56,7 +56,7 @@ def rematerialized(function, layer=None):
 
 
 def recomputed_in_training(call):
-    """Decorates the `call` of a layer that has an attribute `recompute`.
+    """Decorates the `call` of a layer that has a `recompute` attribute.
 
     If `recompute` is True, a training step keeps only the inputs of the call
     and computes it again in the backward pass. The call may read variables
@@ -74,22 +74,22 @@ def recomputed_in_training(call):
 
 
 def as_tensor(variable):
-    """A variable's value, to be passed to what is computed again.
+    """A variable's value as a tensor, to be passed to `keras.remat`.
 
-    A tensor also on TensorFlow run eagerly: there a variable would be counted
-    twice in the gradient, once as what the function was called with.
+    On eager TensorFlow a variable itself would count twice in the gradient,
+    the second time as an argument of the function.
     """
     return ops.cast(ops.convert_to_tensor(variable), variable.dtype)
 
 
 def _flat(value):
-    # Not by `tree` for a single tensor: on PyTorch it keeps what it flattens
-    # until garbage is collected.
+    # A single tensor is not flattened, since on PyTorch `tree` keeps what it
+    # flattens until garbage is collected.
     return tree.flatten(value) if tree.is_nested(value) else [value]
 
 
 def _packed_like(value, leaves):
-    """The next of the iterator `leaves`, nested like `value`."""
+    """Nests the next items of the iterator `leaves` like `value`."""
     if not tree.is_nested(value):
         return next(leaves)
     return tree.pack_sequence_as(value, [next(leaves) for _ in _flat(value)])

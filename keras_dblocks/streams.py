@@ -1,14 +1,15 @@
-"""Every random draw is a pure function of (seed, purpose, index).
+"""Random draws that are pure functions of (seed, purpose, index).
 
-A purpose is a name such as `"noise"`, an index is a block, a step, a row. The
-key of a stream is hashed from all three by numpy's `SeedSequence`, and every
-single draw is hashed again from the key and its own counters, so no two
+A purpose is a name such as `"noise"`. The key of a stream is hashed from seed,
+purpose and block by numpy's `SeedSequence`. Every draw is hashed again from
+the key and its own counters, which are step, row and element. So no two
 purposes, blocks, seeds, steps or rows share random numbers.
 
-Tensors are drawn by Threefry-2x32, a counter-based generator, computed with
-Keras operations: the same numbers on JAX, TensorFlow and PyTorch, on every
-device, with no state to save. What is drawn on the host (block order, data
-order, fixed tables) comes from numpy's Philox under a key hashed the same way.
+Tensors are drawn by Threefry-2x32, a counter-based generator that is computed
+with Keras operations. It gives the same numbers on JAX, TensorFlow and PyTorch
+and on every device, and has no state to save. What is drawn on the host (block
+order, data order, fixed tables) comes from numpy's Philox under a key that is
+hashed the same way.
 
 See docs/method.md#random-draws.
 """
@@ -18,19 +19,20 @@ from keras import ops
 
 from keras_dblocks import compat
 
-# Threefry-2x32 (Salmon et al. 2011, Table 2), key schedule's parity constant.
+# Rotations of Threefry-2x32 (Salmon et al. 2011, Table 2) and the parity
+# constant of its key schedule.
 ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
 PARITY = 0x1BD11BDA
 
 
 def entropy(seed, purpose, *index):
-    """The integer that names a stream; no two streams have the same."""
+    """An integer that identifies a stream and no other one."""
     text = "/".join(str(part) for part in (seed, purpose, *index))
     return int.from_bytes(text.encode(), "little")
 
 
 def generator(seed, purpose, *index):
-    """numpy `Generator` (Philox) of a stream, for what the host draws.
+    """numpy `Generator` (Philox) of a stream, for draws on the host.
 
     Example:
 
@@ -43,18 +45,18 @@ def generator(seed, purpose, *index):
 
 
 def words(seed, purpose, *index):
-    """Two hashed 32-bit words `(2,)` uint32: the key of a stream."""
+    """The key of a stream, two hashed 32-bit words `(2,)` uint32."""
     sequence = np.random.SeedSequence(entropy(seed, purpose, *index))
     return sequence.generate_state(2)
 
 
 class Stream:
-    """Random tensors, one independent set of numbers for each step and row.
+    """Draws random tensors, independent for each step and row.
 
     Args:
         seed: int.
-        purpose: str. What the numbers are for.
-        index: ints. A block, for example.
+        purpose: str. What the numbers are used for.
+        index: ints, for example the number of a block.
 
     Example:
 
@@ -71,8 +73,8 @@ class Stream:
     def of_key(cls, key):
         """The stream of a key given as int32 tensor or array `(2,)`.
 
-        For compiled functions that take the seed as an argument; `key` is
-        `Stream(...).key_array()`.
+        It is for compiled functions that take the key as an argument, where
+        `key` is `Stream(...).key_array()`.
         """
         stream = cls.__new__(cls)
         if isinstance(key, np.ndarray):
@@ -85,7 +87,7 @@ class Stream:
         return np.array([_signed(word) for word in self.key], "int32")
 
     def _bits(self, rows, shape, step, per_value):
-        """int32 words `(B, *shape)`, `per_value` tensors of them."""
+        """List of `per_value` tensors `(B, *shape)` of int32 words."""
         size = int(np.prod(shape))  # static
         rows = ops.cast(rows, "int32")
         step = ops.zeros_like(rows) + ops.cast(step, "int32")
@@ -104,7 +106,7 @@ class Stream:
         """Uniform numbers in [0, 1).
 
         Args:
-            rows: int tensor `(B,)`. Number of each row in its call.
+            rows: int tensor `(B,)`. Number of each row within the call.
             shape: tuple of ints. Shape of one row.
             step: int or int tensor `()`. Number of the draw.
 
@@ -115,10 +117,10 @@ class Stream:
         return _to_unit(bits)
 
     def normal(self, rows, shape=(), step=0):
-        """Standard normal numbers, arguments as of `uniform`.
+        """Standard normal numbers; the arguments are those of `uniform`.
 
-        Box and Muller's transformation, of 24-bit uniform numbers: no value
-        is farther out than 5.8.
+        Box and Muller's transformation is applied to 24-bit uniform numbers,
+        so no absolute value exceeds 5.8.
         """
         size = int(np.prod(shape))
         half = -(-size // 2)
@@ -131,17 +133,17 @@ class Stream:
 
 
 def spread(rows, shift):
-    """Evenly spread numbers in [0, 1), whatever rows there are.
+    """Evenly spread numbers in [0, 1) that depend on the rows' numbers.
 
-    `frac(shift + row / golden ratio)`: the first N rows of any N leave no
-    large gap, so that levels are stratified over a whole call and not within
-    its batches.
+    They are `frac(shift + row / golden ratio)`. For every N the first N rows
+    leave no large gap, so levels are stratified over a whole call instead of
+    within each batch.
 
     Args:
         rows: int tensor `(B,)`.
         shift: float32 tensor that broadcasts against `(B,)`, in [0, 1).
     """
-    # In 32-bit integers, where float32 would lose the fraction.
+    # 32-bit integers keep the fraction, which float32 would lose.
     golden = ops.cast(rows, "int32") * _signed(0x9E3779B9)
     return ops.mod(_to_unit(golden) + shift, 1.0)
 
@@ -151,7 +153,7 @@ def threefry(key, first, second):
 
     Args:
         key: pair of Python ints, or of int32 tensors.
-        first, second: int32 tensors of one shape, the counter.
+        first, second: int32 tensors of equal shape, the counters.
 
     Returns:
         Two int32 tensors that hold 32 random bits each.
@@ -177,29 +179,29 @@ def threefry(key, first, second):
 
 
 def _rotate(x, distance):
-    low = ops.bitwise_right_shift(x, 32 - distance)  # repeats the sign
+    low = ops.bitwise_right_shift(x, 32 - distance)  # copies the sign bit
     low = ops.bitwise_and(low, (1 << distance) - 1)
     return ops.bitwise_or(ops.bitwise_left_shift(x, distance), low)
 
 
 def _to_unit(bits):
-    """The upper 24 of 32 bits, as float32 in [0, 1)."""
+    """The upper 24 of 32 bits as float32 in [0, 1)."""
     upper = ops.bitwise_and(ops.bitwise_right_shift(bits, 8), 0xFFFFFF)
     return ops.cast(upper, "float32") * 2.0**-24
 
 
 def _signed(word):
-    """A 32-bit word as the int32 of the same bits."""
+    """The int32 that has the bits of a 32-bit word."""
     return int(np.uint32(word).astype("int32"))
 
 
 def seed_layers(layers, seed, purpose, *index):
-    """Gives the random generators of layers (dropout) streams of their own.
+    """Seeds each random generator of the layers (dropout) with its own key.
 
     Args:
-        layers: built Keras layers; what they hold is found.
-        seed, purpose, index: see `Stream`; the number of the generator is
-            appended.
+        layers: built Keras layers, whose sublayers are included.
+        seed, purpose, index: see `Stream`. The generator's number is appended
+            to `index`.
     """
     for number, found in enumerate(compat.seed_generators(layers)):
         compat.reseed(found, words(seed, purpose, *index, number))
@@ -211,5 +213,5 @@ def random_states(layers):
 
 
 def rows_of(batch_size):
-    """Numbers `(B,)` of the rows of a call that is one batch."""
+    """Numbers `(B,)` of the rows of a call that consists of one batch."""
     return ops.arange(batch_size, dtype="int32")

@@ -1,4 +1,4 @@
-"""What comes before and after the layers of both streams."""
+"""Stem, noise embedding and readout around the two-stream layers."""
 
 # B batch, S streams (clean, noisy), T slots, D hidden_dim, V vocabulary_size
 
@@ -18,14 +18,14 @@ from keras_dblocks.layers.nested_layers import deserialized
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class TwoLevelEmbedding(NoiseEmbedding):
-    """The embedded levels of both streams: `(B,)` to `(B, 2, output_dim)`.
+    """Embeds the levels of both streams, `(B,)` to `(B, 2, output_dim)`.
 
-    The clean one has a fixed level, so that its keys and values do not
-    depend on the noise and can be kept.
+    The clean stream has a fixed level, so that its keys and values do not
+    depend on the noise and can be cached.
 
     Args:
         clean_level: float. Noise level of the clean stream.
-        kwargs: those of `NoiseEmbedding`.
+        kwargs: keywords of `NoiseEmbedding`.
     """
 
     def __init__(self, *args, clean_level=0.002, **kwargs):
@@ -45,21 +45,20 @@ class TwoLevelEmbedding(NoiseEmbedding):
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class ARStem(keras.layers.Layer):
-    """Clean tokens and noisy ones: `(B, T, D)` to `(B, 2, T, D)`.
+    """Makes clean and noisy streams: `(B, T, D)` to `(B, 2, T, D)`.
 
-    Noisy slot i stands for a token, clean slot i for the one before it.
+    Noisy slot i stands for a token, and clean slot i for the token before it.
 
     Args:
         vocabulary_size, hidden_dim: int.
         target: layer of the clean signal whose embeddings are also the clean
-            stream's, as in the paper; or None for a table of its own.
-        zero_init: bool. The noisy embeddings are added with weights that
-            start at zero.
+            stream's, as in the paper, or None for a table of its own.
+        zero_init: bool. True starts the weights of the noisy rows at zero.
 
     Call arguments:
-        noisy: tensor `(B, T, D)`, scaled.
-        condition: int tensor `(B, T)`, the tokens before each; the one before
-            the first is `vocabulary_size`, the start token.
+        noisy: scaled tensor `(B, T, D)`.
+        condition: int tensor `(B, T)`, the token before each slot. The first
+            one is `vocabulary_size`, the start token.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class ARStem(keras.layers.Layer):
         self.embedding = Embedding(
             own_rows,
             dim,
-            # Unit variance into the first layer, whatever the width.
+            # Gives the first layer unit variance at any width.
             scale=dim**0.5,
             embeddings_initializer=keras.initializers.RandomNormal(
                 stddev=dim**-0.5
@@ -105,8 +104,8 @@ class ARStem(keras.layers.Layer):
     def call(self, noisy, condition):
         clean = self.embed(condition)  # (B, T, D)
         if self.target is None:
-            # The token before is part of the condition; with it beside the
-            # noise, the first layer need not look for it.
+            # The token before is part of the condition. Added to the noisy
+            # row, it saves the first layer from attending to it.
             noisy = self.noisy_dense(noisy) + clean
         return ops.stack([clean, ops.cast(noisy, clean.dtype)], 1)
 
@@ -116,7 +115,7 @@ class ARStem(keras.layers.Layer):
             return self.embedding(tokens)
         starts = ops.equal(tokens, self.vocabulary_size)
         start = self.embedding(ops.zeros_like(tokens))
-        # What EDM's c_in makes of them at no noise, sigma_data 0.5.
+        # EDM's c_in for sigma_data = 0.5 without noise is 2.
         others = 2.0 * self.target(ops.where(starts, 0, tokens))
         others = ops.cast(others, start.dtype)
         return ops.where(ops.expand_dims(starts, -1), start, others)
@@ -145,11 +144,11 @@ class ARReadout(keras.layers.Layer):
     """Modulated norm of the noisy stream, `(B, S, T, D)` to `(B, T, D)`.
 
     Args:
-        clean_in_training: bool. In training the clean stream comes out too,
+        clean_in_training: bool. True returns both streams in training,
             `(B, 2, T, D)`. Defaults to False.
 
     Call arguments:
-        x: tensor `(B, S, T, D)`, the noisy stream last.
+        x: tensor `(B, S, T, D)`, where the noisy stream is the last.
         noise: tensor `(B, 2, noise_dim)`.
     """
 

@@ -32,12 +32,12 @@ from .writers import BlockWriter
 class ARTransformer(NextTokenBlocks):
     """Language model whose blocks denoise the embedding of the next token.
 
-    Every block runs its own layers on two streams: clean tokens (causal, they
-    never see noise) and noisy ones, each of which sees the clean past and
-    itself. The chain starts from zero, so that its last logits are an
-    ordinary predictive distribution. `fit(tokens)` takes ints
-    `(N, sequence_length)`; `predict(tokens)` gives the logits `(N, T, V)` of
-    each token given those before it.
+    Every block runs its own layers on two streams. Clean tokens are causal and
+    never see noise. Each noisy token attends to the clean tokens before it and
+    to itself. By default the chain starts from zero, so that its last logits
+    are an ordinary predictive distribution. `fit(tokens)` takes ints
+    `(N, sequence_length)`, and `predict(tokens)` gives the logits `(N, T, V)`
+    of each token given those before it.
 
     Args:
         vocabulary_size: int. V.
@@ -45,23 +45,24 @@ class ARTransformer(NextTokenBlocks):
         num_layers, num_blocks, hidden_dim, num_heads: int.
         num_key_value_heads: int or None, for as many as `num_heads`.
         intermediate_dim: int or None, for four times `hidden_dim`.
-        dropout: float. After attention and perceptron. Defaults to `0.0`.
+        dropout: float. Dropout after attention and perceptron. Defaults to
+            `0.0`.
         conditioning_dim: int. Width of the embedded noise level. Defaults to
             `128`.
-        skip: bool. EDM's skip from the noisy row to the answer, as in the
-            paper; False takes the answer from the network alone.
-        bridge: `"soft"` or `"unnormalized"`, from logits to the next step's
-            row; see `layers.LabelEmbedding`.
-        logit_scale: float. Factor of the logits; a tied head wants 10 or
+        skip: bool. True adds EDM's skip from the noisy row to the answer, as
+            in the paper; False takes the answer from the network alone.
+        bridge: `"soft"` or `"unnormalized"`, how logits become the next
+            step's row; see `layers.LabelEmbedding`.
+        logit_scale: float. Factor of the logits; a tied head needs 10 or
             more. Defaults to `1.0`.
-        tied: bool. The head's weights are the target rows.
-        simplex: bool. The clean signal is the unit vector of the token and
-            not a row of a table; a block amends the distribution it is
-            handed (`OneHotTokens`).
+        tied: bool. True takes the target rows as the head's weights.
+        simplex: bool. True takes the unit vector of the token as the clean
+            signal instead of a row of a table. A block then corrects the
+            distribution that it is handed (`OneHotTokens`).
         clean_loss_weight: float. Weight of the next-token loss on the clean
-            stream, beside the denoising loss. Wants `skip=False`.
+            stream, beside the denoising loss. It needs `skip=False`.
         tokenizer: object of `keras_dblocks.applications.data`, or any
-            tokenizer of keras-hub; then strings go in and come out.
+            tokenizer of keras-hub. The model then takes and returns strings.
         kwargs: keywords of `DiffusionBlocks`; `reference=True` is the paper's
             method.
 
@@ -75,11 +76,12 @@ class ARTransformer(NextTokenBlocks):
     ```
 
     References:
-     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 4.4
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 5.4
     """
 
     presets = PRESETS
-    # On text a hint that inference never gives is all a late block learns.
+    # Otherwise a late block only learns to read the token off the noisy row,
+    # a hint that inference never gives (docs/method.md#on-policy-noise).
     default_on_policy = 1.0
 
     def __init__(
@@ -191,7 +193,7 @@ class ARTransformer(NextTokenBlocks):
         )
 
     def _is_last(self, index):
-        # Nothing reads a block's clean stream after its last layer.
+        # A block's last layer need not return the clean stream.
         layers_of, blocks = self.partition.layers_of, range(self.num_blocks)
         return index in {layers_of(block)[-1] for block in blocks}
 
@@ -206,7 +208,7 @@ class ARTransformer(NextTokenBlocks):
         )
 
     def make_writer(self, num_steps):
-        """`writers.BlockWriter` of this model."""
+        """Makes the `writers.BlockWriter` of this model."""
         if not isinstance(self.sampler, EulerSampler):
             raise ValueError(
                 "Text is written by Euler's method, one call a block. "
@@ -223,7 +225,7 @@ class ARTransformer(NextTokenBlocks):
 
     @classmethod
     def make_end_to_end(cls, **kwargs):
-        """An ordinary causal language model of the same size, `CausalLM`."""
+        """Makes an ordinary causal language model of the size, `CausalLM`."""
         from .twin import CausalLM
 
         return CausalLM(**kwargs)

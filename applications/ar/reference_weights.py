@@ -12,16 +12,16 @@ def load_reference_weights(model, arrays):
     """Copies a PyTorch state dict into a `CausalLM`.
 
     Args:
-        model: `CausalLM`, which `ARTransformer.end_to_end` makes, of the same
-            sizes. Its row of the start token, which the reference has not,
-            stays as it is; `model.following(tokens)` needs none.
+        model: `CausalLM` of the same sizes, as `ARTransformer.end_to_end`
+            makes it. Its row of the start token, which the reference does not
+            have, is kept; `model.following(tokens)` does not use it.
         arrays: dict of numpy arrays under the names of HuggingFace's
             `LlamaForCausalLM` (`model.layers.0.self_attn.q_proj.weight`,
             ..., `lm_head.weight`), in torch layout.
 
     Raises:
-        ValueError: if a tensor is missing or its size does not fit; the model
-            is then untouched.
+        ValueError: if a tensor is missing or its size does not fit. The model
+            is then unchanged.
     """
     if not isinstance(model, CausalLM):
         raise ValueError(
@@ -43,7 +43,7 @@ def load_reference_weights(model, arrays):
 
 
 def layer_pairs(layer, name):
-    """Pairs of a `LlamaLayer`, see `torch_weights.assign`."""
+    """Pairs of a `LlamaLayer` for `torch_weights.assign`."""
     attention = layer.attention
     kernels = {
         "self_attn.q_proj": attention.query_dense,
@@ -67,7 +67,7 @@ def layer_pairs(layer, name):
 
 
 def _beside(table):
-    # Ours are scaled up where they are read, and end with the start token.
+    # Our rows are scaled up at look-up, and the last one is the start token.
     def layout(array, shape):
         rows = array / table.shape[-1] ** 0.5
         fits = rows.shape == (shape[0] - 1, shape[1])

@@ -1,4 +1,4 @@
-"""The end-to-end twin: an ordinary causal language model in Llama's style."""
+"""The end-to-end twin, an ordinary causal language model like Llama."""
 
 import keras
 from keras import ops
@@ -15,8 +15,8 @@ class CausalLM(EndToEndText):
     """Predicts each token from those before it.
 
     `fit(tokens)` takes ints `(N, sequence_length)` and minimises the
-    cross-entropy; `predict(tokens)` gives the logits `(N, T, V)` of each token
-    given those before it, the first one given nothing.
+    cross-entropy. `predict(tokens)` gives the logits `(N, T, V)` of each token
+    given those before it, where the first one is given the start token.
 
     Args:
         vocabulary_size, sequence_length, num_layers, hidden_dim, num_heads:
@@ -24,7 +24,7 @@ class CausalLM(EndToEndText):
         num_key_value_heads: int or None, for as many as `num_heads`.
         intermediate_dim: int or None, for four times `hidden_dim`.
         tokenizer: as in `ARTransformer`.
-        seed: int. Of the order of the data.
+        seed: int. Seed of the order of the data.
         blocks_only: keywords of `ARTransformer` that only concern blocks.
 
     References:
@@ -93,7 +93,7 @@ class CausalLM(EndToEndText):
         self.track_progress()
 
     def following(self, tokens, training=False):
-        """Logits `(B, T, V)` of what follows each of the tokens `(B, T)`."""
+        """Logits `(B, T, V)` of the token after each of `tokens` `(B, T)`."""
         state = self.embed(tokens)
         for layer in self.residual_layers:
             state = layer(state, training=training)
@@ -104,5 +104,5 @@ class CausalLM(EndToEndText):
         return ops.cast(self.head(self.norm(state[:, 0])), "float32")
 
     def make_writer(self, num_steps):
-        """`writers.TwinWriter` of this model."""
+        """Makes the `writers.TwinWriter` of this model."""
         return TwinWriter(self)

@@ -1,4 +1,4 @@
-"""What writes one token: a chain of blocks, or an ordinary model."""
+"""Writers of one token, for a chain of blocks and for an ordinary model."""
 
 # N sequences, T slots, D width, V vocabulary_size
 
@@ -14,10 +14,10 @@ from keras_dblocks.diffusion.samplers import loop
 
 
 class BlockWriter:
-    """Next-token logits of the whole chain, with a cache per layer.
+    """Next-token logits of the whole chain, with a cache for each layer.
 
-    Block b's clean pass for a token and its noisy pass for the next one need
-    nothing of each other: they are two streams of one pass.
+    Block b's clean pass for a token and its noisy pass for the next one are
+    the two streams of one pass.
 
     Args:
         model: `ARTransformer`.
@@ -42,7 +42,7 @@ class BlockWriter:
         return caches
 
     def starts(self, shape, generator):
-        """Noise `(N, T, D)` each token's chain starts from; or one zero."""
+        """Start noise `(N, T, D)` of each token's chain, or one zero each."""
         return chain_starts(self.model, self.sampler, shape, generator)
 
     def write(self, previous, caches, index, start):
@@ -71,7 +71,7 @@ class BlockWriter:
 
 
 class TwinWriter:
-    """The same of an ordinary model.
+    """Next-token logits of an ordinary model, with a cache for each layer.
 
     Args:
         model: `CausalLM`.
@@ -87,7 +87,7 @@ class TwinWriter:
         return fill_caches(self.model.residual_layers, state)
 
     def starts(self, shape, generator):
-        """Nothing to start from; one zero per token."""
+        """One zero per token, since there is no start noise."""
         return np.zeros((*shape, 1), "float32")
 
     def write(self, previous, caches, index, start):

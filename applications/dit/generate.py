@@ -1,4 +1,4 @@
-"""Images from labels: in batches, from a model or from its saved blocks."""
+"""Generates images from labels with a model or its saved blocks."""
 
 import numpy as np
 
@@ -27,18 +27,19 @@ class GeneratesImages:
         """Images of the given classes.
 
         Args:
-            labels: ints `(N,)`, one image each.
+            labels: ints `(N,)`, the class of each image.
             num_steps: int. Steps of the grid. Defaults to `50`.
             guidance_scale: float or None. Classifier-free guidance; the paper
-                uses 2. None, or 1, for none.
-            sampler: `"euler"`, `"heun"` or `"stochastic"` (twice the calls),
-                or a `samplers.Sampler`, whose own settings then hold.
-            grid: see `samplers.noise_levels`. None for EDM's, which measured
-                best (README.md), or the upper edges when it leaps over a
-                block; with `reference=True` for equal mass.
-            seed: int. The start noise, the same on every backend.
+                uses 2. None and 1 mean no guidance.
+            sampler: `"euler"`, `"heun"` or `"stochastic"` (the last two with
+                twice the calls), or a `samplers.Sampler`, whose own settings
+                are then used.
+            grid: see `samplers.noise_levels`. None takes EDM's grid, which
+                measured best (README.md), or the upper edges if EDM's skips a
+                block; with `reference=True` it takes equal mass.
+            seed: int. Seed of all noise, the same on every backend.
             batch_size: int. Images made at once.
-            return_trajectory: bool. Also return the states between.
+            return_trajectory: bool. True also returns intermediate states.
             decoder: function from a batch of latents to images, or None.
             verbose: 1 for a progress bar.
 
@@ -75,7 +76,7 @@ class GeneratesImages:
         return images
 
     def predict(self, x, batch_size=None, verbose=0, **kwargs):
-        """`generate` with the model's own `sampler`; `x` are labels."""
+        """`generate` for labels `x` with the model's own `sampler`."""
         return self.generate(
             x,
             sampler=self.sampler,
@@ -97,13 +98,13 @@ class GeneratesImages:
         decoder=None,
         verbose=0,
     ):
-        """`generate` from saved blocks, one of them in memory at a time.
+        """`generate` from saved blocks, with one block in memory at a time.
 
         Args:
             paths: one file per block, in the order of the blocks.
 
-        Other arguments and the result are those of `generate`: the same
-        images, bit for bit. The states of all images are kept between blocks.
+        The other arguments are those of `generate`, and the images equal its
+        images bit for bit. The states of all images are kept between blocks.
         """
         ready = [read_block(paths[0])]
         network = network_of(ready[0])
@@ -143,15 +144,14 @@ class GeneratesImages:
         return np.concatenate([network._finish(b, decoder) for b in batches])
 
     def evaluate(self, x=None, y=None, *args, feature_extractor=None, **kwargs):
-        """`keras.Model.evaluate`: denoising losses, on fixed noise.
+        """`keras.Model.evaluate` of the denoising losses on fixed noise.
 
         Args:
             x, y: images and labels, or a dataset.
             feature_extractor: `keras.Model` from images in `value_range` to
-                features `(N, F)`, or None. If given, as many images as `x`
-                has are generated with `generate_kwargs`, and the Frechet
-                distance of their features to those of `x` is added; the
-                result is then a dict.
+                features `(N, F)`, or None. With it, an image is generated for
+                each image of `x`, the Frechet distance between both sets'
+                features is added, and the result is a dict.
             generate_kwargs: dict, keywords of `generate`.
         """
         options = kwargs.pop("generate_kwargs", {})
@@ -181,7 +181,7 @@ class GeneratesImages:
             levels = samplers.noise_levels(self.partition, num_steps, grid)
             visited = {*self.partition.block_of(levels).tolist()}
             if len(visited) < self.num_blocks <= num_steps:
-                grid = "upper_edges"  # few steps, which leap over a block
+                grid = "upper_edges"  # EDM's few steps would skip a block
         return samplers.get(sampler, grid=grid, **options)
 
     def _check_generate(self, labels, sampler, batch_size):
@@ -203,7 +203,7 @@ class GeneratesImages:
         return labels.astype("int32")
 
     def _starts(self, sampler):
-        """Function of a `generation.Batch` to where its images start."""
+        """Function from a `generation.Batch` to its images' start noise."""
         shape = (self.image_size, self.image_size, self.channels)
         start = generation.Start(self.noise, shape)
         return lambda batch: start.rows(sampler, batch.rows)

@@ -1,4 +1,4 @@
-"""What DiT has beside its transformer layers: embeddings and final layer."""
+"""Embeddings and final layer of DiT, around its transformer layers."""
 
 # B batch, T tokens, D hidden_dim, P patch_size, C channels
 
@@ -17,7 +17,7 @@ from keras_dblocks.layers import (
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class ClassAndNoiseEmbedding(keras.layers.Layer):
-    """Noise level and class, embedded and added.
+    """Embeds noise level and class and adds the two.
 
     Args:
         num_classes: int.
@@ -79,7 +79,7 @@ class ClassAndNoiseEmbedding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class DiTStem(keras.layers.Layer):
-    """Patches plus fixed positions: `(B, H, W, C)` to `(B, T, D)`.
+    """Adds fixed positions to patches: `(B, H, W, C)` to `(B, T, D)`.
 
     Args:
         patch_size, hidden_dim: int.
@@ -118,7 +118,7 @@ class DiTStem(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class DiTReadout(keras.layers.Layer):
-    """Final layer: modulated norm, linear, patches back to an image.
+    """Final layer of modulated norm and linear map, from patches to images.
 
     Args:
         patch_size, channels: int.
@@ -176,7 +176,8 @@ class DiTReadout(keras.layers.Layer):
 def positions(side, dim):
     """Sine-cosine positions of a square grid, `(side * side, dim)` float32.
 
-    Column first, then row, a half of `dim` each (MAE, DiT).
+    The column takes the first half of `dim` and the row the second, as in MAE
+    and DiT.
     """
     rates = 10000.0 ** -(np.arange(dim // 4) / (dim / 4.0))
     rows, columns = np.mgrid[:side, :side].reshape(2, -1)  # row-major

@@ -22,11 +22,11 @@ from .presets import PRESETS
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class DiT(GeneratesImages, DiffusionBlocks):
-    """Class-conditional image generator: denoises images, given their class.
+    """Image generator that denoises images, given their class.
 
-    The architecture is facebookresearch/DiT's; with `num_blocks=1` it is the
+    The architecture is facebookresearch/DiT's. With `num_blocks=1` it is the
     ordinary DiT under EDM's preconditioning. `fit(images, labels)` takes
-    images `(N, H, W, C)` in `value_range`; `generate(labels)` makes them.
+    images `(N, H, W, C)` in `value_range`, and `generate(labels)` makes them.
 
     Args:
         image_size: int. Side of the square images (or latents) in pixels.
@@ -42,13 +42,14 @@ class DiT(GeneratesImages, DiffusionBlocks):
         value_range: pair of floats, or None. Range of the images, mapped to
             [-1, 1]; None for latents with standard deviation 0.5, which are
             taken as they are. Defaults to `(-1, 1)`.
-        ema_momentum: float or None. Of the moving average of the weights that
-            `generate` uses, counted in each block's own steps. Defaults to
-            `0.9999`, warmed up.
+        ema_momentum: float or None. Momentum of the moving average of the
+            weights that `generate` uses, which counts each block's own steps
+            and is warmed up. Defaults to `0.9999`.
         kwargs: keywords of `DiffusionBlocks`.
 
     Raises:
-        ValueError: when patches do not tile the image, or heads the width.
+        ValueError: if the patches do not divide the image, or the heads the
+            width.
 
     Example:
 
@@ -60,13 +61,13 @@ class DiT(GeneratesImages, DiffusionBlocks):
     ```
 
     References:
-     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 4.2
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 5.2
      - [DiT](https://arxiv.org/abs/2212.09748)
      - [EDM](https://arxiv.org/abs/2206.00364)
     """
 
     presets = PRESETS
-    # The noise of a start is what makes images differ; nothing to hand over.
+    # Images differ by their start noise, so blocks train on noised images.
     default_on_policy = 0.0
 
     def __init__(
@@ -181,5 +182,5 @@ class DiT(GeneratesImages, DiffusionBlocks):
 
     @classmethod
     def make_end_to_end(cls, **kwargs):
-        """The ordinary DiT: the same class with one block."""
+        """Makes the ordinary DiT, which is this class with one block."""
         return cls(**{**kwargs, "num_blocks": 1, "layers_per_block": None})

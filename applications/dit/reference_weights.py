@@ -17,12 +17,12 @@ def load_reference_weights(model, arrays):
     Args:
         model: `DiT` of the same sizes, any number of blocks.
         arrays: dict of numpy arrays under the reference's parameter names
-            (`blocks.0.attn.qkv.weight`, ...), in torch layout. Of a network
-            that also predicts variances (`learn_sigma`) they are dropped.
+            (`blocks.0.attn.qkv.weight`, ...), in torch layout. Weights of
+            predicted variances (`learn_sigma`) are dropped.
 
     Raises:
-        ValueError: if a tensor is missing or its size does not fit; the model
-            is then untouched.
+        ValueError: if a tensor is missing or its size does not fit. The model
+            is then unchanged.
     """
     if not model.built:
         model.build()
@@ -36,12 +36,12 @@ def load_reference_weights(model, arrays):
             f"Received: {positions.shape}, or other values. "
             "Build the model with the sizes of the weights."
         )
-    # Shared parts come up once per block.
+    # Shared parts are assigned once for each block.
     assign([p for b in model.blocks for p in _pairs_of_block(b)], arrays)
 
 
 def reference_names(block):
-    """By `id` of a block's variable: its torch name and change of layout."""
+    """Dict from a variable's `id` to its torch name and change of layout."""
     return {
         id(variable): (name, layout)
         for variable, name, layout in _pairs_of_block(block)

@@ -1,4 +1,4 @@
-"""The variational bound on the likelihood of text, block by block."""
+"""The variational bound on the likelihood of text, as parts of blocks."""
 
 import keras
 import numpy as np
@@ -25,7 +25,7 @@ class BoundStage(keras.Model):
 
 
 class EvaluatesBound:
-    """`evaluate` of a masked `DiffusionBlocks`: bits per token."""
+    """`evaluate` of a masked `DiffusionBlocks`, in bits per token."""
 
     def evaluate(
         self,
@@ -38,29 +38,29 @@ class EvaluatesBound:
         seed=0,
         **kwargs,
     ):
-        """Bits per token: an upper bound on the negative log-likelihood.
+        """Bits per token, an upper bound on the negative log-likelihood.
 
-        Each ratio is routed to its own block. Ratios are spread evenly over
-        the sequences and draws (stratified); masks are drawn on the host, the
-        same on every backend. Moving averages are used where there are some.
+        Each mask ratio is routed to its own block. Ratios are spread evenly
+        over the sequences and draws (stratified). Masks are drawn on the host
+        and are the same on every backend. Moving averages of the weights are
+        used if there are any.
 
         Args:
             x: int array `(N, sequence_length)`, or text as in `fit`.
             batch_size: int.
-            verbose: ignored, for `keras.Model.evaluate`.
-            return_dict: bool. Else a list in the dict's order.
+            verbose: ignored; it stands for that of `keras.Model.evaluate`.
+            return_dict: bool. False returns a list in the dict's order.
             num_draws: int. Masks drawn for each sequence and block.
             seed: int.
 
         Returns:
-            Dict of `bits_per_token`; `standard_error` of it, from the spread
-            of the sequences (NaN for one sequence);
-            `reconstruction_bits_per_token`, the part of it below the smallest
-            ratio; and `block_0_bits_per_token`, ..., which add up with it to
-            the whole.
+            Dict of `bits_per_token`; its `standard_error` over sequences (NaN
+            for one sequence); `reconstruction_bits_per_token`, its part below
+            the smallest ratio; and `block_0_bits_per_token`, ..., which with
+            that part add up to the whole.
         """
         if compat.inside_fit(kwargs):
-            # Validation inside `fit`: the training loss on fixed noise.
+            # Validation inside `fit` takes the training loss on fixed noise.
             return super().evaluate(
                 x, y, batch_size, verbose, return_dict=return_dict, **kwargs
             )
@@ -89,7 +89,7 @@ class EvaluatesBound:
         return result if return_dict else list(result.values())
 
     def _bound(self, tokens, batch_size, num_draws, seed):
-        """Bits per token of each sequence `(N,)`, by block."""
+        """Dict from a block to the bits per token of each sequence `(N,)`."""
         if not self.built:
             self.build()
         rng = streams.generator(seed, "bound")
@@ -98,7 +98,7 @@ class EvaluatesBound:
         parts = {}
         for block in self.blocks:
             low, high = self.partition.noise_range(block.index, overlap=False)
-            # One ratio from each of as many equal pieces of the range.
+            # The range is cut into equal pieces, and a ratio drawn in each.
             spread = rng.permutation(len(repeated)) + rng.random(len(repeated))
             level = low + (high - low) * spread / len(repeated)
             masked = rng.random(repeated.shape) < level[:, None]

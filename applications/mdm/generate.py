@@ -1,4 +1,4 @@
-"""Text from masks: samples, continuations and infilling."""
+"""Generates text from masks: samples, continuations and infilling."""
 
 import numpy as np
 
@@ -27,24 +27,24 @@ class GeneratesTokens:
         return_trajectory=False,
         verbose=0,
     ):
-        """Sequences of tokens, or strings when a tokenizer is attached.
+        """Generates sequences of tokens, or strings if there is a tokenizer.
 
         Args:
             num_samples: int.
             num_steps: int. Calls of the denoiser.
             temperature, top_p, order, grid: see `samplers.UnmaskingSampler`.
-            prompt: int array `(T,)` or `(num_samples, T)`, T at most
-                `sequence_length`, or a string. What is not the mask token is
-                kept; masks, and what the prompt is short of, are filled in.
+            prompt: int array `(T,)` or `(num_samples, T)`, where T is at most
+                `sequence_length`, or a string. Tokens other than the mask are
+                kept; masks, and slots after the prompt, are filled in.
             seed: int. The result depends on it and on the row alone, not on
                 `batch_size`.
             batch_size: int. Sequences made at once.
-            return_trajectory: bool. Also return the states between.
+            return_trajectory: bool. True also returns intermediate states.
             verbose: 1 for a progress bar.
 
         Returns:
-            int32 array `(num_samples, sequence_length)`, or list of strings;
-            with `return_trajectory` also a list with a dict for each step:
+            int32 array `(num_samples, sequence_length)`, or list of strings.
+            With `return_trajectory` also a list with a dict for each step:
             `level`, `block`, `noisy` (before) and `denoised` (after).
         """
         check_integer("batch_size", batch_size)
@@ -86,7 +86,7 @@ class GeneratesTokens:
         return result
 
     def _starts(self, prompt, num_samples):
-        """Masks, with the prompt in its place; `(num_samples, T)`."""
+        """Masks `(num_samples, T)` that begin with the prompt."""
         length, mask = self.sequence_length, self.vocabulary_size
         starts = np.full((num_samples, length), mask, "int32")
         if prompt is None:
@@ -112,7 +112,7 @@ class GeneratesTokens:
         return starts
 
     def predict(self, *args, **kwargs):
-        """Refused: text is drawn, see `generate`; `denoise` gives logits."""
+        """Raises a ValueError, since text is drawn; see `generate`."""
         raise ValueError(
             "Masked diffusion predicts logits at a mask ratio, and draws "
             f"text. Received: a call of `predict` of {self.name}. "

@@ -1,4 +1,4 @@
-"""What a masked diffusion model has beside its transformer layers."""
+"""Stem and readout of a masked diffusion model."""
 
 # B batch, T tokens, D hidden_dim, V vocabulary_size
 
@@ -10,10 +10,10 @@ from keras_dblocks.layers.nested_layers import deserialized
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class MDMStem(keras.layers.Layer):
-    """Tokens and the mask, embedded: `(B, T)` to `(B, T, D)`.
+    """Embeds tokens and the mask: `(B, T)` to `(B, T, D)`.
 
     Args:
-        vocabulary_size: int. The mask is one token more.
+        vocabulary_size: int. The mask is an additional token.
         hidden_dim: int.
     """
 
@@ -21,11 +21,11 @@ class MDMStem(keras.layers.Layer):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.hidden_dim = hidden_dim
-        # Made here, since a tied read-out asks for it before it is built.
+        # It is made here, since a tied readout needs it before `build`.
         self.embedding = Embedding(
             vocabulary_size + 1,
             hidden_dim,
-            # Unit variance into the first layer, whatever the width.
+            # Gives the first layer unit variance at any width.
             scale=hidden_dim**0.5,
             reverse_dim=vocabulary_size,
             embeddings_initializer=keras.initializers.RandomNormal(
@@ -58,9 +58,8 @@ class MDMReadout(keras.layers.Layer):
 
     Args:
         vocabulary_size: int.
-        embedding: `keras_dblocks.layers.Embedding` that is read in reverse,
-            so that its rows are the output's weights; or None for weights of
-            its own.
+        embedding: `keras_dblocks.layers.Embedding` whose rows are the weights
+            of the logits, or None for weights of its own.
 
     Call arguments:
         x: tensor `(B, T, D)`.
@@ -81,7 +80,7 @@ class MDMReadout(keras.layers.Layer):
         self.norm.build(x_shape)
         self.modulation.build(noise_shape, x_shape)
         if self.embedding is None:
-            # Small: the first prediction is near uniform.
+            # Small weights make the first prediction nearly uniform.
             initializer = keras.initializers.RandomNormal(stddev=0.02)
             self.logits = keras.layers.Dense(
                 self.vocabulary_size,

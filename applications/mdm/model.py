@@ -29,8 +29,9 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
     """Language model that reveals masked tokens, given the others.
 
     Block 0 owns the highest mask ratios. Each block's loss is its part of the
-    variational bound, so that they add up to it; with `num_blocks=1` it is
-    ordinary masked diffusion. `fit(tokens)` takes ints `(N, sequence_length)`.
+    variational bound, and the parts add up to the bound. With `num_blocks=1`
+    the model is ordinary masked diffusion. `fit(tokens)` takes ints
+    `(N, sequence_length)`.
 
     Args:
         vocabulary_size: int. The mask is token `vocabulary_size`.
@@ -38,18 +39,19 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         num_layers, num_blocks, hidden_dim, num_heads: int.
         intermediate_dim: int or None, for four times `hidden_dim`.
         dropout: float. Defaults to `0.0`.
-        schedule: `"linear"`, `"poly2"`, `"cosine"`, ...: when a mask ratio is
-            reached in `generate`. Training does not depend on it.
-        tied: bool. The output's weights are the embedding's rows. Defaults to
-            False.
+        schedule: `"linear"`, `"poly2"`, `"cosine"` or others, which decides
+            when `generate` reaches a mask ratio. Training does not use it.
+        tied: bool. True takes the embedding's rows as weights of the logits.
+            Defaults to False.
         conditioning_dim: int. Width of the embedded mask ratio. Defaults to
             `128`.
-        ema_momentum: float or None. Of the moving average of the weights that
-            `generate` uses. Defaults to `0.9999`, warmed up.
+        ema_momentum: float or None. Momentum of the moving average of the
+            weights that `generate` uses, which is warmed up. Defaults to
+            `0.9999`.
         tokenizer: object of `keras_dblocks.applications.data`, or any
-            tokenizer of keras-hub; then `fit`, `evaluate` and `generate` take
-            and return strings too. Saved if its class is registered with
-            Keras, else left out.
+            tokenizer of keras-hub. With it, `fit` and `evaluate` also take
+            strings and `generate` returns them. It is saved if its class is
+            registered with Keras.
         kwargs: keywords of `DiffusionBlocks`.
 
     Example:
@@ -62,7 +64,7 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
     ```
 
     References:
-     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 4.3
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 5.3
      - [MD4](https://arxiv.org/abs/2406.04329)
     """
 
@@ -72,7 +74,7 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         "schedule",
         "tokenizer",
     )
-    # Masks hide the answer at every ratio: there is no hint to unlearn.
+    # Masks hide the answer at every ratio, so blocks see no false hints.
     default_on_policy = 0.0
 
     def __init__(
@@ -195,7 +197,7 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         return False
 
     def compile(self, *args, on_policy="auto", **kwargs):
-        """`BlockTrainer.compile`; there is no hand-over to train on."""
+        """`BlockTrainer.compile` without hand-overs."""
         if on_policy not in ("auto", 0):
             raise ValueError(
                 "What earlier blocks reveal is another text than the one to "
@@ -209,5 +211,5 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
 
     @classmethod
     def make_end_to_end(cls, **kwargs):
-        """Ordinary masked diffusion: the same class with one block."""
+        """Makes ordinary masked diffusion, this class with one block."""
         return cls(**{**kwargs, "num_blocks": 1, "layers_per_block": None})

@@ -1,4 +1,4 @@
-"""Recurrent-depth transformer, trained by one pass as a denoiser."""
+"""Recurrent-depth transformer, trained as a denoiser in a single pass."""
 
 from keras_dblocks.applications.recurrent_depth.huginn.published import (
     load_reference_weights,

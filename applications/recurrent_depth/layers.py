@@ -1,4 +1,4 @@
-"""What a recurrent core has before and after it."""
+"""Stem and readout around a recurrent core."""
 
 # B batch, S streams, T slots, D hidden_dim
 
@@ -11,21 +11,21 @@ from keras_dblocks.layers.nested_layers import deserialized
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class RecurrentStem(keras.layers.Layer):
-    """Prelude and adapter: noisy tokens `(B, T, D)` to the first state.
+    """Prelude and adapter, from noisy tokens `(B, T, D)` to the first state.
 
-    The adapter is a linear map of a noisy token and the prelude's output side
-    by side; a sum would leave the context next to nothing at high noise
+    The adapter is a linear map of the concatenated noisy token and prelude's
+    output. In a sum the noise would drown the context at high levels
     (docs/method.md#recurrent-depth).
 
     Args:
         vocabulary_size: int.
         prelude: list of `SandwichLayer`.
-        context_stream: bool. The prelude's output comes out too, as stream 0
-            beside the states. Defaults to False.
+        context_stream: bool. True also returns the prelude's output, as
+            stream 0 before the states. Defaults to False.
 
     Call arguments:
-        noisy: tensor `(B, T, D)`, scaled.
-        condition: int tensor `(B, T)`, the tokens before each.
+        noisy: scaled tensor `(B, T, D)`.
+        condition: int tensor `(B, T)`, the token before each slot.
 
     Returns:
         Tensor `(B, 1, T, D)`, or `(B, 2, T, D)`.
@@ -43,9 +43,9 @@ class RecurrentStem(keras.layers.Layer):
         batch, length, dim = noisy_shape
         dtype = {"dtype": self.dtype_policy}
         self.embedding = Embedding(
-            self.vocabulary_size + 1,  # the last is the start token
+            self.vocabulary_size + 1,  # the last row is the start token's
             dim,
-            # Unit variance into the first layer, whatever the width.
+            # Gives the first layer unit variance at any width.
             scale=dim**0.5,
             embeddings_initializer=keras.initializers.RandomNormal(
                 stddev=dim**-0.5
@@ -70,13 +70,13 @@ class RecurrentStem(keras.layers.Layer):
         return ops.expand_dims(self.embedding(tokens), 1)
 
     def context(self, state, training=None):
-        """The prelude of embedded tokens `(B, 1, T, D)`, normed."""
+        """The normed prelude's output of embedded tokens `(B, 1, T, D)`."""
         for layer in self.prelude:
             state = layer(state, training=training)
         return self.norm(state)
 
     def adapt(self, noisy, context):
-        """The core's first state of noisy tokens and the prelude's output."""
+        """The core's first state, from noisy tokens and prelude's output."""
         noisy = ops.cast(ops.expand_dims(noisy, 1), context.dtype)
         state = self.adapter(ops.concatenate([noisy, context], -1))
         if self.context_stream:
@@ -103,13 +103,13 @@ class RecurrentStem(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class RecurrentReadout(keras.layers.Layer):
-    """Coda and norm: the core's last state to `(B, T, D)`.
+    """Coda and norm, from the core's last state to `(B, T, D)`.
 
     Args:
         coda: list of `SandwichLayer`.
 
     Call arguments:
-        x: tensor `(B, S, T, D)`; the answer is read off the last stream.
+        x: tensor `(B, S, T, D)`, whose last stream holds the answer.
         noise: tensor `(B, noise_dim)`.
     """
 

@@ -1,4 +1,4 @@
-"""Recurrent-depth transformer, trained by one pass as a denoiser."""
+"""Recurrent-depth transformer, trained as a denoiser in a single pass."""
 
 import dataclasses
 
@@ -21,13 +21,14 @@ from .writer import RecurrentWriter
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class RecurrentDepth(NextTokenBlocks):
-    """Language model whose core refines its answer as often as is asked.
+    """Language model whose core refines its answer any number of times.
 
-    Prelude, recurrent core and coda of a Huginn, as one denoiser over the
-    whole noise range: a training step is a single pass, and an iteration at
-    inference is a step of reverse diffusion. Slot i's state is the noisy
-    embedding of token i, given the tokens before it. `fit(tokens)` takes ints
-    `(N, sequence_length)`; `predict(tokens)` gives logits `(N, T, V)`.
+    It has prelude, recurrent core and coda of a Huginn, as one denoiser over
+    the whole noise range. A training step differentiates a single pass, and an
+    iteration at inference is a step of reverse diffusion. Slot i's state is
+    the noisy embedding of token i, given the tokens before it. `fit(tokens)`
+    takes ints `(N, sequence_length)`, and `predict(tokens)` gives logits
+    `(N, T, V)`.
 
     Args:
         vocabulary_size, sequence_length: int. V and T.
@@ -35,11 +36,11 @@ class RecurrentDepth(NextTokenBlocks):
         hidden_dim, num_heads: int. Default to 512 and 8.
         intermediate_dim: int or None, for four times `hidden_dim`.
         conditioning_dim: int. Width of the embedded noise level.
-        context: `"states"` (a state attends the states before it) or
-            `"concat"` (it attends the prelude's output before it, and
+        context: `"states"` (a state attends to the states before it) or
+            `"concat"` (it attends to the prelude's output before it, and to
             itself).
-        skip: bool. EDM's skip from the noisy row to the answer, as in the
-            paper; False takes the answer from the network alone.
+        skip: bool. True adds EDM's skip from the noisy row to the answer, as
+            in the paper; False takes the answer from the network alone.
         tokenizer: as in `ARTransformer`.
         kwargs: keywords of `DiffusionBlocks`; there is one block.
 
@@ -53,16 +54,17 @@ class RecurrentDepth(NextTokenBlocks):
     ```
 
     References:
-     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 4.5
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 5.5
      - [Huginn](https://arxiv.org/abs/2502.05171)
     """
 
     presets = PRESETS
     layers_keyword = "core_layers"
-    remat_last = True  # the coda comes after it
-    # Fewer, and more iterations would make the answer worse (README).
+    remat_last = True  # the coda comes after a block's last layer
+    # With a smaller share, the answer gets worse with more iterations at
+    # inference (README).
     default_on_policy = 1.0
-    most_iterations = 1  # without gradient, before a step on-policy
+    most_iterations = 1  # without gradient, before an on-policy step
 
     def __init__(
         self,
@@ -160,18 +162,19 @@ class RecurrentDepth(NextTokenBlocks):
         return EulerSampler(8)
 
     def hand_over_start(self):
-        """States after 0 to `most_iterations` steps without gradient.
+        """Begins with 0 to `most_iterations` steps without gradient.
 
-        The steps' levels fall from the highest to one drawn at random, so
-        that any number of steps at inference is met in training.
+        The steps' levels fall from the highest to one drawn at random, so that
+        training meets the states of any number of steps at inference.
         """
         noise, most = self.noise, self.most_iterations
 
         def start(block, noisy, condition, stream, step):
             stem = block.stem
-            context = stem.context(stem.embed(condition))  # once for all steps
+            context = stem.context(stem.embed(condition))  # for all steps
             draw = stream.uniform(rows_of(1), (2,), step)[0]
-            # Fewer steps more often: they decide most, and cost least.
+            # Fewer steps are drawn more often, since they matter most and cost
+            # least.
             steps = ops.cast(draw[0] ** 2 * (most + 1), "int32")
             share = ops.cast(steps, "float32")
 
@@ -204,7 +207,7 @@ class RecurrentDepth(NextTokenBlocks):
             self.sampler = before
 
     def make_writer(self, num_steps=None, exit_threshold=None):
-        """`writer.RecurrentWriter` of this model."""
+        """Makes the `writer.RecurrentWriter` of this model."""
         return RecurrentWriter(self, num_steps, exit_threshold)
 
     def make_twin(self, num_layers, name):
@@ -214,7 +217,7 @@ class RecurrentDepth(NextTokenBlocks):
 
     @classmethod
     def make_end_to_end(cls, **kwargs):
-        """Huginn: the core unrolled, truncated backpropagation."""
+        """Makes Huginn, which unrolls its core and truncates gradients."""
         from .huginn import Huginn
 
         return Huginn(**kwargs)

@@ -1,4 +1,4 @@
-"""What writes one token by as many iterations of the core as are asked."""
+"""Writes one token by a chosen number of iterations of the core."""
 
 # N sequences, T slots, D width, K number of iterations
 
@@ -21,16 +21,16 @@ from keras_dblocks.diffusion.samplers.euler import euler_step
 class RecurrentWriter:
     """Next-token logits, with caches for each iteration.
 
-    A state attends the states that the slots before it had at the same
-    iteration, as in training and in `predict`: each iteration has caches of
-    its own, stacked, and one compiled loop goes over them.
+    As in training and in `predict`, a state attends to the states that the
+    slots before it had at the same iteration. Each iteration therefore has its
+    own stacked caches, and one compiled loop runs over them.
 
     Args:
         model: `RecurrentDepth`.
         num_steps: int or None, for that of the model's sampler.
         exit_threshold: float or None. Iterations end early when no token's
-            probability changes by more than this. Slots that end early stand
-            for their later states too.
+            probability changes by more than this. The last state then takes
+            the place of those of the remaining iterations.
     """
 
     def __init__(self, model, num_steps=None, exit_threshold=None):
@@ -52,7 +52,7 @@ class RecurrentWriter:
 
     @property
     def layers(self):
-        """Layers an iteration goes through."""
+        """Layers that an iteration runs."""
         return [*self.block.residual_layers, *self.block.readout.coda]
 
     def fill(self, tokens):
@@ -73,7 +73,7 @@ class RecurrentWriter:
         return {"prelude": prelude, "core": core}
 
     def starts(self, shape, generator):
-        """Noise `(N, T, D)` each token's chain starts from; or one zero."""
+        """Start noise `(N, T, D)` of each token's chain, or one zero each."""
         return chain_starts(self.model, self.sampler, shape, generator)
 
     def write(self, previous, caches, index, start):
@@ -139,7 +139,7 @@ class RecurrentWriter:
         return ops.cast(block.head(denoised), "float32")
 
     def _stand_in(self, pair, k, index, length):
-        """The last iteration's keys and values for those that were left out."""
+        """Copies the last iteration's keys and values to those left out."""
         later = ops.arange(self.num_steps, dtype="int32") >= k
         later = ops.reshape(later, (-1, 1, 1, 1, 1))
         result = []

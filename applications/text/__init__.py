@@ -1,1 +1,1 @@
-"""Text in and out of models: strings, likelihood, writing token by token."""
+"""Text models: strings, likelihood, and generation token by token."""

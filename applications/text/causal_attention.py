@@ -1,4 +1,4 @@
-"""Attention to the past, for clean tokens and for noisy ones beside them."""
+"""Causal attention of clean tokens, and of noisy tokens beside them."""
 
 # B batch, S streams, T slots, D width, H heads, K key/value heads
 
@@ -10,30 +10,33 @@ from keras_dblocks.layers.rotary import rotate
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class CausalAttention(keras.layers.Layer):
-    """Attention of one or two streams to the clean past.
+    """Attention of one or two streams to the clean tokens so far.
 
     Stream 0 holds clean tokens and is ordinary causal attention. Stream 1, if
     there is one, holds noisy tokens: slot i stands for the token after clean
-    slot i, and attends the clean slots up to i and itself. That is the mask
-    of block diffusion with blocks of one token, without the three quarters of
-    the `2 T x 2 T` scores that it hides.
+    slot i, and attends to the clean slots up to i and to itself. This is the
+    mask of block diffusion with blocks of one token, but most of the
+    `2 T x 2 T` scores, which that mask hides, are not computed.
 
     Args:
         num_heads: int. Must divide the width.
-        num_key_value_heads: int or None, for as many. Must divide `num_heads`.
+        num_key_value_heads: int, which must divide `num_heads`, or None for
+            `num_heads`.
         theta: float. Base of the rotary wavelengths. Defaults to `10000`.
-        bias: bool. Of queries and keys, as in Huginn. Defaults to False.
+        bias: bool. Whether queries and keys have a bias, as in Huginn.
+            Defaults to False.
 
     Call arguments:
-        x: tensor `(B, S, T, D)`, S 1 or 2.
+        x: tensor `(B, S, T, D)`, where S is 1 or 2.
         cache: pair of tensors `(B, N, K, D / H)`, keys and values of N clean
-            slots; or None for the T slots of `x` alone. Theirs are written
-            into it first.
+            slots, into which those of `x` are written before they are read.
+            None attends to the T slots of `x` alone.
         index: int tensor `()`. Slot of the cache that is the first of `x`.
-        last_only: bool. Of the other stream, keys and values alone.
+        last_only: bool. True returns the last stream alone, and computes only
+            keys and values of the other one.
 
     Returns:
-        Tensor `(B, S, T, D)`, the heads side by side, or `(B, 1, T, D)` of
+        Tensor `(B, S, T, D)` with the heads side by side, or `(B, 1, T, D)` of
         the last stream; and the new cache.
 
     References:
@@ -83,7 +86,7 @@ class CausalAttention(keras.layers.Layer):
         first = streams - asking.shape[1]
 
         def rotated(t, first):
-            # A noisy slot stands one position after the clean one beside it.
+            # A noisy slot is one position after the clean slot beside it.
             each = enumerate(ops.unstack(t, axis=1), first)
             return [rotate(t, self.theta, index + place) for place, t in each]
 
@@ -116,7 +119,7 @@ class CausalAttention(keras.layers.Layer):
         return tuple(ops.repeat(t, times, axis=2) for t in pair)
 
     def empty_cache(self, batch_size, length):
-        """Keys and values of `length` slots, zeros."""
+        """Keys and values of `length` slots, filled with zeros."""
         heads = self.num_key_value_heads
         size = self.query_dense.units // self.num_heads
         shape = (batch_size, length, heads, size)
@@ -138,16 +141,18 @@ class CausalAttention(keras.layers.Layer):
 
 
 def attend_past_and_self(query, past_key, past_value, key, value, index=0):
-    """Attention of each slot to the past up to its place, and to itself.
+    """Attention of each slot to the clean slots so far, and to itself.
 
-    One softmax over N + 1 scores, of which no more than `T x N` are kept. On
-    PyTorch one fused call over N + T keys, most of the last T masked: it
-    keeps no scores, and is twice as fast as what it would save.
+    It is one softmax over N + 1 scores, so that only `T x N` scores and T of
+    the slots themselves are kept. On PyTorch it is one fused call over N + T
+    keys, where each slot sees one of the last T. That call keeps no scores and
+    is twice as fast, although it computes more of them.
 
     Args:
         query, key, value: tensors `(B, T, H, d)` of the slots.
-        past_key, past_value: tensors `(B, N, H, d)`.
-        index: int or int tensor. Place of the first slot in the past.
+        past_key, past_value: tensors `(B, N, H, d)` of the clean slots.
+        index: int or int tensor. Position of the first slot among the clean
+            ones.
 
     Returns:
         Tensor `(B, T, H, d)`.
@@ -177,6 +182,6 @@ def attend_past_and_self(query, past_key, past_value, key, value, index=0):
 
 
 def _reaches(slots, past, index):
-    # Slot t, the (index + t)-th, sees the past up to its own place.
+    # Slot t is at position index + t and sees clean slots up to there.
     places = index + ops.arange(slots, dtype="int32")
     return ops.arange(past, dtype="int32") <= ops.expand_dims(places, 1)

@@ -1,4 +1,4 @@
-"""The loop that writes text token by token, compiled, with caches."""
+"""The compiled loop that writes text token by token, with caches."""
 
 # N sequences, T slots, V vocabulary_size
 
@@ -10,22 +10,23 @@ from keras_dblocks.diffusion.samplers.tokens import draw, nucleus
 
 
 class Decoder(keras.Model):
-    """Goes on from prompts; one slot of every cache per token.
+    """Continues prompts, with one slot of every cache for each token.
 
-    Slot i holds token i - 1 (slot 0 the start token), and what it computes is
-    the distribution of token i. Where a row's prompt is longer than i, the
-    prompt decides.
+    Slot i holds token i - 1 (slot 0 the start token) and computes the
+    distribution of token i. If a row's prompt is longer than i, token i is
+    the prompt's.
 
     Args:
-        writer: `BlockWriter` or `TwinWriter`.
-        greedy: bool. The likeliest token instead of a drawn one.
+        writer: the model's writer, as `make_writer` returns it.
+        greedy: bool. True takes the likeliest token instead of drawing one.
         top: bool. Whether `top_p` is below 1.
     """
 
     def __init__(self, writer, greedy, top):
         super().__init__(name="decoder")
         self.writer = writer
-        # Tracked, or JAX would take the weights for constants.
+        # The model is tracked, since otherwise JAX would compile its weights
+        # as constants.
         self.model = writer.model
         self.greedy = greedy
         self.top = top
@@ -54,7 +55,7 @@ class Decoder(keras.Model):
             u = ops.sum(ops.where(here, uniform, 0.0), 1)
             drawn = self._draw(logits, u, temperature, top_p)
             drawn = ops.where(done, end, drawn)
-            given = i < lengths  # the prompt's
+            given = i < lengths  # the prompt has this token
             there = ops.sum(ops.where(here, tokens, 0), 1)
             token = ops.where(given, there, drawn)
             ended = ops.logical_and(ops.equal(drawn, end), ~given)
@@ -66,7 +67,7 @@ class Decoder(keras.Model):
         first, tokens, done, _ = ops.while_loop(
             more, body, (first, tokens, done, caches)
         )
-        # Left early: all have ended.
+        # If the loop ended early, all rows have ended; fill their rest.
         ended = ops.logical_and(columns >= first, ops.expand_dims(done, 1))
         return ops.where(ended, end, tokens)
 
@@ -80,14 +81,14 @@ class Decoder(keras.Model):
 
 
 def shift_right(tokens, start_token):
-    """The tokens `(B, T)` before each of `tokens`, first `start_token`."""
+    """The token before each of `tokens` `(B, T)`, first `start_token`."""
     tokens = ops.cast(tokens, "int32")
     start = start_token * ops.ones_like(tokens[:, :1])
     return ops.concatenate([start, tokens[:, :-1]], 1)
 
 
 def through_caches(layers, state, caches, index, noise=None):
-    """State after the layers; writes their caches into the list `caches`."""
+    """State after the layers, whose new caches replace those in `caches`."""
     for i, layer in enumerate(layers):
         state, caches[i] = layer(
             state, noise=noise, cache=caches[i], index=index
@@ -106,7 +107,7 @@ def fill_caches(layers, state, noise=None):
 
 
 def update_caches(caches, parts, place):
-    """Pairs of keys and values with `parts` of them written at `place`."""
+    """Pairs of keys and values with `parts` written to them at `place`."""
     return [
         tuple(ops.slice_update(o, place, n) for o, n in zip(*both, strict=True))
         for both in zip(caches, parts, strict=True)
@@ -114,7 +115,7 @@ def update_caches(caches, parts, place):
 
 
 def chain_starts(model, sampler, shape, generator):
-    """Noise `(*shape, D)` each token's chain starts from; or one zero each."""
+    """Start noise `(*shape, D)` of each token's chain, or one zero each."""
     if not sampler.starts_from_noise:
         return np.zeros((*shape, 1), "float32")
     noise = generator.standard_normal(

@@ -1,4 +1,4 @@
-"""What end-to-end models of the next token have in common."""
+"""Base class of end-to-end models of the next token."""
 
 # B batch, T slots, D hidden_dim, V vocabulary_size
 
@@ -32,14 +32,14 @@ class EndToEndText(
 ):
     """A model of the next token, trained on its cross-entropy.
 
-    A subclass has `following(tokens, training)`, the logits `(B, T, V)` of
-    what follows each token, and `make_writer`.
+    A subclass has `following(tokens, training)`, which returns the logits
+    `(B, T, V)` of the token after each token, and `make_writer`.
 
     Args:
-        arguments: those of the subclass's constructor by name, kept as
-            attributes and in the config; among them `vocabulary_size`,
+        arguments: dict of the subclass's constructor arguments, which become
+            attributes and are in the config. They include `vocabulary_size`,
             `sequence_length`, `hidden_dim`, `num_heads` and `seed`.
-        tokenizer, dtype, name: as there.
+        tokenizer, dtype, name: as in the subclass.
         embedding_scale: float. Standard deviation of an embedded token's
             features in a fresh model.
     """
@@ -55,7 +55,7 @@ class EndToEndText(
         groups = arguments.get("num_key_value_heads")
         check_heads(self.hidden_dim, self.num_heads, groups)
         self.embedding = Embedding(
-            self.vocabulary_size + 1,  # the last is the start token
+            self.vocabulary_size + 1,  # the last row is the start token's
             self.hidden_dim,
             scale=self.hidden_dim**0.5,
             reverse_dim=self.vocabulary_size,
@@ -74,7 +74,7 @@ class EndToEndText(
         return ops.expand_dims(self.embedding(tokens), 1)
 
     def compile(self, optimizer="adamw", loss=None, **kwargs):
-        """`keras.Model.compile`; the loss is the cross-entropy in nats."""
+        """`keras.Model.compile`, where the loss is cross-entropy in nats."""
         if loss is not None:
             raise ValueError(
                 "The loss is the cross-entropy of the next token. "

@@ -1,4 +1,4 @@
-"""Text from a model that predicts the next token."""
+"""Generates text with a model that predicts the next token."""
 
 import numpy as np
 
@@ -25,31 +25,33 @@ class GeneratesText:
         batch_size=16,
         **options,
     ):
-        """Prompts and what follows them.
+        """Continues prompts, and returns them with their continuations.
 
-        The last step's logits are an ordinary predictive distribution (the
-        chain starts from zero, not from noise): tokens are drawn from it.
+        Tokens are drawn from the last step's logits. If the chain starts from
+        zero, as by default, these are an ordinary predictive distribution.
 
         Args:
             prompts: list of strings, list of int arrays `(t,)` of any
-                lengths, int array `(N, t)`, or None for none.
-            max_length: int. Tokens with the prompt. Defaults to
-                `sequence_length`, the most.
-            num_steps: int or None, for one per block. Ignored by the twin.
+                lengths, int array `(N, t)`, or None for one empty prompt.
+            max_length: int. Number of tokens with the prompt. Defaults to
+                `sequence_length`, which is also the largest.
+            num_steps: int or None. Steps of the chain, or iterations of a
+                recurrent core; None for the model's default. `CausalLM`
+                ignores it.
             temperature: float. 0 takes the likeliest token.
-            top_p: float in (0, 1]. Share of the probability the tokens are
-                drawn from.
+            top_p: float in (0, 1]. Tokens are drawn from the likeliest ones
+                that hold this share of the probability.
             num_samples: int. Continuations of each prompt.
             end_token: int or None. A row that drew it ends, and is filled
                 with it. Defaults to the tokenizer's `end_token_id`, if any.
             seed: int. The result depends on it and on the row alone.
-            batch_size: int. Rows at once.
-            options: of the model's `make_writer`.
+            batch_size: int. Rows that are generated at once.
+            options: keywords of the model's `make_writer`.
 
         Returns:
-            List of strings for strings, else int32 array
-            `(N * num_samples, max_length)`; the samples of a prompt follow
-            each other.
+            List of strings for prompts of strings, otherwise an int32 array
+            `(N * num_samples, max_length)`. The samples of a prompt are
+            adjacent.
         """
         if max_length is None:
             max_length = self.sequence_length
@@ -90,7 +92,7 @@ class GeneratesText:
         starts = decoder.writer.starts(tokens.shape, generator)
         result = []
         for first in range(0, len(rows), size):
-            # One shape, so that it is compiled once.
+            # All batches have one shape, so that it is compiled once.
             part = np.arange(first, first + size) % len(rows)
             inputs = [a[part] for a in (tokens, lengths, uniform, starts)]
             inputs = (*inputs, settings)
@@ -101,7 +103,7 @@ class GeneratesText:
             return result
         texts = []
         for row, given in zip(result, lengths, strict=True):
-            # Where it ended; an end token in the prompt ends nothing.
+            # A row ends at its first end token after the prompt.
             ends = given + np.flatnonzero(row[given:] == end_token)
             row = row[: ends[0]] if len(ends) else row
             texts.append(self.tokenizer.detokenize(row))
@@ -110,8 +112,8 @@ class GeneratesText:
     def _decoder(self, drawing, shape, **options):
         if "_decoders" not in self.__dict__:
             object.__setattr__(self, "_decoders", {})
-        # One for each shape: TensorFlow would compile the second one for any.
-        # A new sampler makes other calls.
+        # Each shape has its own decoder, since TensorFlow would compile the
+        # second shape for any. A new sampler makes other calls.
         sampler = getattr(self, "sampler", None)
         key = (sampler, drawing, shape, *sorted(options.items()))
         if key not in self._decoders:

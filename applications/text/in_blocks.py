@@ -1,4 +1,4 @@
-"""What models of the next token trained in blocks have in common."""
+"""Base class of models of the next token that are trained in blocks."""
 
 import keras
 from keras import ops
@@ -17,10 +17,10 @@ from keras_dblocks.diffusion.preconditioning import (
 class NextTokenBlocks(
     TakesStrings, EvaluatesLikelihood, GeneratesText, DiffusionBlocks
 ):
-    """The clean signal is each token, the condition the tokens before it.
+    """Denoises each token, conditioned on the tokens before it.
 
     A subclass has the attributes `vocabulary_size`, `sequence_length` and
-    `skip`, and `make_writer`; see `ARTransformer`.
+    `skip`, and the method `make_writer`; see `ARTransformer`.
     """
 
     interchangeable = (*DiffusionBlocks.interchangeable, "tokenizer")

@@ -1,4 +1,4 @@
-"""What models of the next token have in common."""
+"""Layers and checks that models of the next token share."""
 
 # D hidden_dim, V vocabulary_size
 
@@ -28,7 +28,7 @@ class ScaledLogits(keras.layers.Layer):
 
     def build(self, x_shape):
         if self.target is None:
-            # Small: the first prediction is near uniform.
+            # Small weights make the first prediction nearly uniform.
             self.dense = keras.layers.Dense(
                 self.vocabulary_size,
                 use_bias=False,
@@ -59,20 +59,20 @@ class ScaledLogits(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class AmendedLogits(ScaledLogits):
-    """Logits that amend the distribution the earlier steps handed over.
+    """Logits that correct the distribution the earlier steps handed over.
 
-    `u(level) log(signal) + W x`: with `u = 1` the layers need only say what
-    is wrong with what was handed over. At a start from zero the first term
-    is the same for all tokens. Starts with `u = 0`.
+    They are `u(level) log(signal) + W x`. With `u = 1` the layers need only
+    correct what was handed over; at first `u = 0`. If the chain starts from
+    zero, the first term is then the same for all tokens.
 
     Args:
         vocabulary_size: int.
-        floor: float. Smallest probability that is told from 0.
+        floor: float, added to the signal before the logarithm.
 
     Call arguments:
         x: tensor `(..., T, D)`.
-        noise: tensor `(B, noise_dim)` or `(B, S, noise_dim)`, the last
-            stream's counts.
+        noise: tensor `(B, noise_dim)`, or `(B, S, noise_dim)`, of which the
+            last stream is used.
         signal: tensor `(B, T, V)`, see `OneHotTokens`.
     """
 
@@ -92,7 +92,7 @@ class AmendedLogits(ScaledLogits):
         share = ops.expand_dims(self.share(ops.silu(noise)), 1)  # (B, 1, 1)
         handed = share * ops.log(ops.maximum(signal, 0.0) + self.floor)
         logits = ops.cast(super().call(x), "float32")
-        if len(logits.shape) == 4:  # the clean stream too
+        if len(logits.shape) == 4:  # both streams
             return ops.stack([logits[:, 0], logits[:, 1] + handed], 1)
         return logits + handed
 

@@ -13,8 +13,8 @@ class Entropies(NumberedRows, keras.Model):
     """Cross-entropy of each sequence, `(B, T)` to `(B, steps)`, in nats.
 
     Args:
-        model: `ARTransformer`, with an entry for every call of a denoiser, or
-            `CausalLM`, with one entry.
+        model: a `NextTokenBlocks`, with an entry for every call of a denoiser,
+            or an `EndToEndText`, with one entry.
     """
 
     def __init__(self, model):
@@ -27,9 +27,9 @@ class Entropies(NumberedRows, keras.Model):
     def call(self, tokens):
         model = self.model
         if hasattr(model, "blocks"):
-            # The start is zero: nothing is drawn, and the predictions are
-            # functions of the past alone, a likelihood each
-            # (docs/method.md#start-of-the-chain).
+            # If the chain starts from zero, nothing is drawn, and the
+            # predictions are functions of the tokens before alone. Each is
+            # then a likelihood (docs/method.md#start-of-the-chain).
             rows = self.row_numbers(model.batch_size_of(tokens), "predict")
             steps = model.steps_of(tokens, self.sampler, rows)
             logits = [step["prediction"] for step in steps]
@@ -57,22 +57,23 @@ class EvaluatesLikelihood:
         return_dict=False,
         **kwargs,
     ):
-        """Cross-entropy of the next token, nats per token.
+        """Cross-entropy of the next token, in nats per token.
 
         Args:
             x: int array `(N, sequence_length)`, or text as in `fit`.
             batch_size: int.
-            verbose: ignored, for `keras.Model.evaluate`.
-            return_dict: bool. Else a list in the dict's order.
+            verbose: ignored; it stands for that of `keras.Model.evaluate`.
+            return_dict: bool. False returns a list in the dict's order.
 
         Returns:
-            Dict of `cross_entropy`, that of the whole chain; its
-            `standard_error` over sequences (NaN for one); and for models in
-            blocks `block_0_cross_entropy`, ..., after each block's last call,
-            and `block_0_loss`, ..., the denoising losses on fixed noise.
+            Dict of `cross_entropy`, that of the whole chain, and its
+            `standard_error` over sequences (NaN for one sequence). For models
+            in blocks also `block_0_cross_entropy`, ..., after each block's
+            last call, and if the model is compiled `block_0_loss`, ..., the
+            denoising losses on fixed noise.
         """
         if compat.inside_fit(kwargs):
-            # Validation inside `fit`: the training loss on fixed noise.
+            # Validation inside `fit` takes the training loss on fixed noise.
             return super().evaluate(
                 x, y, batch_size, verbose, return_dict=return_dict, **kwargs
             )
@@ -87,7 +88,7 @@ class EvaluatesLikelihood:
         entropies = self.__dict__.get("_entropies")
         sampler = getattr(self, "sampler", None)
         if entropies is None or entropies.sampler is not sampler:
-            # No sublayer: it holds the model.
+            # It holds the model, so it must not become a sublayer of it.
             object.__setattr__(self, "_entropies", Entropies(self))
         steps = self._entropies.predict(
             tokens, batch_size=batch_size, verbose=0

@@ -1,4 +1,4 @@
-"""Llama's layer, conditioned on the noise level where it denoises."""
+"""Llama's layer, optionally conditioned on the noise level."""
 
 # B batch, S streams (clean, noisy), T slots, D width
 
@@ -21,17 +21,17 @@ class LlamaLayer(keras.layers.Layer):
         num_heads: int.
         intermediate_dim: int. Width of the perceptron.
         num_key_value_heads: int or None.
-        dropout: float. After attention and perceptron.
-        conditioned: bool. Modulated by the noise level (adaptive norm).
-            Defaults to True; False is Llama's own layer.
-        open_gates: bool. The gates of the modulation start at 1 and not at
-            0, so that the layer starts as Llama's. Defaults to True.
-        last_only: bool. Only the last stream comes out, of the other one no
-            more is computed than the keys and values it asks for: a block's
-            last layer. Defaults to False.
+        dropout: float. Dropout after attention and perceptron.
+        conditioned: bool. Whether the noise level modulates the layer
+            (adaptive norm). False is Llama's own layer. Defaults to True.
+        open_gates: bool. True starts the gates of the modulation at 1 instead
+            of 0, so that the layer starts as Llama's. Defaults to True.
+        last_only: bool. True returns the last stream alone and computes only
+            the keys and values of the other one, for a block's last layer.
+            Defaults to False.
 
     Call arguments:
-        x: tensor `(B, S, T, D)`; stream 0 clean, stream 1 noisy.
+        x: tensor `(B, S, T, D)`. Stream 0 is clean, and stream 1 noisy.
         noise: tensor `(B, S, noise_dim)`, the embedded level of each stream.
         cache, index: see `CausalAttention`.
 
@@ -67,8 +67,8 @@ class LlamaLayer(keras.layers.Layer):
     def build(self, x_shape, noise_shape=None):
         dtype = {"dtype": self.dtype_policy}
         wide_shape = (*x_shape[:-1], self.intermediate_dim)
-        # In training, what the noise level adds to the activations of a
-        # plain layer is computed again in the backward pass.
+        # The activations that noise conditioning adds to those of a plain
+        # layer are computed again in the backward pass.
         norm = {"recompute": self.conditioned, **dtype}
         dense = {"use_bias": False, **dtype}
         self.attention = CausalAttention(
@@ -126,7 +126,7 @@ class LlamaLayer(keras.layers.Layer):
         return x if cache is None else (x, cache)
 
     def _coming_out(self, *tensors):
-        """The streams that come out: of each tensor all, or the last one."""
+        """Each tensor's streams that are returned, all or the last one."""
         if not self.last_only:
             return tensors
         return [t if t is None else t[:, -1:] for t in tensors]

@@ -1,4 +1,4 @@
-"""Huginn's layer, conditioned on the noise level where it denoises."""
+"""Huginn's layer, optionally conditioned on the noise level."""
 
 # B batch, S streams, T slots, D width
 
@@ -16,15 +16,16 @@ THETA = 50000.0  # base of Huginn's rotary wavelengths
 class SandwichLayer(keras.layers.Layer):
     """Causal attention and a gated perceptron, normed before and after.
 
-    `x = norm_2(x + attention(norm_1(x)))`, then
-    `x = norm_4(x + mlp(norm_3(x)))`: the size of the state stays the same
+    It computes `x = norm_2(x + attention(norm_1(x)))`, then
+    `x = norm_4(x + mlp(norm_3(x)))`. The norm of the state stays the same
     however often the layer is repeated.
 
     Args:
         num_heads: int.
         intermediate_dim: int. Width of the perceptron.
-        conditioned: bool. Shift and scale after `norm_1` and `norm_3` by the
-            noise level. Defaults to True; False is Huginn's own layer.
+        conditioned: bool. Whether the noise level shifts and scales the
+            outputs of `norm_1` and `norm_3`. False is Huginn's own layer.
+            Defaults to True.
 
     Call arguments:
         x: tensor `(B, S, T, D)`.
@@ -48,8 +49,8 @@ class SandwichLayer(keras.layers.Layer):
     def build(self, x_shape, noise_shape=None):
         dim, dtype = x_shape[-1], {"dtype": self.dtype_policy}
         wide_shape = (*x_shape[:-1], self.intermediate_dim)
-        # In training, what is done element by element is computed again in
-        # the backward pass: less is kept, and no time is lost.
+        # Norms and the gated unit are cheap, so in training they are computed
+        # again in the backward pass to keep fewer activations.
         norm = {"recompute": True, **dtype}
         dense = {"use_bias": False, **dtype}
         self.attention = CausalAttention(
@@ -82,7 +83,7 @@ class SandwichLayer(keras.layers.Layer):
         self.gated_unit.build((*x_shape[:-1], 2 * self.intermediate_dim))
         self.down.build(wide_shape)
         if self.conditioned:
-            # Shift and scale of each sublayer.
+            # There is a shift and a scale for each sublayer.
             self.modulation = Modulation(4, name="modulation", **dtype)
             self.modulation.build(noise_shape, x_shape)
 
@@ -118,7 +119,7 @@ class GatedLinearUnit(keras.layers.Layer):
 
     Args:
         recompute: bool. Compute it again in the backward pass, so that a
-            training step keeps its input alone. Defaults to False.
+            training step keeps only its input. Defaults to False.
 
     Call arguments:
         h: tensor `(..., 2 D)`.
@@ -135,7 +136,7 @@ class GatedLinearUnit(keras.layers.Layer):
         self.recompute = recompute
 
     def build(self, h_shape):
-        """Has no weights."""
+        """Does nothing, since the layer has no weights."""
 
     @recomputed_in_training
     def call(self, h, training=None):

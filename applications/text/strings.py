@@ -1,4 +1,4 @@
-"""Strings where tokens go: a tokenizer attached to a model."""
+"""Strings in place of tokens, by a tokenizer attached to a model."""
 
 import keras
 import numpy as np
@@ -9,15 +9,15 @@ from keras_dblocks.applications.data.text_batches import chunks
 class TakesStrings:
     """`fit` of a `DiffusionBlocks` on tokens `(N, T)`, or on strings.
 
-    `tokenizer` may be set at any time. It is saved with the model if its
-    class is registered with Keras; else it is left out, and a loaded model
-    wants it attached again.
+    `tokenizer` may be set at any time. It is saved with the model if its class
+    is registered with Keras. Otherwise it must be attached again to a loaded
+    model.
     """
 
     def __setattr__(self, name, value):
         if name == "tokenizer":
-            # keras-hub's are layers: saved with their vocabulary, but no
-            # sublayers, which Keras would refuse once the model is built.
+            # Tokenizers of keras-hub are layers. They must not be tracked as
+            # sublayers, which Keras refuses once the model is built.
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
@@ -41,11 +41,11 @@ class TakesStrings:
             )
 
     def tokens_to_score(self, x, y, score):
-        """`x` of `evaluate` as checked tokens `(N, T)`, one row at least.
+        """`x` of `evaluate` as checked tokens `(N, T)`, at least one row.
 
         Args:
             x, y: as given to `evaluate`.
-            score: string, what is computed of them, for the refusal.
+            score: string. What is computed, for the error message.
         """
         self.check_targets(x, y)
         tokens = np.asarray(self.sequences_of(x))
@@ -58,7 +58,7 @@ class TakesStrings:
         return tokens.astype("int32")
 
     def tokens_of(self, text):
-        """Tokens of a string, `(T,)`; a ValueError without a tokenizer."""
+        """Tokens `(T,)` of a string; needs a tokenizer."""
         if self.tokenizer is None:
             raise ValueError(
                 "Text needs a tokenizer. Received: a string, tokenizer=None. "
@@ -67,7 +67,7 @@ class TakesStrings:
         return np.asarray(self.tokenizer(text), "int32").reshape(-1)
 
     def sequences_of(self, x):
-        """Strings joined, as tokens `(N, T)`; anything else as it is."""
+        """Joins strings and returns tokens `(N, T)`; else returns `x`."""
         if not is_text(x):
             return x
         texts = [x] if isinstance(x, str) else x

@@ -1,4 +1,4 @@
-"""The clean signal of next-token prediction: a table row per position."""
+"""The clean signal of next-token prediction, a table row per position."""
 
 import numpy as np
 from keras import ops
@@ -10,15 +10,15 @@ from keras_dblocks.diffusion.label_embedding import LabelEmbedding
 
 @register_keras_serializable(package="keras_dblocks")
 class TokenEmbedding(LabelEmbedding):
-    """Tokens to rows of a table, of one length, and logits back to rows.
+    """Maps tokens to unit-norm rows of a table, and logits back to rows.
 
     Args:
         num_classes: int. Size of the vocabulary.
         dim: int. Width of a row.
         sequence_length: int. T.
         bridge: as in `LabelEmbedding`.
-        clean_loss_weight: float. Where logits come as `(B, 2, T, V)`, of a
-            clean and a noisy stream, the weight of the clean one's loss.
+        clean_loss_weight: float. Weight of the clean stream's loss, if logits
+            are `(B, 2, T, V)`, of a clean and a noisy stream.
 
     Call arguments:
         tokens: int tensor `(B, T)`.
@@ -27,7 +27,7 @@ class TokenEmbedding(LabelEmbedding):
         float32 tensor `(B, T, dim)`.
 
     References:
-     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 4.4
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 5.4
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class TokenEmbedding(LabelEmbedding):
         return (self.sequence_length, self.dim)
 
     def loss(self, labels, logits, noisy=None, level=None):
-        """Mean over the sequence of the cross-entropies, `(B,)`, in nats."""
+        """Mean cross-entropy over the sequence, `(B,)`, in nats."""
         if len(logits.shape) == 4:
             clean, noisy = (self.loss(labels, logits[:, i]) for i in (0, 1))
             return noisy + self.clean_loss_weight * clean
         return ops.mean(super().loss(labels, logits), axis=-1)
 
     def check(self, labels):
-        """Refuses what are no sequences of tokens."""
+        """Refuses data that is not sequences of tokens."""
         labels = np.asarray(labels)
         check_tokens(labels, self.num_classes, self.sequence_length)
 
@@ -69,10 +69,10 @@ class TokenEmbedding(LabelEmbedding):
 
 @register_keras_serializable(package="keras_dblocks")
 class OneHotTokens(TokenEmbedding):
-    """Tokens to the corners of the simplex; the bridge is the softmax.
+    """Maps tokens to unit vectors; the bridge is the softmax.
 
-    A table whose rows are the unit vectors, and which is not stored: what a
-    block is handed is then the earlier blocks' distribution itself.
+    The table of unit vectors is not stored. A block is handed the earlier
+    blocks' distribution itself.
 
     Args:
         num_classes: int. Size of the vocabulary, and width of a row.
@@ -83,7 +83,7 @@ class OneHotTokens(TokenEmbedding):
         super().__init__(num_classes, num_classes, sequence_length, **kwargs)
 
     def build(self, labels_shape=None):
-        """Nothing to build."""
+        """Does nothing, since the layer has no weights."""
 
     def embeddings(self):
         return ops.eye(self.num_classes, dtype="float32")

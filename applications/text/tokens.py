@@ -1,4 +1,4 @@
-"""The clean signal of masked diffusion: the tokens themselves."""
+"""The clean signal of masked diffusion, which is the tokens themselves."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from keras_dblocks.diffusion.target import Target
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class Tokens(Target):
-    """Sequences of tokens, masked as they are.
+    """Sequences of tokens, which are masked without being embedded.
 
     Args:
         vocabulary_size: int. Tokens are 0 to `vocabulary_size - 1`.
@@ -33,19 +33,19 @@ class Tokens(Target):
         return (self.sequence_length,)
 
     def build(self, tokens_shape=None):
-        """Nothing to build."""
+        """Does nothing, since the layer has no weights."""
 
     def call(self, tokens):
         return ops.cast(tokens, "int32")
 
     def bridge(self, logits):
-        """The sampler draws tokens from the logits."""
+        """Returns the logits, from which the sampler draws tokens."""
         return logits
 
     def loss(self, tokens, logits, noisy, level):
-        """The part of the bound of these masks, in nats per token.
+        """Contribution of these masks to the bound, in nats per token.
 
-        The cross-entropy of masked tokens over the mask ratio
+        It is the cross-entropy of masked tokens divided by the mask ratio
         (docs/method.md#masked-diffusion).
         """
         masked = ops.cast(noisy == self.vocabulary_size, "float32")
@@ -53,7 +53,7 @@ class Tokens(Target):
         return self.weighted_loss(tokens, logits, weight)
 
     def weighted_loss(self, tokens, logits, weight):
-        """Mean over the sequence of weighted cross-entropies, `(B,)`, nats.
+        """Mean weighted cross-entropy over the sequence, `(B,)`, in nats.
 
         Args:
             tokens: int tensor `(B, T)`.
@@ -66,7 +66,7 @@ class Tokens(Target):
         return ops.mean(entropy * weight, axis=-1)
 
     def check(self, tokens):
-        """Refuses what are no sequences of tokens."""
+        """Refuses data that is not sequences of tokens."""
         check_tokens(tokens, self.vocabulary_size, self.sequence_length)
 
     def compute_output_spec(self, tokens):
@@ -81,7 +81,7 @@ class Tokens(Target):
 
 
 def check_tokens(tokens, vocabulary_size, sequence_length):
-    """Refuses what are no sequences of tokens `(N, sequence_length)`."""
+    """Refuses data that is not tokens `(N, sequence_length)`."""
     tokens = np.asarray(tokens)
     whole = np.issubdtype(tokens.dtype, np.integer)
     if not whole or tokens.shape[1:] != (sequence_length,):

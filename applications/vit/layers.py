@@ -1,4 +1,4 @@
-"""What comes before and after the layers of a vision transformer."""
+"""Stem and readout of a vision transformer."""
 
 # B batch, T tokens, D hidden_dim
 
@@ -10,7 +10,7 @@ from keras_dblocks.layers import PatchEmbedding
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class ViTStem(keras.layers.Layer):
-    """First token and patches with learned positions.
+    """Puts a first token before the patches and adds learned positions.
 
     Args:
         patch_size, hidden_dim: int.
@@ -68,7 +68,7 @@ class ViTStem(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class FirstToken(keras.layers.Layer):
-    """Layer norm, then the first token: `(B, T, D)` to `(B, D)`."""
+    """Layer norm of the first token: `(B, T, D)` to `(B, D)`."""
 
     def build(self, x_shape):
         self.norm = keras.layers.LayerNormalization(
@@ -77,7 +77,7 @@ class FirstToken(keras.layers.Layer):
         self.norm.build(x_shape)
 
     def call(self, x):
-        # Norm of one token; the other tokens' are not needed.
+        # The other tokens are not needed, so they are not normed.
         return self.norm(x[:, 0])
 
     def compute_output_shape(self, x_shape):

@@ -17,10 +17,10 @@ from .presets import PRESETS
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class ViT(DiffusionBlocks):
-    """Image classifier: denoises a label embedding, given the image.
+    """Image classifier that denoises a label embedding, given the image.
 
-    The architecture is the reference's: the noisy label takes the place of
-    the class token, every layer has adaptive layer norm. `predict` gives
+    The architecture is the reference's: the noisy label takes the place of the
+    class token, and every layer has adaptive layer norm. `predict` gives the
     logits `(N, num_classes)` after the whole chain.
 
     Args:
@@ -30,12 +30,13 @@ class ViT(DiffusionBlocks):
         patch_size: int. Defaults to `4`.
         num_layers, num_blocks, hidden_dim, num_heads: int.
         intermediate_dim: int or None. Width of the perceptrons; None for
-            four times `hidden_dim`. The reference leaves it at 3072.
+            four times `hidden_dim`. The reference's width is 3072.
         dropout: float. Defaults to `0.0`; the reference uses 0.1.
         kwargs: keywords of `DiffusionBlocks`.
 
     Raises:
-        ValueError: when patches do not tile the image, or heads the width.
+        ValueError: if the patches do not divide the image, or the heads the
+            width.
 
     Example:
 
@@ -46,7 +47,7 @@ class ViT(DiffusionBlocks):
     ```
 
     References:
-     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 4.1
+     - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 5.1
      - [ViT](https://arxiv.org/abs/2010.11929)
     """
 
@@ -113,9 +114,10 @@ class ViT(DiffusionBlocks):
 
     @classmethod
     def make_end_to_end(cls, **kwargs):
-        """The same network trained by ordinary backpropagation.
+        """Makes the same network for ordinary backpropagation.
 
-        Same keywords; those that only concern blocks have no effect.
+        It takes the same keywords, but those that only concern blocks have no
+        effect.
         """
         from .twin import vit_twin
 

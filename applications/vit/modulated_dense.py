@@ -7,11 +7,11 @@ from keras_dblocks.layers.modulation import Modulation, modulate
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class ModulatedDense(keras.layers.Layer):
-    """Shift and scale by the noise level, then logits.
+    """Shifts and scales its input by the noise level, then makes logits.
 
     Args:
         units: int.
-        zero_init: bool. The reference starts the classifier at zero.
+        zero_init: bool. True starts the layer at zero, as the reference does.
 
     Call arguments:
         denoised: tensor `(B, D)`.
@@ -29,8 +29,8 @@ class ModulatedDense(keras.layers.Layer):
     def build(self, denoised_shape, noise_shape):
         self.modulation = Modulation(
             2,  # shift and scale
-            # The denoised signal has standard deviation sigma_data = 0.5; a
-            # scale of 1 + 1 gives the classifier an input of unit variance.
+            # The denoised signal has standard deviation sigma_data = 0.5, so
+            # a scale of 1 + 1 gives the classifier an input of unit variance.
             ones=() if self.zero_init else (1,),
             silu="after",
             dtype=self.dtype_policy,

@@ -14,20 +14,20 @@ def load_reference_weights(model, arrays):
     """Copies a PyTorch state dict into a `ViT` or its end-to-end twin.
 
     Args:
-        model: `ViT`, or the model `ViT.end_to_end` makes.
+        model: `ViT`, or the model that `ViT.end_to_end` makes.
         arrays: dict of numpy arrays under the reference's parameter names
             (`vit.encoder.layer.0...`, `classifier.weight`), in torch layout.
             A twin takes the names of HuggingFace's
             `ViTForImageClassification`.
 
     Raises:
-        ValueError: if a tensor is missing or its size does not fit; the model
-            is then untouched.
+        ValueError: if a tensor is missing or its size does not fit. The model
+            is then unchanged.
     """
     if hasattr(model, "blocks"):
         if not model.built:
             model.build()
-        # Shared parts come up once per block.
+        # Shared parts are assigned once for each block.
         pairs = [p for b in model.blocks for p in _pairs_of_block(b)]
     else:
         pairs = _pairs_of_twin(model)
@@ -75,7 +75,7 @@ def _pairs_of_block(block):
 
 
 def reference_names(block):
-    """By `id` of a block's variable: its torch name and change of layout."""
+    """Dict from a variable's `id` to its torch name and change of layout."""
     return {
         id(variable): (name, layout)
         for variable, name, layout in _pairs_of_block(block)

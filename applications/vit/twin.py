@@ -1,4 +1,4 @@
-"""The end-to-end twin: the same transformer, ordinary backpropagation."""
+"""The end-to-end twin, the same transformer without noise or blocks."""
 
 import keras
 
@@ -10,7 +10,7 @@ from .layers import FirstToken, ViTStem
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class ClassToken(keras.layers.Layer):
-    """A learned vector, once per example: `(B, ...)` to `(B, D)`.
+    """A learned vector, repeated for each example: `(B, ...)` to `(B, D)`.
 
     Args:
         hidden_dim: int. D.
@@ -54,9 +54,9 @@ def vit_twin(
 ):
     """ViT with a class token and no noise conditioning.
 
-    A plain functional `keras.Model` from images `(N, H, W, C)` to logits
-    `(N, num_classes)`. Arguments are those of `ViT`; the ones that only
-    concern blocks have no effect.
+    The result is a plain functional `keras.Model` from images `(N, H, W, C)`
+    to logits `(N, num_classes)`. Its arguments are those of `ViT`; those that
+    only concern blocks have no effect.
     """
     check_sizes(image_size, patch_size, hidden_dim, num_heads)
     images = keras.Input((image_size, image_size, channels), name="images")

@@ -34,7 +34,7 @@ class ContinuousSignal(Target):
         return self._shape
 
     def build(self, x_shape=None):
-        """Nothing to build."""
+        """Does nothing, since the layer has no weights."""
 
     def call(self, x):
         x = ops.cast(x, "float32")
@@ -44,7 +44,7 @@ class ContinuousSignal(Target):
         return (x - low) * (2.0 / (high - low)) - 1.0
 
     def restore(self, clean):
-        """Numpy `clean` back in the data's range, clipped to it."""
+        """Maps numpy `clean` back to the data's range and clips it."""
         if self.value_range is None:
             return clean
         low, high = self.value_range
@@ -52,7 +52,7 @@ class ContinuousSignal(Target):
         return (low + share * (high - low)).astype("float32")
 
     def bridge(self, prediction):
-        """The prediction is the estimate of the clean signal."""
+        """Returns the prediction, which estimates the clean signal itself."""
         return prediction
 
     def loss(self, x, prediction, noisy=None, level=None):

@@ -11,14 +11,14 @@ from keras_dblocks.diffusion.target import Target
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class LabelEmbedding(Target):
-    """Label to a unit-norm row of a table, and logits back to a row.
+    """Maps labels to unit-norm rows of a table, and logits back to a row.
 
     Args:
         num_classes: int. Rows of the table.
         dim: int. Width of a row.
-        bridge: `"soft"` (expected row under the softmax) or `"unnormalized"`
-            (the reference's: expected row of the table before
-            normalisation). Defaults to `"soft"`.
+        bridge: `"soft"` (the expected row under the softmax) or
+            `"unnormalized"` (the same with the table before normalisation,
+            as in the reference). Defaults to `"soft"`.
 
     Call arguments:
         labels: int tensor `(B,)`.
@@ -51,7 +51,8 @@ class LabelEmbedding(Target):
     def freeze(self, seed):
         """Makes the table a constant that depends on `seed` alone.
 
-        The same on every backend, so that blocks trained apart agree on it.
+        The table is the same on every backend, so that blocks that are
+        trained apart agree on it.
         """
         self.frozen_seed = seed
 
@@ -72,7 +73,7 @@ class LabelEmbedding(Target):
         )
 
     def embeddings(self):
-        """The rows as they are used, of length 1, float32 `(classes, dim)`."""
+        """The rows, normalised to length 1, float32 `(classes, dim)`."""
         table = ops.convert_to_tensor(self.table, dtype="float32")
         length = ops.sqrt(ops.sum(table**2, axis=-1, keepdims=True))
         return table / ops.maximum(length, 1e-12)  # (classes, dim)
@@ -83,8 +84,8 @@ class LabelEmbedding(Target):
     def bridge(self, logits):
         """Estimate of the clean signal `(B, dim)` from logits `(B, classes)`.
 
-        The reference trains on normalised rows and bridges with the table as
-        it is; normalised in both places is the default here
+        The reference trains on normalised rows but bridges with the table as
+        it is stored. By default we use normalised rows in both places
         (docs/method.md#bridge).
         """
         table = (
@@ -102,7 +103,7 @@ class LabelEmbedding(Target):
         )
 
     def check(self, labels):
-        """Refuses labels that are no index of the table."""
+        """Refuses labels that are not an index of the table."""
         check_labels(labels, self.num_classes)
 
     def compute_output_shape(self, labels_shape):

@@ -9,8 +9,9 @@ from keras import ops
 
 from keras_dblocks.diffusion.noise import Noise, expand
 
-# Rational approximations of the normal quantile in the tails, in powers of
-# r = sqrt(-ln q): Wichura, AS 241 (1988), PPND7; relative error 1e-7.
+# Rational approximations of the normal quantile in the tails, where q is the
+# tail's probability and r = sqrt(-ln q). NEAR is in powers of r - 1.6, FAR in
+# powers of r - 5. Wichura, AS 241 (1988), PPND7; the relative error is 1e-7.
 NEAR = (1.4234372777, 2.7568153900, 1.3067284816, 0.17023821103)
 NEAR_BELOW = (1.0, 0.73700164250, 0.12021132975)
 FAR = (6.6579051150, 3.0812263860, 0.42868294337, 0.017337203997)
@@ -62,7 +63,7 @@ class LogNormalNoise(Noise):
         self.p_std = float(p_std)
         self.sigma_min = float(sigma_min)
         self.sigma_max = float(sigma_max)
-        # Probability below the range, above it, and in it.
+        # The probability below the range, above it, and inside it.
         self._below = self._tail(-self._score(sigma_min))
         self._above = self._tail(self._score(sigma_max))
         self._mass = 1.0 - self._below - self._above
@@ -85,7 +86,7 @@ class LogNormalNoise(Noise):
 
     def cdf(self, level):
         def share(sigma):
-            # Of the smaller tail, which keeps its digits.
+            # The smaller of the two tails is the one without cancellation.
             score = self._score(sigma)
             if score < 0:
                 return (self._tail(-score) - self._below) / self._mass
@@ -96,7 +97,7 @@ class LogNormalNoise(Noise):
 
     def quantile(self, probability):
         def score(share):
-            if not 0.0 < share < 1.0:  # the ends, exactly: clipped below
+            if not 0.0 < share < 1.0:  # clipped below to the exact ends
                 return math.copysign(math.inf, share - 0.5)
             low = self._below + share * self._mass
             high = self._above + (1.0 - share) * self._mass
@@ -110,7 +111,7 @@ class LogNormalNoise(Noise):
 
     def quantile_tensor(self, probability):
         low = self._below + probability * self._mass
-        # 1 - p is exact in float32 where it is the smaller one.
+        # In float32, 1 - p is exact where it is the smaller of the two.
         high = self._above + (1.0 - probability) * self._mass
         level = ops.exp(self.p_mean + self.p_std * normal_score(low, high))
         return ops.clip(level, self.sigma_min, self.sigma_max)
@@ -118,7 +119,8 @@ class LogNormalNoise(Noise):
     def widen(self, low, high, overlap):
         """Range `(low, high)` grown by `(high / low) ** overlap` on each side.
 
-        The paper, Appendix C; clipped to the whole range like its code.
+        The formula is the paper's (Appendix C). As in the published code, the
+        result is clipped to the whole range.
         """
         factor = (high / low) ** overlap
         return max(low / factor, self.minimum), min(high * factor, self.maximum)
@@ -136,7 +138,8 @@ class LogNormalNoise(Noise):
     @property
     def start_scale(self):
         """Standard deviation of a start from noise (float)."""
-        # The reference's; at sigma 80 the same as sigma_max.
+        # This is the reference's start; at sigma_max = 80 it differs from
+        # sigma_max by 1 in 13,000.
         return math.sqrt(1.0 + self.sigma_max**2)
 
     def get_config(self):
@@ -147,8 +150,9 @@ class LogNormalNoise(Noise):
 def normal_score(low, high):
     """Standard normal quantile in float32, from both tails.
 
-    `erfinv(2 low - 1)` alone is infinite from a tail of 6e-8 on, sigma near
-    200 under the paper's distribution; here the smaller tail decides.
+    `erfinv(2 low - 1)` alone is infinite once a tail is below 6e-8, which
+    under the paper's distribution is a sigma near 200. We therefore compute
+    from the smaller tail.
 
     Args:
         low, high: float32 tensors, the probability below and above.
@@ -159,7 +163,7 @@ def normal_score(low, high):
     far = _ratio(r - 5.0, FAR, FAR_BELOW)
     outer = ops.where(r <= 5.0, near, far)
     outer = ops.where(low < high, -outer, outer)
-    # The middle, where erfinv keeps all digits.
+    # In the middle of the distribution erfinv loses no digits.
     middle = math.sqrt(2.0) * ops.erfinv(ops.clip(low - high, -0.9, 0.9))
     return ops.where(tail < 0.05, outer, middle)
 

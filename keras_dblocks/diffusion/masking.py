@@ -1,4 +1,4 @@
-"""Tokens replaced by a mask, and when which share of them is."""
+"""Masking noise for tokens, and schedules of the share that is masked."""
 
 import re
 
@@ -11,11 +11,11 @@ from keras_dblocks.diffusion.noise import Noise, expand
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class MaskingNoise(Noise):
-    """Tokens that are replaced by a mask, each with probability `level`.
+    """Replaces each token by a mask with probability `level`.
 
-    The level is the mask ratio, drawn uniformly: the form of masked diffusion
-    that needs no schedule. Ranges of equal probability are then equal
-    decrements of `alpha = 1 - level` for every schedule.
+    The level is the mask ratio and is drawn uniformly, so that training needs
+    no schedule. Ranges of equal probability are then equal decrements of
+    `alpha = 1 - level` for every schedule.
 
     Args:
         mask_token: int. The token that stands for a mask.
@@ -33,7 +33,7 @@ class MaskingNoise(Noise):
      - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Appendix D
     """
 
-    dtype = "int32"  # of what it noises
+    dtype = "int32"  # of the tokens that `corrupt` returns
 
     def __init__(self, mask_token, epsilon=1e-4):
         if not 0 < epsilon < 0.5:
@@ -65,8 +65,8 @@ class MaskingNoise(Noise):
     def widen(self, low, high, overlap):
         """Range grown by `overlap` of its width on each side.
 
-        The paper does not define an overlap of mask ratios; this is ours
-        (docs/method.md#masked-diffusion).
+        The paper does not define an overlap of mask ratios, so this formula
+        is ours (docs/method.md#masked-diffusion).
         """
         grown = overlap * (high - low)
         return max(low - grown, self.minimum), min(high + grown, self.maximum)
@@ -78,7 +78,7 @@ class MaskingNoise(Noise):
         return ops.where(draw < expand(level, clean), self.mask_token, clean)
 
     def start(self, rows, shape, stream=None, step=0):
-        """Masks alone, whatever the stream."""
+        """Returns masks alone; nothing is drawn from `stream`."""
         shape = (ops.shape(rows)[0], *shape)
         return ops.full(shape, self.mask_token, dtype="int32")
 
@@ -87,7 +87,7 @@ class MaskingNoise(Noise):
 
 
 class MaskingSchedule:
-    """Share of tokens that are not masked, `alpha`, over the time in [0, 1].
+    """Share `alpha` of tokens that are not masked at a time in [0, 1].
 
     Args:
         name: `"linear"` (`1 - t`), `"poly2"`, `"poly3"`, ... (`1 - t^p`) or
@@ -110,7 +110,7 @@ class MaskingSchedule:
         self.epsilon = epsilon
 
     def alpha(self, t):
-        """Share that is not masked at time `t`, float64 numpy."""
+        """Share of tokens not masked at time `t`, as float64 numpy."""
         t = np.asarray(t, float)
         if self.name == "cosine":
             share = 1.0 - np.cos(np.pi / 2 * (1.0 - t))
@@ -119,7 +119,7 @@ class MaskingSchedule:
         return (1.0 - 2 * self.epsilon) * share + self.epsilon
 
     def derivative(self, t):
-        """Derivative of `alpha`, negative."""
+        """Derivative of `alpha` at time `t`, which is never positive."""
         t = np.asarray(t, float)
         if self.name == "cosine":
             slope = -np.pi / 2 * np.sin(np.pi / 2 * (1.0 - t))

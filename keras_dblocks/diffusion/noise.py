@@ -8,18 +8,17 @@ from keras_dblocks.contracts import Contract
 
 
 class Noise(Contract):
-    """How the clean signal is destroyed, and how much is likely.
+    """How the clean signal is noised, and how noise levels are distributed.
 
     A noise level is one number per example that grows with the noise: the
     standard deviation sigma for Gaussian noise, the share of masks for tokens.
-    Its distribution is known by its quantile function: a block is an interval
-    of probability, so `Partition` needs `cdf` and `quantile`, and training
-    needs `quantile_tensor` and `corrupt`.
+    A block owns an interval of probability, so `Partition` needs `cdf` and
+    `quantile`, and training needs `quantile_tensor` and `corrupt`.
 
     To write one, subclass this class, define the methods below, keep the
-    constructor's arguments as attributes and return them in `get_config`; it
-    can be saved with a model when it is registered with
-    `keras.saving.register_keras_serializable`. Called by:
+    constructor's arguments as attributes and return them in `get_config`. To
+    save it with a model, register the class with
+    `keras.saving.register_keras_serializable`. The methods are called by:
 
     | method | by | when |
     |---|---|---|
@@ -28,7 +27,7 @@ class Noise(Contract):
     | `start` | samplers, hand-overs | once a chain, compiled |
 
     Attributes:
-        dtype: str. Of what `corrupt` returns. Defaults to `"float32"`.
+        dtype: str. Dtype of what `corrupt` returns. Defaults to `"float32"`.
 
     See docs/method.md#noise-distribution.
     """  # noqa: E501
@@ -58,7 +57,7 @@ class Noise(Contract):
 
     @abc.abstractmethod
     def quantile(self, probability):
-        """Level below which a share `probability` lies; inverts `cdf`.
+        """Level below which a share `probability` lies, the inverse of `cdf`.
 
         Args:
             probability: float or float64 numpy array in [0, 1].
@@ -69,16 +68,16 @@ class Noise(Contract):
 
     @abc.abstractmethod
     def quantile_tensor(self, probability):
-        """`quantile` of a float32 tensor `(B,)`, inside a compiled step."""
+        """`quantile` of a float32 tensor `(B,)`, for a compiled step."""
 
     @abc.abstractmethod
     def corrupt(self, clean, level, stream, rows, step):
-        """The clean signal with noise.
+        """Adds noise to the clean signal.
 
         Args:
-            clean: tensor `(B, ...)`, what the `Target` made.
+            clean: tensor `(B, ...)`, what the `Target` returned.
             level: float32 tensor `(B,)`.
-            stream: `streams.Stream`, where all randomness comes from.
+            stream: `streams.Stream`, the source of all randomness.
             rows: int32 tensor `(B,)`, the rows' numbers in the stream.
             step: int or int32 tensor `()`, the step in the stream.
 
@@ -88,13 +87,13 @@ class Noise(Contract):
 
     @abc.abstractmethod
     def start(self, rows, shape, stream=None, step=0):
-        """Where the chain starts, at the highest level.
+        """Noisy signal that the chain starts from, at the highest level.
 
         Args:
             rows: int32 tensor `(B,)`.
             shape: tuple. Shape of one clean signal.
-            stream: `streams.Stream`, or None for the mean of all starts,
-                which is no noise at all.
+            stream: `streams.Stream`, or None for the mean of the start
+                distribution, which holds no noise.
             step: int or int32 tensor `()`.
 
         Returns:
@@ -103,7 +102,7 @@ class Noise(Contract):
 
     @abc.abstractmethod
     def widen(self, low, high, overlap):
-        """The range of training for a block that owns `(low, high]`.
+        """Widened range that a block that owns `(low, high]` is trained on.
 
         Args:
             low, high: floats.
@@ -114,12 +113,12 @@ class Noise(Contract):
         """
 
     def get_config(self):
-        """Arguments of the constructor, for saving."""
+        """Returns the constructor's arguments, for saving."""
         return {}
 
     @classmethod
     def from_config(cls, config):
-        """The distribution of a `get_config`."""
+        """Makes the distribution from what `get_config` returned."""
         return cls(**config)
 
 

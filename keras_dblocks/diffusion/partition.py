@@ -9,22 +9,22 @@ import numpy as np
 from keras_dblocks.checks import check_integer, check_share, is_integer
 
 KINDS = ("equal_probability", "log_uniform", "linear")
-# Levels that equal a boundary up to float32 rounding belong to the interval
-# below it; the reference compares float32 with float64 and skips a block.
+# A level that equals a boundary up to float32 rounding belongs to the interval
+# below it. The reference compares float32 with float64 and so skips a block.
 TOLERANCE = 1e-5
 
 
 class Partition:
-    """Layers to blocks and noise ranges to blocks.
+    """Assigns layers and noise ranges to blocks.
 
     Args:
         noise: `Noise`, the distribution of noise levels.
         num_layers: int. Residual layers in the whole network.
-        num_blocks: int. Blocks they are cut into.
+        num_blocks: int. Blocks that the layers are cut into.
         layers_per_block: list of ints, one per block, summing to
             `num_layers`. Defaults to equal blocks.
-        overlap: float, `gamma` of the paper. In training a range grows by
-            `(high / low) ** overlap` on each side. Defaults to `0.05`.
+        overlap: float, `gamma` of the paper. In training a range is widened
+            on each side, as `noise.widen` defines. Defaults to `0.05`.
         kind: `"equal_probability"` (the method), or the ablations
             `"log_uniform"` and `"linear"`.
 
@@ -83,7 +83,7 @@ class Partition:
         return edges
 
     def block_of(self, level):
-        """Block that owns each noise level, from half-open `(low, high]`.
+        """Block whose half-open range `(low, high]` holds each noise level.
 
         Args:
             level: float or array of levels.
@@ -120,7 +120,7 @@ class Partition:
         return range(first, first + self.layers_per_block[block])
 
     def noise_range(self, block, overlap=True):
-        """`(low, high)` of a block, widened as in training by default."""
+        """Range `(low, high)` of a block, by default widened for training."""
         k = self.num_blocks - 1 - self.index_of(block)
         low, high = float(self.boundaries[k]), float(self.boundaries[k + 1])
         if overlap and self.num_blocks > 1:
@@ -133,7 +133,7 @@ class Partition:
         return float(low), float(high)
 
     def describe(self):
-        """What two partitions must share for their blocks to be exchanged."""
+        """What must be equal in two partitions to exchange their blocks."""
         return {
             "layers_per_block": list(self.layers_per_block),
             "boundaries": [float(f"{b:.6g}") for b in self.boundaries],

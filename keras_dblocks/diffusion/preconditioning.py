@@ -25,9 +25,9 @@ class Coefficients(NamedTuple):
 class Preconditioning(Contract):
     """Scales around the network, as functions of the noise level.
 
-    Called by a block's `denoise`, in every call of a denoiser, compiled; a
-    subclass keeps the constructor's arguments as attributes, returns them in
-    `get_config` and is registered with
+    A block's `denoise` calls it in every call of the denoiser, inside a
+    compiled function. A subclass keeps the constructor's arguments as
+    attributes, returns them in `get_config` and is registered with
     `keras.saving.register_keras_serializable`.
 
     See docs/method.md#preconditioning.
@@ -35,26 +35,26 @@ class Preconditioning(Contract):
 
     @abc.abstractmethod
     def __call__(self, level):
-        """Coefficients at some noise levels.
+        """Coefficients at the given noise levels.
 
         Args:
             level: float32 tensor or numpy array `(B,)`.
 
         Returns:
-            `Coefficients`, `c_noise` always a tensor `(B,)`.
+            `Coefficients`, of which `c_noise` is never None.
         """
 
     def weight(self, level):
-        """Weight `(B,)` of the loss at the levels, for `loss_weighting`."""
+        """Weight `(B,)` of the loss at each level, for `loss_weighting`."""
         return ops.ones_like(level)
 
     def get_config(self):
-        """Arguments of the constructor, for saving."""
+        """Returns the constructor's arguments, for saving."""
         return {}
 
     @classmethod
     def from_config(cls, config):
-        """The scales of a `get_config`."""
+        """Makes the preconditioning from what `get_config` returned."""
         return cls(**config)
 
 
@@ -108,27 +108,28 @@ class EDMPreconditioning(Preconditioning):
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class InputPreconditioning(EDMPreconditioning):
-    """EDM's scale of the input alone; the network's output is the answer.
+    """Scales the input as EDM does and takes the network's output as it is.
 
-    For tables of targets: EDM's skip copies the noisy row to the answer at
-    low noise, and leaves the network of a late block no say
-    (docs/method.md#autoregression).
+    It is meant for tables of targets. There EDM's skip copies the noisy row
+    to the answer at low noise, so that the network of a late block has hardly
+    any influence (docs/method.md#preconditioning).
     """
 
     def __call__(self, sigma):
-        """Coefficients at the levels `(B,)`; None stands for no scaling."""
+        """Coefficients at the levels `(B,)`, where None means no scaling."""
         return super().__call__(sigma)._replace(c_skip=None, c_out=None)
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class NoPreconditioning(Preconditioning):
-    """For masks: tokens go in and logits come out as they are.
+    """Leaves input and output as they are, for masked tokens.
 
-    `c_noise` is 1000 times the mask ratio, what MD4 embeds.
+    `c_noise` is 1000 times the mask ratio. MD4 embeds 1000 times the time,
+    which is the same for its linear schedule up to epsilon.
     """
 
     def __call__(self, level):
-        """Coefficients at the levels `(B,)`; None stands for no scaling."""
+        """Coefficients at the levels `(B,)`, where None means no scaling."""
         return Coefficients(None, None, None, 1000.0 * level)
 
 

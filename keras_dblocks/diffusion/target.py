@@ -1,4 +1,4 @@
-"""What the clean signal is: the contract of a target."""
+"""The contract of a target, which defines the clean signal."""
 
 import abc
 
@@ -8,16 +8,17 @@ from keras_dblocks.contracts import Contract
 
 
 class Target(keras.layers.Layer, Contract):
-    """The clean signal that blocks denoise, and the loss of an answer.
+    """The clean signal that blocks denoise, and the loss of a prediction.
 
     A target maps what `fit` is given (labels, tokens, images) to the clean
-    signal that gets noised, and a block's prediction back to an estimate of
+    signal that is noised, and a block's prediction back to an estimate of
     the clean signal. It is a Keras layer: weights are made in `build`,
     arguments are kept as attributes and returned by `get_config`, and the
     class is registered with `keras.saving.register_keras_serializable`.
 
-    All blocks of a model hold the same target, since block i + 1 reads what
-    block i's predictions are turned into. Called by:
+    All blocks of a model hold the same target, since block i + 1 reads the
+    estimate that block i's prediction is turned into. The methods are called
+    by:
 
     | method | by | when |
     |---|---|---|
@@ -33,7 +34,7 @@ class Target(keras.layers.Layer, Contract):
     """
 
     def __init__(self, **kwargs):
-        # No autocast: the clean signal stays float32 under every dtype policy.
+        # Without autocast, the clean signal is float32 under every policy.
         super().__init__(autocast=False, **kwargs)
 
     @property
@@ -46,8 +47,8 @@ class Target(keras.layers.Layer, Contract):
         """The clean signal of a batch.
 
         Args:
-            x: tensor `(B, ...)`, the part of a batch that is noised, as `fit`
-                takes it.
+            x: tensor `(B, ...)`, the part of a batch that is noised, in the
+                form that `fit` takes.
 
         Returns:
             Tensor `(B, *signal_shape)`, float32 (int32 for tokens).
@@ -55,7 +56,7 @@ class Target(keras.layers.Layer, Contract):
 
     @abc.abstractmethod
     def bridge(self, prediction):
-        """Estimate of the clean signal, from what the head returns.
+        """Estimate of the clean signal from what the head returns.
 
         Args:
             prediction: float32 tensor `(B, ...)`, logits for example.
@@ -79,15 +80,15 @@ class Target(keras.layers.Layer, Contract):
         """
 
     def freeze(self, seed):
-        """Makes the weights constants that follow from `seed` alone.
+        """Makes the weights constants that depend on `seed` alone.
 
-        So that blocks trained apart agree on them. A target without weights
-        need not define it.
+        Blocks that are trained apart then agree on them. A target without
+        weights need not define this method.
         """
 
     def check(self, x):
-        """Raises a ValueError for data that is no `x`; numpy `(N, ...)`."""
+        """Raises a ValueError if numpy data `(N, ...)` is not a valid `x`."""
 
     def restore(self, clean):
-        """A generated numpy clean signal as the user's data; the same here."""
+        """Turns a generated clean signal into user data; by default as is."""
         return clean

@@ -1,4 +1,4 @@
-"""From the losses of examples to the loss of a batch."""
+"""Weights the losses of examples and averages them over a batch."""
 
 from keras import ops
 
@@ -6,7 +6,7 @@ WEIGHTINGS = ("none", "edm", "batch_mean")
 
 
 def check_weighting(weighting):
-    """Raises a ValueError unless `weighting` is None or one of those known."""
+    """Raises a ValueError unless `weighting` is None or in `WEIGHTINGS`."""
     if weighting not in (None, *WEIGHTINGS):
         raise ValueError(
             f"`loss_weighting` must be one of {WEIGHTINGS}. "
@@ -20,9 +20,9 @@ def weighted_mean(loss, level, weighting, preconditioning, sample_weight=None):
     Args:
         loss: float32 tensor `(B,)`.
         level: float32 tensor `(B,)`, noise levels.
-        weighting: `"none"`; `"edm"`, each example by the weight of its level;
-            or `"batch_mean"`, the mean loss by the mean weight, which is what
-            the reference's broadcast amounts to
+        weighting: `"none"`; `"edm"`, which multiplies each example's loss by
+            the weight of its level; or `"batch_mean"`, which multiplies the
+            mean loss by the mean weight, as the reference does by a broadcast
             (docs/method.md#errors-in-the-sources).
         preconditioning: `Preconditioning`, whose `weight` is used.
         sample_weight: tensor `(B,)` or `(B, 1)`, or None.

@@ -1,1 +1,1 @@
-"""What is written to disk, and how it comes back."""
+"""Saving to disk and loading from it."""

@@ -1,10 +1,10 @@
-"""Which layers of a model are quantized or adapted, for its saved config.
+"""Quantization and LoRA matrices of a model's layers in its saved config.
 
 Keras saves the dtype policies of a model's own layers, but not those of the
-layers they hold. A model in which these differ from a fresh one says so in its
-build config, `{"adapters": quantization_config(model)}`, and is made alike by
-`apply_quantization(model, config["adapters"])` after it was built and before
-its weights are loaded.
+layers nested in them. A model therefore records quantized and adapted layers
+in its build config, as `{"adapters": quantization_config(model)}`. When it is
+loaded, `apply_quantization(model, config["adapters"])` restores them after the
+build and before the weights are loaded.
 """
 
 import keras
@@ -15,17 +15,17 @@ MODES = ("int8", "int4", "float8")  # the others need data to calibrate
 
 
 def quantization_config(model):
-    """Config of the quantized layers and of those with LoRA matrices.
+    """Config of the quantized layers and of the layers with LoRA matrices.
 
     Args:
         model: built `keras.Model`.
 
     Returns:
-        List of dicts, which `apply_quantization` takes and JSON can hold;
-        empty for a model that is neither quantized nor adapted.
+        List of JSON-compatible dicts for `apply_quantization`. It is empty
+        for a model that is neither quantized nor adapted.
 
     Raises:
-        ValueError: for a quantization that needs data to be repeated.
+        ValueError: for a quantization that cannot be repeated without data.
     """
     result = []
     for position, layer in enumerate(compat.sublayers(model)):
@@ -60,16 +60,17 @@ def quantization_config(model):
 def apply_quantization(model, config):
     """Quantizes and adapts the layers that `quantization_config` names.
 
-    Their weights are to be loaded next. Keras saves the product of LoRA
-    matrices as part of the kernel and loads both matrices as zeros; `fit`
+    The weights must be loaded afterwards. Keras saves the product of the LoRA
+    matrices as part of the kernel and loads both matrices as zeros, so `fit`
     calls `reset_lora`, which makes them trainable again.
 
     Args:
         model: built `keras.Model` of the same architecture, or one block.
-        config: what `quantization_config` gave, or None for no change.
+        config: what `quantization_config` returned, or None for no change.
 
     Raises:
-        ValueError: if the layers are others; no layer is then touched.
+        ValueError: if the model's layers do not match `config`. No layer is
+            changed in that case.
     """
     if not config:
         return
@@ -96,10 +97,10 @@ def apply_quantization(model, config):
 
 
 def reset_lora(model):
-    """Draws the first LoRA matrices anew where both of them are zero.
+    """Draws the first LoRA matrix of a layer anew if both matrices are zero.
 
-    The predictions stay the same; without it neither matrix has a gradient
-    after a model was loaded.
+    The predictions stay the same. Without this, neither matrix would have a
+    gradient after a model was loaded.
     """
     for layer in compat.sublayers(model):
         if not getattr(layer, "lora_enabled", False):

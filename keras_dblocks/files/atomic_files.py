@@ -1,4 +1,4 @@
-"""Files are written beside and renamed: none is ever half written."""
+"""Writes files under a temporary name and renames them when complete."""
 
 import os
 import uuid
@@ -10,15 +10,15 @@ from keras_dblocks.files.adapters import (
 
 
 class AtomicFiles:
-    """`save` and `save_weights` that leave the old file or the new one.
+    """`save` and `save_weights` that never leave a half-written file.
 
-    A mix-in before `keras.Model`. A model is built before it is saved, or
-    loaded, so that none of its weights is left out.
+    A mix-in that stands before `keras.Model`. A model is built before it is
+    saved or loaded, so that none of its weights is left out.
     """
 
     def get_build_config(self):
-        # Sizes are in the config; which layers are quantized or have LoRA
-        # matrices is not.
+        # The config holds the sizes, but not which layers are quantized or
+        # have LoRA matrices.
         return {"built": True, "adapters": quantization_config(self)}
 
     def build_from_config(self, config):
@@ -27,7 +27,7 @@ class AtomicFiles:
         apply_quantization(self, config.get("adapters"))
 
     def save(self, filepath, overwrite=True, **kwargs):
-        """`keras.Model.save`, written beside and renamed.
+        """`keras.Model.save` that replaces the file when it is complete.
 
         Raises:
             ValueError: with `overwrite=False` if the file exists.
@@ -35,7 +35,7 @@ class AtomicFiles:
         self._write(super().save, ".keras", filepath, overwrite, **kwargs)
 
     def save_weights(self, filepath, overwrite=True, **kwargs):
-        """`keras.Model.save_weights`, written beside and renamed.
+        """`keras.Model.save_weights` that replaces a file when complete.
 
         Raises:
             ValueError: with `overwrite=False` if the file exists.
@@ -44,7 +44,7 @@ class AtomicFiles:
         self._write(write, ".weights.h5", filepath, overwrite, **kwargs)
 
     def load_weights(self, filepath, **kwargs):
-        """`keras.Model.load_weights`; builds a fresh model first."""
+        """`keras.Model.load_weights`, which first builds a fresh model."""
         if not self.built:
             self.build()
         super().load_weights(filepath, **kwargs)

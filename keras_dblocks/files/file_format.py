@@ -1,10 +1,10 @@
-"""The version of this project's files: those of another one are refused."""
+"""Version of this project's files; files of other versions are refused."""
 
 VERSION = 2
 
 
 def config():
-    """What a config says of its version."""
+    """Entry of a config that states its format version."""
     return {"format_version": VERSION}
 
 
@@ -13,7 +13,7 @@ def check(config, kind):
 
     Args:
         config: dict, read from a file.
-        kind: str, what the message calls it.
+        kind: str. What the error message calls the saved object.
     """
     version = config.get("format_version", 1)
     if version != VERSION:
@@ -25,5 +25,5 @@ def check(config, kind):
 
 
 def without_version(config):
-    """The config as the constructor takes it."""
+    """The config without its version, as the constructor takes it."""
     return {k: v for k, v in config.items() if k != "format_version"}

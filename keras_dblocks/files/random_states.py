@@ -6,7 +6,7 @@ from keras_dblocks import streams
 class SavedRandomStates:
     """A mix-in before `keras.Model` that saves its generators' states.
 
-    Keras leaves them out, and a resumed run could not repeat dropout.
+    Keras does not save them, so a resumed run could not repeat its dropout.
     """
 
     def save_own_variables(self, store):

@@ -1,4 +1,4 @@
-"""Layers a block is made of."""
+"""Layers that blocks are made of."""
 
 from keras_dblocks.diffusion.continuous_signal import ContinuousSignal
 from keras_dblocks.diffusion.label_embedding import LabelEmbedding

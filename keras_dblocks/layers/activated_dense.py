@@ -1,4 +1,4 @@
-"""A dense layer with an activation, cheaper in a training step."""
+"""A dense layer with an activation that is cheaper in a training step."""
 
 import keras
 from keras import ops
@@ -9,14 +9,14 @@ class ActivatedDense(keras.layers.Dense):
     """`keras.layers.Dense` with bias and activation, for wide outputs.
 
     It computes what Keras's layer computes. In a training step on PyTorch the
-    bias is one more row of the kernel: run eagerly, adding it would take a
-    pass over the widest array, and so would its gradient.
+    bias is one more row of the kernel. Adding it eagerly would take a pass
+    over the widest array, and its gradient another one.
 
     Args:
         units, activation: as in `keras.layers.Dense`.
         recompute: bool. On JAX and TensorFlow, compute the activation again
             in the backward pass, so that its intermediate results are not
-            kept; on PyTorch an activation is one operation that keeps none.
+            kept. On PyTorch an activation is one operation that keeps none.
             Defaults to False.
         kwargs: keywords of `keras.layers.Dense`.
     """
@@ -40,7 +40,7 @@ class ActivatedDense(keras.layers.Dense):
         return keras.remat(self.activation)(x)
 
     def quantize(self, mode=None, type_check=True, config=None):
-        """As in Keras, which refuses subclasses that do not say they can."""
+        """As in Keras, whose type check would refuse this subclass."""
         super().quantize(mode, type_check=False, config=config)
 
     def get_config(self):

@@ -13,14 +13,15 @@ class AdaptiveNormalization(keras.layers.Layer):
     Args:
         kind: `"layer"` or `"rms"`.
         epsilon: float. Defaults to `1e-6`.
-        affine: bool. Learned scale and shift of a layer norm; a root mean
-            square norm always has a learned scale. Defaults to True.
+        affine: bool. Whether a layer norm has a learned scale and shift. A
+            root mean square norm always has a learned scale. Defaults to
+            True.
         recompute: bool. Compute the norm again in the backward pass, so that
-            a training step keeps its input alone. Defaults to False.
+            a training step keeps only its input. Defaults to False.
 
     Call arguments:
         x: tensor `(B, ..., D)`.
-        shift, scale: tensors that broadcast to `x`, or None for neither.
+        shift, scale: tensors that broadcast to `x`, or both None.
 
     Returns:
         Tensor of the shape of `x`.

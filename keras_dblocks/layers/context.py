@@ -1,15 +1,15 @@
-"""What a part's `call` may ask for by name, besides its input."""
+"""Arguments that a part's `call` may name besides its input."""
 
 import difflib
 import functools
 import inspect
 
-# Of a part's call, beside its first argument.
+# Names that a part's `call` may have beside its first argument.
 NAMES = ("noise", "signal", "condition", "training")
 
 
 def call_part(layer, inputs, context):
-    """Calls `layer` with those of `context` that its `call` names."""
+    """Calls `layer` with those entries of `context` that its `call` names."""
     return layer(inputs, **known(layer, context))
 
 
@@ -24,15 +24,15 @@ def accepts(layer, argument):
 
 
 def check_arguments(layer, part, names=NAMES):
-    """Refuses a part whose `call` asks for what there is not.
+    """Refuses a part whose `call` names arguments that do not exist.
 
-    A misspelt name with a default would otherwise stay at its default: the
-    part would silently be unconditioned.
+    A misspelt argument with a default would otherwise keep its default, and
+    the part would silently be unconditioned.
 
     Args:
         layer: Keras layer.
-        part: str, what the message calls it.
-        names: names a part can ask for.
+        part: str. What the error message calls the layer.
+        names: names that a part's `call` may have.
     """
     parameters = list(_arguments(_function(layer)).values())[1:]
     own = not type(layer).__module__.startswith("keras.")

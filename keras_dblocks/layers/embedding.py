@@ -1,4 +1,4 @@
-"""A table of embeddings with dense gradients, also read in reverse."""
+"""A table of embeddings with dense gradients, which also makes logits."""
 
 import keras
 from keras import ops
@@ -8,22 +8,23 @@ from keras import ops
 class Embedding(keras.layers.ReversibleEmbedding):
     """`keras.layers.ReversibleEmbedding` with scaled rows, dense gradients.
 
-    On TensorFlow the gradient of a look-up in a variable is sparse, and what
-    Keras 3.15 does with the square of a sparse gradient, as in Adam, is wrong
-    where a row was looked up more than once. The look-up in a multiple of the
-    table has a dense gradient.
+    On TensorFlow the gradient of a look-up in a variable is sparse. Keras 3.15
+    computes the square of a sparse gradient, which Adam needs, wrongly if a
+    row was looked up more than once. A look-up in a multiple of the table has
+    a dense gradient.
 
     Args:
-        input_dim, output_dim: int. Rows of the table, and their width.
+        input_dim, output_dim: int. Number of rows of the table, and their
+            width.
         scale: float. Factor of the rows that are looked up. Defaults to
             `1.0`.
-        reverse_dim: int or None. Number of rows, the first ones, that make
-            logits in reverse. Defaults to None, for all.
+        reverse_dim: int or None. Number of rows, counted from the first, that
+            make logits in reverse. Defaults to None, for all rows.
         kwargs: keywords of `keras.layers.Embedding`.
 
     Call arguments:
         inputs: int tensor `(...)`, or in reverse a tensor `(..., output_dim)`.
-        reverse: bool. Logits instead of rows. Defaults to False.
+        reverse: bool. True returns logits instead of rows. Defaults to False.
 
     Returns:
         Tensor `(..., output_dim)`, or in reverse `(..., reverse_dim)`.
@@ -48,7 +49,7 @@ class Embedding(keras.layers.ReversibleEmbedding):
         outputs = super().quantized_call(inputs, reverse=reverse)
         if not reverse:
             return self.scale * outputs
-        if self.lora_enabled:  # Keras 3.15 leaves it out in reverse
+        if self.lora_enabled:  # Keras 3.15 leaves LoRA out in reverse
             factor = self.lora_alpha / self.lora_rank
             x = ops.matmul(inputs, ops.transpose(self.lora_embeddings_b))
             x = ops.matmul(x, ops.transpose(self.lora_embeddings_a))
@@ -56,7 +57,7 @@ class Embedding(keras.layers.ReversibleEmbedding):
         return outputs[..., : self.reverse_dim]
 
     def quantize(self, mode=None, type_check=True, config=None):
-        """As in Keras, which refuses subclasses that do not say they can."""
+        """As in Keras, whose type check would refuse this subclass."""
         super().quantize(mode, type_check=False, config=config)
 
     def compute_output_shape(self, input_shape, reverse=False):
@@ -70,7 +71,7 @@ class Embedding(keras.layers.ReversibleEmbedding):
 
     def get_config(self):
         config = super().get_config()
-        # Arguments this class has no use for.
+        # This class has no use for these arguments.
         for name in ("tie_weights", "reverse_dtype", "logit_soft_cap"):
             config.pop(name)
         return {

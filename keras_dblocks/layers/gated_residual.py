@@ -1,4 +1,4 @@
-"""The end of a residual branch: projection, gate and sum."""
+"""The end of a residual branch, with projection, gate and sum."""
 
 import keras
 
@@ -9,12 +9,12 @@ from keras_dblocks.rematerialization import recomputed_in_training
 class GatedResidual(keras.layers.Layer):
     """`x + gate * dropout(dense(h))`, which can be computed again.
 
-    Where nothing is to be computed again, call the dense layer and
-    `gated_sum`: on PyTorch Keras 3.15 keeps the tensors of a call with several
+    If nothing is to be computed again, call a dense layer and `gated_sum`
+    instead. On PyTorch, Keras 3.15 keeps the tensors of a call with several
     arguments until garbage is collected, which matters for a wide branch.
 
     Args:
-        use_bias: bool. Of the dense layer. Defaults to True.
+        use_bias: bool. Whether the dense layer has a bias. Defaults to True.
         dropout: float. Defaults to `0.0`.
         recompute: bool. Compute the projection again in the backward pass,
             so that a training step does not keep it. Defaults to False.

@@ -1,4 +1,4 @@
-"""Shifts, scales and gates that follow the noise level."""
+"""Shifts, scales and gates that are functions of the noise level."""
 
 import keras
 import numpy as np
@@ -11,21 +11,23 @@ SILU_IS_ONE = 1.2784645  # silu(1.2784645) = 1
 class Modulation(keras.layers.Layer):
     """Linear maps of the embedded noise level, one for each shift or scale.
 
-    All maps start as constants: their kernel starts at zero.
+    All kernels start at zero, so the maps start as constants.
 
     Args:
         num_maps: int.
-        ones: tuple of ints. Maps that start at 1; the others start at 0.
-        silu: `"before"` or `"after"` the linear map. Defaults to `"before"`,
-            as in DiT; the reference's ViT has it after.
+        ones: tuple of ints. Numbers of the maps that start at 1; the others
+            start at 0.
+        silu: `"before"` or `"after"`, where silu stands relative to the linear
+            map. Defaults to `"before"`, as in DiT; the reference's ViT has
+            it after.
 
     Call arguments:
         noise: tensor `(B, ..., noise_dim)`, the embedded noise level.
-        x: tensor `(B, ..., D)`, what is to be modulated.
+        x: tensor `(B, ..., D)` that is to be modulated.
 
     Returns:
-        List of `num_maps` tensors with D features, of the rank of `x`, that
-        broadcast to `x`.
+        List of `num_maps` tensors that broadcast to `x`, with D features and
+        the rank of `x`.
 
     References:
      - [DiT](https://arxiv.org/abs/2212.09748), Section 3.2
@@ -70,5 +72,5 @@ class Modulation(keras.layers.Layer):
 
 
 def modulate(x, shift, scale):
-    """`x`, scaled by `1 + scale` and shifted."""
+    """Scales `x` by `1 + scale` and shifts it."""
     return x * (1 + scale) + shift

@@ -1,4 +1,4 @@
-"""Moving averages of weights, counted in their own steps."""
+"""Moving averages of weights, which count their own steps."""
 
 import keras
 from keras import ops
@@ -7,11 +7,11 @@ from keras import ops
 class MovingAverage(keras.layers.Layer):
     """Averages of variables over the training steps they took part in.
 
-    The momentum is warmed up, `min(momentum, (1 + t) / (10 + t))` at update
-    `t`, so that a short run has an average worth using.
+    The momentum is warmed up: it is `min(momentum, (1 + t) / (10 + t))` at
+    update `t`, so that a short run has an average worth using.
 
     Args:
-        momentum: float. Weight of the past, below 1.
+        momentum: float. Weight of the former average, below 1.
 
     References:
      - [DiT](https://arxiv.org/abs/2212.09748), Section 4 (0.9999)
@@ -22,9 +22,9 @@ class MovingAverage(keras.layers.Layer):
         self.momentum = momentum
 
     def follow(self, variables):
-        """Makes the averages of `variables`, which stay others' weights."""
+        """Makes averages of `variables`, which remain other layers' weights."""
         variables = list(variables)
-        self._followed = lambda: variables  # Keras would track a list
+        self._followed = lambda: variables  # as Keras would track a list
         self.updates = self.add_weight(
             shape=(),
             initializer="zeros",
@@ -45,10 +45,10 @@ class MovingAverage(keras.layers.Layer):
         self.built = True
 
     def update(self):
-        """Takes the present values in; called in each training step."""
+        """Adds the present values; called in each training step."""
         t = ops.cast(self.updates, "float32")
         rate = 1.0 - ops.minimum(self.momentum, (1.0 + t) / (10.0 + t))
-        rate = ops.where(t == 0, 1.0, rate)  # the first values as they are
+        rate = ops.where(t == 0, 1.0, rate)  # the first update copies
         for variable, average in zip(
             self._followed(), self.averages, strict=True
         ):
@@ -58,7 +58,7 @@ class MovingAverage(keras.layers.Layer):
         self.updates.assign(self.updates + 1)
 
     def values(self):
-        """List of `(variable, average)`; its own value if never updated."""
+        """List of `(variable, average)`, or its value before any update."""
         begun = ops.convert_to_tensor(self.updates) > 0
         return [
             (v, ops.where(begun, ops.convert_to_tensor(a), v.value))

@@ -4,7 +4,10 @@ import keras
 
 
 def deserialized(config, *names):
-    """`config` with the layers, lists of layers or None under `names` made."""
+    """`config` with the entries of `names` deserialized.
+
+    An entry is a layer, a list of layers, or None.
+    """
     made = {
         name: keras.saving.deserialize_keras_object(config[name])
         for name in names

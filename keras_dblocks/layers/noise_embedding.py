@@ -1,4 +1,4 @@
-"""Noise level to a vector that conditions every layer."""
+"""Embeds the noise level as a vector that conditions every layer."""
 
 import math
 
@@ -8,7 +8,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class NoiseEmbedding(keras.layers.Layer):
-    """Sinusoids of the noise level through a two-layer perceptron.
+    """Passes sinusoids of the noise level through a two-layer perceptron.
 
     Args:
         output_dim: int. Width of the result.
@@ -37,7 +37,7 @@ class NoiseEmbedding(keras.layers.Layer):
         output_activation="silu",
         **kwargs,
     ):
-        # No autocast: the level stays float32 under every dtype policy.
+        # Without autocast, the level is float32 under every dtype policy.
         super().__init__(autocast=False, **kwargs)
         self.output_dim = output_dim
         self.frequencies = frequencies

@@ -1,4 +1,4 @@
-"""Makes any residual layer listen to the noise level."""
+"""Conditions any residual layer on the noise level."""
 
 import keras
 
@@ -11,12 +11,13 @@ from keras_dblocks.layers.nested_layers import deserialized
 class NoiseModulation(keras.layers.Layer):
     """Scales and shifts a layer's input by functions of the noise level.
 
-    The base class wraps every user layer whose `call` takes no `noise`. Both
-    maps start at zero, so the wrapped layer starts as it was written.
+    `DiffusionBlocks` wraps every residual layer whose `call` takes no `noise`.
+    Both maps start at zero, so the wrapped layer at first computes what it
+    would without the wrapper.
 
     Args:
-        layer: `keras.layers.Layer` from `(B, ..., D)` to the same shape,
-            residual connection included.
+        layer: `keras.layers.Layer` from `(B, ..., D)` to the same shape. It
+            includes its residual connection.
 
     Call arguments:
         x: tensor `(B, ..., D)`.

@@ -1,4 +1,4 @@
-"""Images to patch tokens."""
+"""Embeds the patches of images as tokens."""
 
 import keras
 from keras import ops
@@ -6,14 +6,14 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class PatchEmbedding(keras.layers.Layer):
-    """Non-overlapping patches, each mapped to one token, row by row.
+    """Maps each non-overlapping patch to one token, row by row.
 
     Args:
         patch_size: int. Side of a patch in pixels.
         hidden_dim: int. Width of a token.
 
     Call arguments:
-        images: tensor `(B, H, W, C)`; H and W multiples of `patch_size`.
+        images: tensor `(B, H, W, C)`. H and W are multiples of `patch_size`.
 
     Returns:
         Tensor `(B, H * W / patch_size ** 2, hidden_dim)`.
@@ -25,8 +25,8 @@ class PatchEmbedding(keras.layers.Layer):
         self.hidden_dim = hidden_dim
 
     def build(self, images_shape):
-        # One matrix product is faster on a CPU than a convolution whose
-        # stride is its size. It starts as that convolution would.
+        # On a CPU one matrix product is faster than a convolution whose stride
+        # is its size. The kernel starts as that convolution's would.
         area, channels = self.patch_size**2, images_shape[-1]
         limit = (6 / (area * (channels + self.hidden_dim))) ** 0.5
         self.dense = keras.layers.Dense(

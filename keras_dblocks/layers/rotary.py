@@ -1,16 +1,16 @@
-"""Rotary positions: queries and keys turned by their place."""
+"""Rotary position embedding of queries and keys."""
 
 import numpy as np
 from keras import ops
 
 
 def rotate(x, theta=10000.0, start=0):
-    """Turns pairs of features `(j, j + d / 2)` by angles of the position.
+    """Rotates pairs of features `(j, j + d / 2)` by angles of the position.
 
     Args:
-        x: tensor `(B, T, H, d)`, d even.
+        x: tensor `(B, T, H, d)` with even d.
         theta: float. Base of the wavelengths. Defaults to `10000`.
-        start: int, or int tensor `()`. Position of the first of the T.
+        start: int, or int tensor `()`. Position of the first slot of `x`.
 
     Returns:
         Tensor of the same shape.
@@ -27,7 +27,7 @@ def rotate(x, theta=10000.0, start=0):
             ops.convert_to_tensor(f(angles).astype("float32"), dtype=x.dtype)
             for f in (np.cos, np.sin)
         )
-    else:  # known when the compiled loop runs
+    else:  # known only when the compiled loop runs
         positions = ops.cast(start + ops.arange(length), "float32")
         rates = ops.convert_to_tensor(rates.astype("float32"))
         angles = positions[:, None, None] * rates

@@ -1,4 +1,4 @@
-"""Self-attention up to, and without, its output projection."""
+"""Self-attention without its output projection."""
 
 import keras
 from keras import ops
@@ -10,15 +10,15 @@ from keras_dblocks.layers.rotary import rotate
 class SelfAttention(keras.layers.Layer):
     """Scaled dot-product attention of a sequence over itself.
 
-    `keras.layers.MultiHeadAttention` without the output projection, which the
-    transformer layer fuses with its gate, and through
-    `ops.dot_product_attention`, which never stores the attention weights
-    where the backend can do without.
+    Unlike `keras.layers.MultiHeadAttention` it has no output projection, which
+    the transformer layer fuses with its gate. Without dropout it calls
+    `ops.dot_product_attention`, which does not store the attention weights
+    if the backend can avoid it.
 
     Args:
         num_heads: int. Must divide the width.
-        dropout: float. On the attention weights.
-        rotary: bool. Rotary positions. Defaults to False.
+        dropout: float. Dropout of the attention weights. Defaults to `0.0`.
+        rotary: bool. Whether to use rotary positions. Defaults to False.
 
     Call arguments:
         x: tensor `(B, T, D)`.

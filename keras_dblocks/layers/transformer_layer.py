@@ -14,9 +14,9 @@ from keras_dblocks.layers.self_attention import SelfAttention
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class TransformerLayer(keras.layers.Layer):
-    """Self-attention and a perceptron, each behind a layer norm.
+    """Self-attention and a perceptron, each after a layer norm.
 
-    With `conditioned=True` six maps of the noise embedding shift and scale
+    With `conditioned=True`, six maps of the noise embedding shift and scale
     the norms and gate the two sublayers (adaptive layer norm). `silu` comes
     after the linear map as in the published ViT code (`modulation="after"`)
     or before it as in DiT (`"before"`).
@@ -24,22 +24,25 @@ class TransformerLayer(keras.layers.Layer):
     Args:
         num_heads: int.
         intermediate_dim: int. Width of the perceptron.
-        dropout: float. After each sublayer and on the attention weights.
-        epsilon: float. Of the layer norms.
+        dropout: float. Dropout after each sublayer and of the attention
+            weights. Defaults to `0.0`.
+        epsilon: float. Epsilon of the layer norms. Defaults to `1e-12`.
         activation: name. Defaults to `"gelu"`, the exact one; `"gelu_tanh"`
             is the approximation that DiT uses.
-        affine: bool. Learned scale and shift in the norms; DiT has none.
+        affine: bool. Whether the norms have a learned scale and shift; DiT's
+            have none. Defaults to True.
+        rotary: bool. Whether the attention uses rotary positions. Defaults to
+            False.
+        conditioned: bool. Whether the noise level modulates the layer.
             Defaults to True.
-        rotary: bool. Rotary positions in the attention. Defaults to False.
-        conditioned: bool. Defaults to True.
         modulation: `"after"` or `"before"`. Defaults to `"after"`.
         open_gates: bool. True starts the gates at 1, so that the layer starts
-            as an ordinary transformer layer; False at 0, as the identity
-            (adaLN-Zero of DiT). Defaults to False.
+            as an ordinary transformer layer. False starts them at 0, so that
+            it starts as the identity (adaLN-Zero of DiT). Defaults to False.
 
     Call arguments:
         x: tensor `(B, T, D)`.
-        noise: tensor `(B, noise_dim)`, when conditioned.
+        noise: tensor `(B, noise_dim)`, needed if `conditioned`.
 
     Returns:
         Tensor `(B, T, D)`.
@@ -84,8 +87,8 @@ class TransformerLayer(keras.layers.Layer):
         dtype = {"dtype": self.dtype_policy}
         wide_shape = (*x_shape[:-1], self.intermediate_dim)
         norm = {"epsilon": self.epsilon, "affine": self.affine, **dtype}
-        # In training, what the noise level adds to the activations of a
-        # plain layer is computed again in the backward pass.
+        # The activations that noise conditioning adds to those of a plain
+        # layer are computed again in the backward pass.
         recompute = {"recompute": self.conditioned}
         self.attention_norm = AdaptiveNormalization(
             "layer", name="attention_norm", **norm, **recompute

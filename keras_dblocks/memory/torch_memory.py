@@ -9,6 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from keras_dblocks.training.torch_step import TorchStep
 
+COLLECT_EVERY = 50  # operations
+
 
 def how():
     """Describes how the figures were obtained."""
@@ -57,8 +59,8 @@ def _on_gpu(run):
 
 
 def _on_cpu(run):
-    # Keras leaves cycles that hold tensors until Python collects them; when
-    # that happens within a step would decide the peak.
+    # Keras leaves cycles that hold tensors until Python collects them, and
+    # when that happens would decide the peak: here every few operations.
     gc.collect()
     collects = gc.isenabled()
     gc.disable()
@@ -76,10 +78,13 @@ class _LiveBytes(TorchDispatchMode):
 
     def __init__(self):
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.operations = 0
         self.known = weakref.WeakSet()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.operations += 1
+        if self.operations % COLLECT_EVERY == 0:
+            gc.collect(1)  # the young, among which the cycles are
         result = function(*args, **(kwargs or {}))
         for tensor in torch.utils._pytree.tree_leaves(result):
             if isinstance(tensor, torch.Tensor):

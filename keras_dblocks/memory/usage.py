@@ -48,8 +48,8 @@ class Memory:
 def of_parts(resident, state, trained, temporaries, how):
     """`Memory` of variables and of the temporaries of a step.
 
-    Gradients reuse the memory of activations that are no longer needed, so
-    `temporaries` may be smaller than the gradients and activations together.
+    Gradients reuse the memory of activations that are no longer needed, so a
+    step with few activations may need no more temporaries than its gradients.
     """
     gradients = min(size(trained), temporaries)
     rest = temporaries - gradients

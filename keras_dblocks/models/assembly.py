@@ -1,4 +1,4 @@
-"""Saved blocks back into one model; nothing is loaded unless all fits."""
+"""Loads saved blocks into one model, and changes nothing if one is unfit."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from keras_dblocks.models.block import Block
 
 
 def read_block(path):
-    """The block in a file, or a ValueError that says what is wrong."""
+    """Reads a block from a file; a ValueError says what is wrong with it."""
     path = os.fspath(path)
     try:
         if not zipfile.is_zipfile(path):
@@ -36,14 +36,14 @@ def read_block(path):
 
 
 def network_of(block):
-    """The network that a saved block belongs to, not built."""
+    """The network that a saved block belongs to, without building it."""
     return keras.saving.deserialize_keras_object(
         {**block.get_config()["network"], "build_config": None}
     )
 
 
 def load_block(model, path):
-    """Copies a saved block into `model`, or leaves `model` untouched."""
+    """Copies a saved block into `model`; on an error `model` is unchanged."""
     block = read_block(path)
     _check_same_network(model, network_of(block), path)
     if not model.built:
@@ -63,7 +63,7 @@ def start_from(model, start):
         model.build()
     if alike and not start.built:
         start.build()
-    # A block's own list is laid out alike for every block.
+    # Every block lists its weights in the same order.
     theirs = start.blocks[0].weights if alike else []
     for block in model.blocks:
         mine = [tuple(v.shape) for v in block.weights]
@@ -82,14 +82,14 @@ def start_from(model, start):
 
 
 def copy_weights(source, target):
-    """Assigns one list of variables to another that is laid out alike."""
+    """Assigns one list of variables to another with the same shapes."""
     for variable, other in zip(target, source, strict=True):
-        # Copied: on JAX a step gives away the memory of what it trains.
+        # A copy is needed since on JAX a training step donates its buffers.
         variable.assign(np.array(ops.convert_to_numpy(other)))
 
 
 def from_blocks(cls, paths):
-    """Model of class `cls` from one file per block, in any order."""
+    """Makes a model of class `cls` from one file per block, in any order."""
     if not paths:
         raise ValueError(
             "One file per block is needed, at least one. Received: no files. "
@@ -126,11 +126,11 @@ def from_blocks(cls, paths):
 
 
 def _shared_positions(model, block):
-    """Positions in `block.weights` of what all blocks hold."""
+    """Positions in `block.weights` of the variables that all blocks hold."""
     common = set.intersection(
         *({id(v) for v in b.weights} for b in model.blocks)
     )
-    # A block's own list is laid out alike for every block.
+    # Every block lists its weights in the same order.
     return [i for i, v in enumerate(block.weights) if id(v) in common]
 
 
@@ -160,7 +160,7 @@ def _check_shared(first, second, positions, sharing, path):
 def anonymous(config):
     """JSON of a config with the names of layers replaced by numbers.
 
-    Keras numbers the layers of a process, so equal parts have other names.
+    Keras numbers the layers of a process, so the names of equal parts differ.
     """
     text = json.dumps(config, sort_keys=True, default=str)
     names = re.findall(r'"name": "([^"]+)"', text)
@@ -177,7 +177,7 @@ def _check_same_network(model, other, path):
             f"Received: {path!r} with {its}. "
             "Build the model with the settings of the file."
         )
-    free = model.interchangeable  # what does not change the weights
+    free = model.interchangeable  # keywords that may differ
     mine, its = (
         {k: anonymous(v) for k, v in m.get_config().items() if k not in free}
         for m in (model, other)

@@ -1,4 +1,4 @@
-"""One block: an ordinary Keras model that denoises its own noise range."""
+"""One block, an ordinary Keras model that denoises its own noise range."""
 
 import contextlib
 
@@ -36,21 +36,22 @@ class Block(
 ):
     """A denoiser for one noise range, trainable and usable by itself.
 
-    Made by `DiffusionBlocks.block(i)`. `fit(x, y)` minimises the denoising
-    loss of this block's range with Keras's own training step; `predict(x)` is
-    the block's answer when it is given no hint, at its highest noise level.
+    `DiffusionBlocks.block(i)` makes it. `fit(x, y)` minimises the denoising
+    loss of this block's range with Keras's own training step. `predict(x)`
+    gives the block's prediction at its highest noise level, where the noisy
+    signal is the mean of the start and says nothing about the answer.
 
     Args:
-        index: int. 0 is the first block, with the highest noise.
+        index: int. 0 is the first block, which has the highest noise.
         parts: `BlockParts`.
         method: `Method`.
         layout: `BatchLayout`.
-        network_config: function of no arguments to the serialized network,
-            from which a saved block is made again.
-        hand_over_start: function `(block, start, condition, stream, step)` to
-            the state a hand-over begins with, given where the chain starts and
-            a `Stream` to draw from; or None for that start, at the highest
-            level.
+        network_config: function of no arguments that returns the serialized
+            network, from which a saved block is made again.
+        hand_over_start: function `(block, start, condition, stream, step)`
+            that returns the state a hand-over begins with, where `start` is
+            the start of the chain and `stream` a `Stream` to draw from. None
+            begins with `start` itself at the highest level.
 
     References:
      - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 3
@@ -118,7 +119,7 @@ class Block(
         self._build_averages()
         streams.seed_layers([self], self.seed, "dropout", self.index)
         self.make_row_counter()
-        # Number of training losses so far: the step of what is drawn.
+        # Counts the training losses so far, which is the step of the draws.
         self.draws = self.add_weight(
             shape=(),
             initializer="zeros",
@@ -150,14 +151,15 @@ class Block(
 
     @contextlib.contextmanager
     def averaged(self):
-        """Inside, weights read as their moving averages, if they have any."""
+        """Context in which weights have their moving averages as values."""
         averages = dict(
             (id(v), value) for a in self._averages() for v, value in a.values()
         )
         if not averages:
             yield
             return
-        # All of them: inside, an outer scope is not asked.
+        # The mapping holds all variables, since an inner scope hides the
+        # values of an outer one.
         mapping = [(v, averages.get(id(v), v.value)) for v in self.variables]
         with keras.StatelessScope(state_mapping=mapping):
             yield
@@ -173,17 +175,19 @@ class Block(
         layers=None,
         stem=None,
     ):
-        """What the loss sees: logits, or the denoised signal.
+        """The prediction that the loss sees: logits, or the denoised signal.
 
         Args:
             noisy: float32 tensor `(B, ...)`, clean signal plus noise.
             level: float32 tensor `(B,)`, noise levels.
             condition: tensor(s) `(B, ...)` the block also sees.
             training: bool.
-            layers: function of the first state and the context, a dict, to
-                the last state, in place of the residual layers (with caches).
-            stem: function of the scaled noisy signal to the first state, in
-                place of the stem (with what it makes of the condition kept).
+            layers: function from the first state and the context, a dict, to
+                the last state. It replaces the residual layers, for example
+                by layers that use a cache.
+            stem: function from the scaled noisy signal to the first state. It
+                replaces the stem, for example by one that has computed its
+                part of the condition before.
         """
         spec = self.layout.condition_spec
         if spec is not None:
@@ -214,7 +218,7 @@ class Block(
         layers, method = self.residual_layers, self.method
         for layer in layers:
             # The backward pass begins with the last layer, right after its
-            # forward pass: to compute it again would save nothing.
+            # forward pass, so computing it again would save no memory.
             last = layer is layers[-1] and not method.remat_last
             again = method.remat and context["training"] and not last
             call = rematerialized(layer) if again else layer
@@ -226,7 +230,7 @@ class Block(
 
         Args:
             noisy, level, condition: as in `denoise`.
-            scale: float; None, for the plain prediction.
+            scale: float, or None for the plain prediction.
         """
         prediction = self.denoise(noisy, level, condition)
         if scale is None:
@@ -238,8 +242,8 @@ class Block(
     def quantize(self, *args, **kwargs):
         """`keras.Model.quantize`, of the averaged weights where there are any.
 
-        Quantized kernels are made once; what is averaged must not differ
-        from them.
+        Quantized kernels are made once, so the weights are first set to their
+        averages, which `averaged` would otherwise read.
         """
         self.take_averages()
         super().quantize(*args, **kwargs)
@@ -254,13 +258,13 @@ class Block(
     # Training: see `TrainableBlock`.
 
     def loss_constants(self):
-        """Ends of the widened range, and keys of levels and of noise."""
+        """Ends of the widened range, and the keys of level and noise draws."""
         drawn = self._streams["noise_level"], self._streams["noise"]
         keys = [stream.key_array() for stream in drawn]
         return self.range_bounds(overlap=True), *keys
 
     def range_bounds(self, overlap):
-        """Two probabilities and two noise levels, float32."""
+        """Ends of the range: two probabilities and two levels, float32."""
         partition = self.method.partition
         bounds = (
             *partition.probability_range(self.index, overlap=overlap),
@@ -269,7 +273,7 @@ class Block(
         return tuple(np.float32(bound) for bound in bounds)
 
     def hand_over_constants(self):
-        """Upper levels of this block and of the next (0 after the last)."""
+        """Upper levels of this block and of the next (0 for the last block)."""
         partition = self.method.partition
         following = 0.0
         if self.index + 1 < partition.num_blocks:
@@ -290,7 +294,7 @@ class Block(
             count = int(batch * share + 0.5)
             if count == 0:
                 return None
-        else:  # TensorFlow, unknown until the step runs
+        else:  # on TensorFlow it is unknown until the step runs
             count = ops.cast(ops.cast(batch, "float32") * share + 0.5, "int32")
         if condition is not None:
             condition = tree.map_structure(lambda t: t[:count], condition)
@@ -311,12 +315,12 @@ class Block(
         return (noisy, constants[0] * ones), condition
 
     def pass_on(self, state, context, constants, stem=None):
-        """One Euler step with this block, from its upper edge to the next.
+        """One Euler step with this block, from its upper edge to the next one.
 
         Args:
             state: pair of the noisy signal `(B, ...)` and its levels `(B,)`.
-            context: condition, tensor(s) `(B, ...)`.
-            constants: noise levels before and after, two scalars.
+            context: the condition, tensor(s) `(B, ...)`.
+            constants: two scalars, the noise levels before and after the step.
             stem: as in `denoise`.
         """
         noisy, _ = state
@@ -344,15 +348,16 @@ class Block(
         Args:
             x, y: a batch as given to `fit`.
             sample_weight: tensor `(B,)` or None.
-            handed: None, or the state that was handed over for the first
-                examples: noisy signals and levels; the others are noised.
-            constants: of training: None, or see `loss_constants`.
+            handed: the noisy signals and levels that were handed over for the
+                first examples, or None. The other examples are noised.
+            constants: what `loss_constants` returns, used in training only,
+                or None to compute it.
             training: bool. False fixes the noise and drops the overlap, so
-                that a validation loss does not move by chance.
-            rows: int32 tensor `(B,)`, the rows' numbers where `training` is
-                False, or None for those of one batch.
-            share: float. Where `training` is False, share of the rows that
-                take what is handed over, chosen by their numbers.
+                that a validation loss does not change by chance.
+            rows: int32 tensor `(B,)`, the rows' numbers if `training` is
+                False, or None to number the rows of this batch.
+            share: float. If `training` is False, the share of the rows that
+                take what was handed over. Their numbers decide which.
         """
         method = self.method
         if training:
@@ -402,8 +407,8 @@ class Block(
         if not self.method.stratified:
             uniform = stream.uniform(rows, (), step)
         else:
-            # One draw, spread evenly: the same distribution for each example,
-            # less variance in the mean.
+            # One shift for the batch and evenly spread examples: each example
+            # has the same distribution, and their mean has less variance.
             shift = stream.uniform(ops.zeros((1,), "int32"), (), step)  # (1,)
             if training:
                 count = ops.shape(rows)[0]
@@ -423,7 +428,7 @@ class Block(
     # An ordinary Keras model.
 
     def call(self, x, training=False):
-        # In training the denoising loss runs the block, not the forward pass.
+        # In training `compute_loss` runs the block, so nothing is done here.
         if training or not self.layout.is_condition(x):
             return None
         condition = self.layout.condition_of(x)
@@ -435,7 +440,7 @@ class Block(
         return self.denoise(noisy, level, condition)
 
     def compile(self, optimizer="adamw", loss=None, **kwargs):
-        """`keras.Model.compile`; the loss is the denoising loss."""
+        """`keras.Model.compile`, where the loss is the denoising loss."""
         refuse_loss(loss)
         super().compile(optimizer=optimizer, loss=None, **kwargs)
 
@@ -499,7 +504,7 @@ class Block(
 
 
 class dtype_scope(contextlib.ContextDecorator):  # noqa: N801
-    """Makes layers that are made inside follow a dtype policy."""
+    """Sets the default dtype policy of layers that are made inside."""
 
     def __init__(self, policy):
         self.policy = policy

@@ -1,4 +1,4 @@
-"""A network from parts, in one call and without a class of its own."""
+"""A network made from its parts in one call, without a subclass."""
 
 import copy
 
@@ -11,7 +11,7 @@ from keras_dblocks.diffusion.target import Target
 from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 from keras_dblocks.models.twins import plain_twin
 
-# Constructor's arguments that are kept as templates.
+# Constructor arguments that are not plain attributes but parts.
 PARTS = ("target", "stem", "layers", "readout", "head", "noise_embedding")
 PARTS += ("condition", "noise", "preconditioning")
 
@@ -21,11 +21,11 @@ class ComposedBlocks(DiffusionBlocks):
     """What `DiffusionBlocks(target=..., stem=..., layers=[...], ...)` makes.
 
     Parts are Keras layers, functional models, or functions of no arguments
-    that make one. A layer is used as it is where it is needed once; where
-    blocks own theirs (`sharing="targets"`), and in the twins, it is made again
-    from its configuration, with fresh weights. A part's `call` gets its input
-    and those of `noise`, `signal`, `condition` and `training` that it names;
-    see `Network`.
+    that make one. A layer that is needed once is used as it is. Where each
+    block has its own (`sharing="targets"`), and in the twins, the layer is
+    made again from its configuration, with fresh weights. A part's `call` gets
+    its input and those of `noise`, `signal`, `condition` and `training` that
+    it names; see `Network`.
 
     Args:
         target: `Target`, the clean signal: `layers.LabelEmbedding` for
@@ -37,20 +37,20 @@ class ComposedBlocks(DiffusionBlocks):
             None for a layer norm.
         head: layer from the denoised signal to the prediction, or None for
             the denoised signal itself.
-        num_blocks: int. B.
+        num_blocks: int. Number of blocks, B.
         condition: `keras.KerasTensor` (batch size None), a tree of them, or
             None for a network that sees the noisy signal alone.
         noise_embedding: layer from `c_noise` `(B,)` to `(B, noise_dim)`, or
             None for sinusoids and a perceptron.
-        clean: `"y"`, to predict the second argument of `fit` from the first,
-            or `"x"`, to generate the first, given the second if there is a
+        clean: `"y"` to predict the second argument of `fit` from the first,
+            or `"x"` to generate the first, given the second if there is a
             condition.
-        noise, preconditioning: `Noise`, `Preconditioning`, or None for the
+        noise, preconditioning: `Noise` and `Preconditioning`, or None for the
             paper's.
-        kwargs: keywords of `DiffusionBlocks`, but for `num_layers`.
+        kwargs: keywords of `DiffusionBlocks` except `num_layers`.
 
     Raises:
-        ValueError: for parts that are no layers, or are given twice.
+        ValueError: for parts that are not layers, or are given twice.
 
     Example:
 
@@ -62,7 +62,7 @@ class ComposedBlocks(DiffusionBlocks):
 
     model = DiffusionBlocks(
         target=LabelEmbedding(3, 32),
-        stem=Stem(),  # its call: (noisy, condition) to (B, 32)
+        stem=Stem(),  # its call takes (noisy, condition), returns (B, 32)
         layers=[layer() for _ in range(6)],
         head=keras.layers.Dense(3),
         num_blocks=3,
@@ -148,7 +148,7 @@ class ComposedBlocks(DiffusionBlocks):
 
     def __setattr__(self, name, value):
         if name == "_templates":
-            # Layers of the parts are tracked in the blocks, not here.
+            # The blocks track the layers of the parts, so this model must not.
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
@@ -256,14 +256,14 @@ class ComposedBlocks(DiffusionBlocks):
 def _spec_config(spec):
     if spec is None:
         return None
-    # Of shape and dtype alone: a tensor that was used in a symbolic call
-    # cannot be serialized.
+    # The copy has shape and dtype alone, since a tensor that was used in a
+    # symbolic call cannot be serialized.
     fresh = keras.KerasTensor(spec.shape, dtype=spec.dtype)
     return keras.saving.serialize_keras_object(fresh)
 
 
 class Template:
-    """A layer, and how to make more like it.
+    """A layer and its configuration, from which more like it are made.
 
     Args:
         layer: Keras layer.
@@ -276,15 +276,16 @@ class Template:
         self.used = False
 
     def make(self, itself):
-        """The layer itself where it is wanted once, or a fresh one.
+        """Returns the layer itself, or a fresh one of its configuration.
 
         Args:
-            itself: bool. True for the layer that was passed.
+            itself: bool. True returns the layer that was passed at the first
+                call, and a fresh one later.
         """
         if itself and not self.used:
             self.used = True
             return self.layer
-        # A copy: a functional model empties its config.
+        # A copy is needed, since a functional model empties its config.
         return keras.saving.deserialize_keras_object(copy.deepcopy(self.config))
 
 

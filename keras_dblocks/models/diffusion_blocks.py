@@ -1,4 +1,4 @@
-"""The base class: a residual network cut into independently trained blocks."""
+"""The base class, a residual network cut into blocks trained one by one."""
 
 import copy
 import inspect
@@ -31,10 +31,11 @@ from keras_dblocks.training.trainer import BlockTrainer
 class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
     """A deep residual network trained one block at a time.
 
-    Made in two ways. A subclass says what the parts are, see `Network`:
-    `condition_spec`, `make_target`, `make_stem`, `make_layer` and, where the
-    defaults do not fit, `make_readout`, `make_head` and more. Or the parts are
-    passed in one call, without a class, see `ComposedBlocks`:
+    A model is made in one of two ways. A subclass defines the parts, see
+    `Network`: `condition_spec`, `make_target`, `make_stem`, `make_layer` and,
+    where the defaults do not fit, `make_readout`, `make_head` and more. Or
+    the parts are passed in one call, without a subclass, see
+    `ComposedBlocks`:
 
     ```python
     model = DiffusionBlocks(
@@ -46,37 +47,37 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
 
     Args:
         num_layers: int. Residual layers of the whole network.
-        num_blocks: int. Blocks they are cut into, B of the paper.
+        num_blocks: int. Blocks that the layers are cut into, the paper's B.
         layers_per_block: list of ints, or None for equal blocks.
         overlap: float, gamma of the paper. Defaults to `0.05`.
         sharing: `"all"` (stem, noise embedding and head are shared and
             trained at every step, as in the reference) or `"targets"` (each
-            block has its own; only the fixed table of the clean signal is
-            common, so that blocks can be trained apart).
+            block has its own, and only the fixed table of targets is common,
+            so that blocks can be trained apart).
         partition: `"equal_probability"`, `"log_uniform"` or `"linear"`.
         loss_weighting: `"none"`, `"edm"` or `"batch_mean"`, see
             docs/method.md#loss-and-weighting. Defaults to what suits the
             clean signal.
         sampler: as in `samplers.get`, or None for the default.
-        reference: bool. The paper's settings wherever ours differ.
+        reference: bool. True takes the paper's settings wherever ours differ.
         seed: int. Noise, block order and fixed tables follow from it.
-        remat: bool. Layers are computed again in the backward pass, so that
-            a training step keeps their inputs alone (`keras.remat`); not
-            a block's last layer, of which that would save nothing.
-        dtype: dtype policy; `"mixed_bfloat16"` works.
+        remat: bool. True computes layers again in the backward pass, so that
+            a training step keeps only their inputs (`keras.remat`). A block's
+            last layer is excepted, since this would save nothing.
+        dtype: dtype policy. `"mixed_bfloat16"` is supported.
 
     Every constructor argument of a subclass must become an attribute of the
-    same name; then the model can be saved with no `get_config`.
+    same name. The subclass then needs no `get_config` to be saved.
 
     The model is built by `build()`, which `compile`, `predict`, `save` and
-    `summary` call; `block(i)` builds that block alone.
+    `summary` call. `block(i)` builds that block alone.
 
     References:
      - [DiffusionBlocks](https://arxiv.org/abs/2506.14202)
     """
 
-    # `X.end_to_end(**keywords)`, or `model.end_to_end()`: the same network
-    # trained by ordinary backpropagation.
+    # `X.end_to_end(**keywords)` and `model.end_to_end()` both make the same
+    # network, trained by ordinary backpropagation.
     end_to_end = twins.TwinMethod("make_end_to_end", "_end_to_end")
 
     def __new__(cls, *args, **kwargs):
@@ -147,7 +148,7 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
     # The parts.
 
     def build(self, input_shape=None):
-        """Makes and builds all blocks; sizes are the constructor's."""
+        """Makes and builds all blocks in the sizes of the constructor."""
         self._make_blocks()
         for block in self.blocks:
             if not block.built:
@@ -158,8 +159,8 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
     def block(self, index, build=True):
         """Block `index`, an ordinary `keras.Model` sharing this one's weights.
 
-        Only that block is built, so that one block of a network too large for
-        this machine can be trained alone.
+        Only that block is built. One block can thus be trained alone even if
+        the whole network is too large for the machine.
         """
         index = self.partition.index_of(index)
         self._make_blocks()
@@ -247,10 +248,10 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
         )
 
     def hand_over_start(self):
-        """Function that begins hand-overs; None for the chain's start.
+        """Function that begins hand-overs, or None for the chain's start.
 
-        See `Block`. For networks whose hand-over is more than one pass
-        through each earlier block.
+        It is for networks whose hand-over is more than one pass through each
+        earlier block; see `Block`.
         """
         return None
 
@@ -265,7 +266,7 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
         return [v for v in first if id(v) in common]
 
     def own_variables(self):
-        """Per block, the trainable variables no other block holds."""
+        """For each block, the trainable variables that are not shared."""
         shared = {id(v) for v in self.shared_variables()}
         return [
             [v for v in block.trainable_variables if id(v) not in shared]
@@ -289,29 +290,29 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
         return self.blocks, self.partition, sampler, noisy, condition, rows
 
     def steps_of(self, x, sampler=None, rows=None):
-        """Every call of the chain for inputs, see `loop.trajectory`.
+        """Every call of the chain for some inputs, see `loop.trajectory`.
 
         Args:
             x: tensor(s) `(B, ...)` as given to `predict`.
             sampler: `Sampler`, or None for the model's own.
             rows: int32 tensor `(B,)`, the rows' numbers in the whole call, or
-                None for those of one batch.
+                None to number the rows of this batch.
         """
         if rows is None:
             rows = rows_of(self.batch_size_of(x))
         return loop.trajectory(*self._chain(x, rows, sampler))
 
     def denoise(self, noisy, level, condition=None, block=None):
-        """What the loss sees: logits, or the denoised signal.
+        """The prediction that the loss sees: logits, or the denoised signal.
 
         Args:
             noisy: array or tensor `(B, ...)`.
-            level: noise levels `(B,)`, or one for all.
+            level: noise levels `(B,)`, or one level for all examples.
             condition: array(s) or tensor(s) `(B, ...)`.
             block: int, or None to route each example by its level.
 
         Returns:
-            Array if `noisy` is a numpy array, else a tensor.
+            A numpy array if `noisy` is one, otherwise a tensor.
         """
         if not self.built:
             self.build()
@@ -360,8 +361,8 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
     ):
         """Mean of the blocks' losses, for `evaluate`.
 
-        On fixed noise, and on hand-overs for the share of the batch that
-        training takes them for.
+        The noise is fixed. The same share of the rows as in training is
+        handed over by the earlier blocks.
         """
         batch = self.batch_size_of(x)
         rows = self.row_numbers(batch, "evaluate")
@@ -398,13 +399,13 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
 
     @property
     def sampler(self):
-        """`Sampler` of `predict`; set it to change how blocks run."""
+        """`Sampler` of `predict`; set it to change how the chain runs."""
         return self._sampler
 
     @sampler.setter
     def sampler(self, sampler):
         sampler = samplers.get(sampler)
-        loop.plan(sampler, self.partition)  # raises now, not in predict
+        loop.plan(sampler, self.partition)  # raises now instead of in `predict`
         self._sampler = sampler
         self.predict_function = self.test_function = None
 
@@ -426,17 +427,18 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
     def make_end_to_end(cls, **kwargs):
         """The end-to-end twin of the class, from its constructor's keywords.
 
-        The same network trained by ordinary backpropagation, a plain
-        `keras.Model`; keywords that only concern blocks have no effect.
+        The twin is the same network trained by ordinary backpropagation, a
+        plain `keras.Model`. Keywords that only concern blocks have no effect.
         """
         return cls(**kwargs).end_to_end()
 
     def _end_to_end(self):
         """The same network trained by ordinary backpropagation.
 
-        A plain Keras model of the same parts, not compiled, with fresh
-        weights: `model.end_to_end().compile("adamw", loss=...)`. Of a network
-        that generates its input, the ordinary diffusion model: one block.
+        The twin is a plain Keras model of the same parts with fresh weights.
+        It is not compiled; call `compile("adamw", loss=...)`. The twin of a
+        network that generates its input is the ordinary diffusion model, which
+        has one block.
         """
         return self.make_twin(self.num_layers, "end_to_end")
 
@@ -444,12 +446,12 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
         """The end-to-end twin that is only as deep as one block.
 
         At equal layer evaluations it takes as many steps as all blocks
-        together: if it does as well, blocks do not serve this task.
+        together. If it does as well, this task does not benefit from blocks.
         """
         return self.make_twin(max(self.layers_per_block), "layer_matched")
 
     def make_twin(self, num_layers, name):
-        """The twin with so many layers, for `end_to_end`, `layer_matched`."""
+        """The twin with `num_layers` layers, of either kind."""
         if type(self).split is Network.split:
             return twins.plain_twin(self, num_layers, name)
         config = self.get_config()
@@ -478,51 +480,51 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
     @classmethod
     def from_config(cls, config):
         file_format.check(config, cls.__name__)
-        # A copy: a functional model empties its config.
+        # A copy is needed, since a functional model empties its config.
         config = copy.deepcopy(file_format.without_version(config))
         return cls(**{key: _restored(value) for key, value in config.items()})
 
     def load_block(self, path):
-        """Puts a saved block's weights into this model."""
+        """Loads a saved block's weights into this model."""
         assembly.load_block(self, path)
 
     def start_from(self, start):
         """Starts every block as a copy of a trained, shallow model.
 
-        A model with one block, as deep as each of this one's, learns all
-        noise levels with every step; its copies then specialise. Memory and
-        layer evaluations of its steps are those of a block's steps.
+        A model with one block, as deep as each block here, learns all noise
+        levels at every step. Its copies then specialise. Its steps take as
+        much memory and as many layer evaluations as a block's steps.
 
         Args:
             start: model of the same class and sizes with `num_blocks=1` and
-                as many layers as each block of this one.
+                as many layers as each block of this model.
 
         Raises:
-            ValueError: if it is not; nothing is changed then.
+            ValueError: if `start` is another model. Nothing is changed then.
         """
         assembly.start_from(self, start)
 
     @classmethod
     def from_blocks(cls, paths):
-        """The model whose blocks were saved one by one."""
+        """Makes the model from blocks that were saved one by one."""
         return assembly.from_blocks(cls, paths)
 
     @classmethod
     def from_preset(cls, preset, **kwargs):
-        """A model from a preset's name or a folder; see `presets`."""
+        """Makes a model from a preset's name or a folder; see `presets`."""
         return presets.load(cls, preset, **kwargs)
 
     def save_to_preset(self, folder):
-        """Writes config and weights to a folder `from_preset` reads."""
+        """Writes config and weights to a folder that `from_preset` reads."""
         presets.save(self, folder)
 
     def summary(self, print_fn=print, **kwargs):
-        """Prints block, layers, noise range, parameters, optimizer state."""
+        """Prints each block's layers, noise range, parameters and state."""
         print_fn(table.summary(self))
 
 
 def _restored(value):
-    """A constructor's argument from what stands in a config."""
+    """Makes a constructor argument from its value in a config."""
     if isinstance(value, dict) and "class_name" in value:
         return keras.saving.deserialize_keras_object(value)
     if isinstance(value, dict):

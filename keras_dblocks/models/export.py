@@ -1,4 +1,4 @@
-"""Export for serving, and what a backend cannot export."""
+"""Export for serving, with checks of what each backend can export."""
 
 import importlib
 import importlib.util
@@ -9,7 +9,7 @@ from keras import tree
 
 from keras_dblocks import compat
 
-# Packages that a backend's exporter needs.
+# The packages that each backend's exporter needs.
 FORMATS = {
     "tf_saved_model": {"tensorflow": ["tensorflow"], "jax": ["tensorflow"]},
     "onnx": {
@@ -18,18 +18,18 @@ FORMATS = {
         "torch": ["onnxscript"],
     },
 }
-OPSET = 18  # of ONNX: the first with operations on the bits of integers
+OPSET = 18  # the first version of ONNX with bitwise operations on integers
 
 
 class Exportable:
     """`export` of a model that knows its input without having been called.
 
-    A mix-in before `keras.Model`, which has `input_specs()`: a tree of
-    `keras.KerasTensor`, or None.
+    A mix-in that stands before `keras.Model`. Its subclass defines
+    `input_specs()`, which returns a tree of `keras.KerasTensor`, or None.
     """
 
     def input_specs(self):
-        """What the model's `call` takes."""
+        """Specs of what the model's `call` takes."""
         raise NotImplementedError
 
     def export(
@@ -42,9 +42,9 @@ class Exportable:
     ):
         """`keras.Model.export`, for serving without this project.
 
-        What is exported answers like `predict`. A model whose chain starts
-        from noise counts rows within a batch: row i of each batch gets the
-        noise of row i.
+        The exported model computes what `predict` does. If its chain starts
+        from noise, rows are counted within a batch, so that row i of every
+        batch gets the same noise.
 
         Args:
             filepath: path.
@@ -53,12 +53,12 @@ class Exportable:
                 converter installed).
             verbose: bool.
             input_signature: as in Keras. Defaults to the network's condition
-                with any number of rows; to ONNX on PyTorch with one row,
-                since Keras exports fixed shapes there.
+                with any number of rows, but with one row for ONNX on PyTorch,
+                where Keras exports fixed shapes.
             kwargs: as in Keras.
 
         Raises:
-            ValueError: for what this backend cannot export.
+            ValueError: if this backend cannot export the model.
         """
         backend = keras.backend.backend()
         spec = self.input_specs()
@@ -111,13 +111,13 @@ class Exportable:
 
 
 def _check_onnx(path, backend):
-    """Removes a file that no runtime could load, and says so."""
+    """Removes a file that no runtime could load, and raises a ValueError."""
     if importlib.util.find_spec("onnx") is None:
         return
     checker = importlib.import_module("onnx.checker")
     try:
         checker.check_model(path)
-    except Exception as error:  # of onnx, whatever it found
+    except Exception as error:  # onnx raises errors of several classes
         os.remove(path)
         reason = str(error).strip().splitlines()[0]
         raise ValueError(

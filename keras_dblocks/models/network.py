@@ -1,4 +1,4 @@
-"""What a network is made of: the contract that a subclass fills in."""
+"""The contract of a network, whose parts a subclass defines."""
 
 import abc
 
@@ -15,41 +15,43 @@ from keras_dblocks.models.parts import Shell
 
 
 class Network(Contract):
-    """The parts of a network, and what is what in its batches.
+    """The parts of a network, and the meaning of its batches.
 
     A subclass of `DiffusionBlocks` must define `condition_spec`,
     `make_target`, `make_stem` and `make_layer`; everything else has a default.
-    All hooks are called on the host, `make_...` once for each layer that is
-    made:
+    All hooks are called on the host, and `make_...` once for each layer that
+    is made:
 
     | hook | returns | called |
     |---|---|---|
     | `condition_spec` | `keras.KerasTensor`, tree of them, or None | often |
     | `make_target` | `Target`, the clean signal | once |
-    | `make_stem` | layer: scaled noisy signal to the first state | once, or once a block |
-    | `make_layer(index)` | layer: state to a state of the same shape | once an index |
-    | `make_readout` | layer: last state to the clean signal's shape | as the stem |
-    | `make_head` | layer: denoised signal to the prediction | as the stem |
-    | `make_noise_embedding` | layer: `c_noise` `(B,)` to `(B, noise_dim)` | as the stem |
-    | `make_shell(target)` | `Shell` of the four, where one needs another | as the stem |
+    | `make_stem` | layer from the scaled noisy signal to the first state | once, or once per block |
+    | `make_layer(index)` | layer from a state to a state of the same shape | once per index |
+    | `make_readout` | layer from the last state to the clean signal's shape | as the stem |
+    | `make_head` | layer from the denoised signal to the prediction | as the stem |
+    | `make_noise_embedding` | layer from `c_noise` `(B,)` to `(B, noise_dim)` | as the stem |
+    | `make_shell(target)` | `Shell` of these four layers | as the stem |
     | `make_noise`, `make_preconditioning`, `make_sampler` | the method's parts | once |
 
-    Parts are made once for the whole network with `sharing="all"`, once a
-    block with `sharing="targets"`. A part's `call` gets its input, and those
-    of these that it names: `noise`, the embedded noise level `(B, noise_dim)`;
-    `signal`, the noisy signal `(B, ...)`; `condition`, what the block also
-    sees; `training`. A residual layer that names no `noise` is wrapped in
-    `layers.NoiseModulation`, which scales and shifts its input by the level.
+    Except for the residual layers, these parts are made once for the whole
+    network with `sharing="all"`, and once per block with `sharing="targets"`.
+    A part's `call` gets its input, and those of the following arguments that
+    it names: `noise`, the embedded noise level `(B, noise_dim)`; `signal`, the
+    noisy signal `(B, ...)`; `condition`, what the block also sees; and
+    `training`. A residual layer that does not name `noise` is wrapped in
+    `layers.NoiseModulation`, which scales and shifts its input by functions of
+    the noise level and passes on `training` alone.
 
     A network with skip connections from one layer to a much later one (a
-    U-Net) cannot be cut between the two; the whole U-Net as one layer can.
+    U-Net) cannot be cut between the two. The whole U-Net can be one layer.
 
     Attributes:
-        ema_momentum: float or None. Of the moving average of the weights.
+        ema_momentum: float or None. Momentum of the weights' moving average.
         layers_keyword: str. Constructor keyword of the number of residual
-            layers, for plans of memory.
-        remat_last: bool. `remat` computes a block's last layer again too:
-            where much comes after it.
+            layers, which plans of memory change.
+        remat_last: bool. True lets `remat` compute a block's last layer again
+            too, which saves memory if much comes after it.
         interchangeable: tuple of str. Constructor keywords in which the
             model and a block loaded into it may differ.
     """  # noqa: E501
@@ -63,15 +65,15 @@ class Network(Contract):
 
     @abc.abstractmethod
     def condition_spec(self):
-        """`keras.KerasTensor` of the condition, batch size None.
+        """`keras.KerasTensor` of the condition, with batch size None.
 
-        A tree of them if `fit` takes several inputs; None if the network sees
-        nothing but the noisy signal.
+        The result is a tree of them if `fit` takes several inputs, and None if
+        the network sees nothing but the noisy signal.
         """
 
     @abc.abstractmethod
     def make_target(self):
-        """`Target`, the clean signal; `layers.LabelEmbedding` for labels."""
+        """`Target` of the clean signal, as `layers.LabelEmbedding`."""
 
     @abc.abstractmethod
     def make_stem(self):
@@ -79,19 +81,19 @@ class Network(Contract):
 
     @abc.abstractmethod
     def make_layer(self, index):
-        """Residual layer `index`, 0 to `num_layers - 1`: state to state."""
+        """Residual layer `index`, from 0 to `num_layers - 1`."""
 
     def make_readout(self):
         """Layer from the last state to the shape of the clean signal.
 
-        Defaults to a layer norm, for states of that shape.
+        It defaults to a layer norm, for states that have this shape.
         """
         return keras.layers.LayerNormalization(name="readout")
 
     def make_head(self):
-        """Layer from the denoised signal to the prediction.
+        """Layer from the denoised signal to the prediction the loss sees.
 
-        What the loss sees. Defaults to the denoised signal itself.
+        By default the prediction is the denoised signal itself.
         """
         return keras.layers.Identity(dtype="float32", name="head")
 
@@ -100,9 +102,9 @@ class Network(Contract):
         return NoiseEmbedding(64, name="noise_embedding")
 
     def make_shell(self, target):
-        """The four layers around the residual ones, a `Shell`.
+        """`Shell` of the four layers around the residual ones.
 
-        To be overridden where one layer needs another's weights.
+        Override it if one of these layers needs the weights of another.
 
         Args:
             target: the network's `Target`.
@@ -115,7 +117,7 @@ class Network(Contract):
         )
 
     def make_average(self):
-        """`layers.MovingAverage` of weights, or None for no averages."""
+        """`layers.MovingAverage` of the weights, or None for no averages."""
         if self.ema_momentum is None:
             return None
         return MovingAverage(self.ema_momentum, name="average")
@@ -123,58 +125,59 @@ class Network(Contract):
     # The method.
 
     def make_noise(self):
-        """`Noise`; the paper's log-normal distribution by default."""
+        """`Noise`, by default the paper's log-normal distribution."""
         return LogNormalNoise()
 
     def make_preconditioning(self):
-        """`Preconditioning`; EDM's, with the paper's `sigma_data`."""
+        """`Preconditioning`, by default EDM's with the paper's `sigma_data`."""
         return EDMPreconditioning()
 
     def make_sampler(self):
-        """`Sampler` that `predict` uses where the constructor is given none."""
+        """`Sampler` that `predict` uses if the constructor was given none."""
         if self.reference:
             return EulerSampler(grid="equal_mass", start="noise")
         return EulerSampler()
 
     def default_loss_weighting(self):
-        """`"none"` for cross-entropy; the reference's own under it."""
+        """`"none"`, or the reference's weighting with `reference=True`."""
         return "batch_mean" if self.reference else "none"
 
-    # What is what in a batch.
+    # The meaning of a batch.
 
     def batch_spec(self):
-        """Tuple of `keras.KerasTensor`, what `fit` takes: inputs, labels."""
+        """Tuple of `keras.KerasTensor` of the arguments of `fit`."""
         return self.condition_spec(), keras.KerasTensor((None,), dtype="int32")
 
     def split(self, x, y):
         """`(clean, condition)` of a batch `(x, y)` as given to `fit`.
 
-        `clean` is what the target takes. By default `y` is learned from `x`.
+        `clean` is the input of the target. By default `y` is the clean signal
+        and `x` the condition.
         """
         return y, self.condition_of(x)
 
     def condition_of(self, x):
-        """Condition from the input of `predict`; the input by default."""
+        """Condition for an input of `predict`, by default the input itself."""
         return x
 
     def is_condition(self, x):
-        """False for data that `predict` does not take.
+        """Returns False for data that `predict` does not take.
 
-        `evaluate` calls the model on what `fit` takes; a generative model has
-        no prediction for it.
+        `evaluate` calls the model on the data of `fit`, for which a generative
+        model has no prediction.
         """
         return True
 
     def null_condition(self, condition):
-        """Condition that says nothing, for guidance; zeros by default."""
+        """Empty condition for guidance, which is zeros by default."""
         return tree.map_structure(ops.zeros_like, condition)
 
     def batch_size_of(self, x):
-        """Number of examples in `x`: int where it is known."""
+        """Number of examples in `x`, an int where it is known."""
         return ops.shape(tree.flatten(x)[0])[0]
 
     def check_targets(self, x, y):
-        """Raises a ValueError when there is nothing to learn from."""
+        """Raises a ValueError if there is no target to learn from."""
         if self.split(x, y)[0] is None:
             raise ValueError(
                 "Training needs targets. Received: y=None. "
@@ -182,7 +185,7 @@ class Network(Contract):
             )
 
     def check_data(self, x, y=None):
-        """Raises a ValueError for inputs or targets of another kind."""
+        """Raises a ValueError for inputs or targets that do not fit."""
         clean, condition = (None, x) if y is None else self.split(x, y)
         spec = self.condition_spec()
         if spec is not None:
@@ -192,7 +195,7 @@ class Network(Contract):
 
 
 def check_condition(condition, spec):
-    """Raises a ValueError unless a condition is nested and shaped like spec."""
+    """Raises a ValueError unless a condition has its spec's nest and shapes."""
     arrays, specs = tree.flatten(condition), tree.flatten(spec)
     alike = tree.is_nested(condition) == tree.is_nested(spec)
     if not alike or len(arrays) != len(specs):

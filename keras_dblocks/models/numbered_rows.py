@@ -1,4 +1,4 @@
-"""Rows of `predict` and `evaluate`, numbered through from batch to batch."""
+"""Numbers the rows of `predict` and `evaluate` across batches."""
 
 import contextlib
 
@@ -6,18 +6,18 @@ from keras_dblocks import streams
 
 
 class NumberedRows:
-    """Gives each row of a call noise of its own, whatever the batch size.
+    """Gives each row of a call its own noise at any batch size.
 
-    A mix-in before `keras.Model`. Row i of one `predict` or `evaluate` has
-    number i, so an answer depends neither on `batch_size` nor on the other
-    rows. Where a model is called as a function, and where it was exported,
+    A mix-in that stands before `keras.Model`. Row i of one `predict` or
+    `evaluate` has number i, so an answer depends neither on `batch_size` nor
+    on the other rows. If a model is called as a function or was exported,
     rows are counted within the batch.
     """
 
     phase = None  # "predict" or "evaluate" while that step is computed
 
     def make_row_counter(self):
-        """Makes the variable that counts rows; called in `build`."""
+        """Makes the variable that counts rows; call it in `build`."""
         self.first_row = self.add_weight(
             shape=(),
             initializer="zeros",
@@ -30,7 +30,7 @@ class NumberedRows:
         return [*super().counters(), self.first_row]
 
     def row_numbers(self, batch_size, phase):
-        """Numbers `(B,)` of a batch's rows; counts them on in `phase`."""
+        """Numbers `(B,)` of a batch's rows; in `phase` it also counts them."""
         rows = streams.rows_of(batch_size)
         if self.phase is None:
             return rows
@@ -73,7 +73,7 @@ class NumberedRows:
 
     @contextlib.contextmanager
     def _counting_rows(self):
-        """From zero; and no call leaves a trace in what is saved."""
+        """Counts from zero, and resets the counter so that none is saved."""
         if not self.built:
             self.build()
         self.first_row.assign(0)
@@ -83,7 +83,7 @@ class NumberedRows:
             self.first_row.assign(0)
 
     def __setattr__(self, name, value):
-        if name == "phase":  # also once the layer is built and locked
+        if name == "phase":  # a built layer is locked for Keras's own setter
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)

@@ -1,4 +1,4 @@
-"""What a block is made of and what it is told, as plain data."""
+"""Plain data that a block is constructed from."""
 
 import dataclasses
 from collections.abc import Callable
@@ -28,7 +28,7 @@ class Shell:
 
     @property
     def layers(self):
-        """The four layers, in the order of a call."""
+        """The four layers in the order in which they are called."""
         return [self.noise_embedding, self.stem, self.readout, self.head]
 
 
@@ -40,8 +40,8 @@ class BlockParts:
         target: `Target`, the same object in all blocks.
         shell: `Shell`, the same object in all blocks or the block's own.
         residual_layers: list of layers, the block's own.
-        shared_average: `MovingAverage` of what blocks share, or None.
-        average: `MovingAverage` of what is the block's own, or None.
+        shared_average: `MovingAverage` of the shared weights, or None.
+        average: `MovingAverage` of the block's own weights, or None.
     """
 
     target: Target
@@ -61,12 +61,12 @@ class Method:
         partition: `Partition`.
         weighting: str, see `diffusion.weighting`.
         seed: int.
-        stratified: bool. Noise levels are spread evenly over a batch.
-        remat: bool. Layers are computed again in the backward pass.
-        remat_last: bool. The last residual layer too, of which that saves
-            nothing unless much comes after it.
-        starts_from_noise: function of no arguments: whether a chain starts
-            from noise, as the network's sampler has it now.
+        stratified: bool. Whether noise levels are spread evenly over a batch.
+        remat: bool. Whether layers are computed again in the backward pass.
+        remat_last: bool. Whether this includes the last residual layer, which
+            saves nothing unless much comes after it.
+        starts_from_noise: function of no arguments that returns whether the
+            network's present sampler starts the chain from noise.
     """
 
     noise: Noise
@@ -82,18 +82,17 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class BatchLayout:
-    """What is what in the batches that `fit` and `predict` take.
+    """The meaning of the batches that `fit` and `predict` take.
 
     Attributes:
         condition_spec: `keras.KerasTensor` or a tree of them, or None.
-        split: function of `(x, y)` to clean input and condition.
-        condition_of: function of `predict`'s `x` to the condition.
-        is_condition: function of `x`: False for data that `predict` does not
-            take, as in `evaluate` of a generative model.
-        null_condition: function of a condition to one that says nothing.
-        batch_size_of: function of `x` to the number of rows.
-        check_targets: function of `(x, y)` that refuses what cannot be
-            learned from.
+        split: function from `(x, y)` to clean input and condition.
+        condition_of: function from `predict`'s `x` to the condition.
+        is_condition: function of `x` that returns False for data that
+            `predict` does not take, as in `evaluate` of a generative model.
+        null_condition: function from a condition to an empty one.
+        batch_size_of: function from `x` to the number of rows.
+        check_targets: function of `(x, y)` that refuses missing targets.
         check_data: function of `(x, y)` that refuses bad data.
     """
 

@@ -1,10 +1,10 @@
-"""`model.summary()`: what each block holds, as one table."""
+"""The table of blocks that `model.summary()` prints."""
 
 import math
 
 
 def summary(model):
-    """Text of the table block | layers | noise range | parameters | state."""
+    """Table of each block's layers, noise range, parameters and state."""
     if not model.built:
         model.build()
     rows = [("block", "layers", "noise range", "parameters", "optimizer state")]

@@ -1,4 +1,4 @@
-"""The end-to-end twin of a network: its own parts, ordinary backpropagation."""
+"""The end-to-end twin, a network's parts with ordinary backpropagation."""
 
 import functools
 
@@ -11,13 +11,13 @@ from keras_dblocks.models.block import dtype_scope
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class LearnedSignal(keras.layers.Layer):
-    """A learned tensor, once per example, in place of a noisy signal.
+    """A learned tensor, repeated for each example, for the noisy signal.
 
     Args:
         signal_shape: tuple. Shape of one example's tensor.
 
     Call arguments:
-        x: tensor `(B, ...)`, asked for the batch size alone.
+        x: tensor `(B, ...)`, of which only the batch size is used.
 
     Returns:
         Tensor `(B, *signal_shape)`.
@@ -46,7 +46,9 @@ class LearnedSignal(keras.layers.Layer):
 
 
 class TwinMethod:
-    """`X.end_to_end(**keywords)` of a class, `model.end_to_end()` of a model.
+    """A method that differs between a class and its instances.
+
+    It lets `X.end_to_end(**keywords)` and `model.end_to_end()` both exist.
 
     Args:
         of_class: str, name of a class method that takes keywords.
@@ -63,14 +65,15 @@ class TwinMethod:
 
 
 def plain_twin(network, num_layers, name):
-    """A functional Keras model of a network's parts, with no noise.
+    """A functional Keras model of a network's parts, without noise.
 
-    The noisy signal is a learned tensor, and so is the embedded noise level
-    where a part asks for it. Not compiled: pass the loss to `compile`.
+    A learned tensor takes the place of the noisy signal, and another that of
+    the embedded noise level if a part names it. The model is not compiled;
+    pass the loss to `compile`.
 
     Args:
         network: `Network` that predicts `y` from `x`.
-        num_layers: int. How many of its layers, from the first.
+        num_layers: int. Number of its layers, counted from the first.
         name: str.
     """
     spec = network.condition_spec()

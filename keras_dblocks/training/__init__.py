@@ -1,1 +1,1 @@
-"""Trains a network in blocks, on three backends. Knows no noise."""
+"""Trains a network in blocks on three backends, independent of the noise."""

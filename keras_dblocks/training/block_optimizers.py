@@ -1,4 +1,4 @@
-"""One optimizer per block, and one for what blocks share."""
+"""One optimizer for each block, and one for the shared variables."""
 
 import keras
 from keras import ops
@@ -12,7 +12,7 @@ class BlockSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         schedule: `LearningRateSchedule` written for end-to-end training.
-        num_blocks: int. Steps of the whole per step of one block.
+        num_blocks: int. Steps of the whole model per step of one block.
     """
 
     def __init__(self, schedule, num_blocks):
@@ -33,15 +33,15 @@ class BlockSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 class BlockOptimizers(keras.optimizers.Optimizer):
-    """Optimizers side by side, each called only with its own variables.
+    """A set of optimizers, each called only with its own variables.
 
-    So Adam's moments, bias correction, weight decay and the schedule of a
-    block move only when that block is trained. `global_clipnorm` is applied
-    over everything one step updates, as a single optimizer would.
+    Adam's moments, bias correction, weight decay and the schedule of a block
+    therefore advance only when that block is trained. `global_clipnorm` is
+    applied to all gradients of one step together, as by a single optimizer.
 
     Args:
         optimizers: list of `keras.optimizers.Optimizer`.
-        groups: list of lists of variables, one list per optimizer.
+        groups: list of lists of variables, one list for each optimizer.
         global_clipnorm: float or None.
     """
 
@@ -73,7 +73,10 @@ class BlockOptimizers(keras.optimizers.Optimizer):
             optimizer.learning_rate = value
 
     def build(self, variables=None):
-        """Built with its groups; `fit` calls this with all variables."""
+        """Does nothing, since the constructor has built all optimizers.
+
+        `fit` calls it with all variables.
+        """
 
     def apply(self, grads, trainable_variables=None):
         variables = trainable_variables or compat.trainable_variables(self)
@@ -96,15 +99,15 @@ class BlockOptimizers(keras.optimizers.Optimizer):
             variables = compat.trainable_variables(optimizer)
             optimizer.finalize_variable_values(variables)
             for average in compat.weight_averages(optimizer):
-                # Keras 3.15 leaves weight and average as one JAX array, which
-                # `predict` then donates: "Array has been deleted".
+                # In Keras 3.15 weight and average are then one JAX array,
+                # which `predict` donates: "Array has been deleted".
                 average.assign(ops.convert_to_numpy(average).copy())
 
     def save_own_variables(self, store):
-        """Nothing of its own: `optimizers` are saved as children."""
+        """Saves nothing, since `optimizers` are saved as children."""
 
     def load_own_variables(self, store):
-        """See `save_own_variables`."""
+        """Loads nothing; see `save_own_variables`."""
 
 
 def _clip(pairs, norm):
@@ -120,7 +123,7 @@ def clone(optimizer, num_blocks=1, joint_clip=False):
 
     Args:
         optimizer: `keras.optimizers.Optimizer`.
-        num_blocks: int. Above 1, schedules run in steps of one block.
+        num_blocks: int. If above 1, a schedule runs in steps of one block.
         joint_clip: bool. True leaves `global_clipnorm` to the caller.
     """
     fresh = type(optimizer).from_config(optimizer.get_config())

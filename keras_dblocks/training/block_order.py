@@ -1,4 +1,4 @@
-"""Which block is trained at which step: a pure function of (seed, step)."""
+"""The block of each training step, as a pure function of (seed, step)."""
 
 import numbers
 
@@ -12,15 +12,15 @@ class BlockOrder:
     """Draws the block of a training step.
 
     Args:
-        order: `"uniform"` (the paper), `"round_robin"`, an int (always that
-            block), or a list of weights, one per block.
+        order: `"uniform"` (the paper's), `"round_robin"`, an int (always that
+            block), or a list of weights, one for each block.
         num_blocks: int.
         seed: int.
-        steps_per_visit: int. Steps in a row that a block is drawn for.
+        steps_per_visit: int. Consecutive steps that a block is drawn for.
 
     Raises:
-        ValueError: for an unknown order, weights that do not fit or a visit
-            of no steps.
+        ValueError: for an unknown order, invalid weights, or
+            `steps_per_visit` below 1.
 
     Example:
 
@@ -75,7 +75,7 @@ class BlockOrder:
             return visit % self.num_blocks
         if self.cumulative is None:
             return int(self.order)
-        # No state to save, and the same on every backend.
+        # The draw needs no saved state and is the same on every backend.
         draw = streams.generator(self.seed, "block_order", visit).random()
         block = np.searchsorted(self.cumulative, draw, side="right")
         return int(min(block, self.num_blocks - 1))

@@ -1,4 +1,4 @@
-"""A step of one block, but for the gradient: what all backends share."""
+"""The parts of one block's training step that all backends share."""
 
 import keras
 
@@ -6,13 +6,12 @@ import keras
 class BlockStep:
     """One training step of one block.
 
-    What JAX, TensorFlow and PyTorch do differently is how a gradient is taken
-    and what is compiled; a subclass for each says that, and calls the methods
-    here from inside.
+    JAX, TensorFlow and PyTorch differ in how a gradient is taken and in what
+    is compiled. Each has a subclass for this, which calls the methods below.
 
     Args:
         trainer: `BlockTrainer`.
-        index: int. The block.
+        index: int. Number of the block.
     """
 
     def __init__(self, trainer, index):
@@ -24,7 +23,7 @@ class BlockStep:
 
     @property
     def earlier(self):
-        """Blocks whose hand-over a step reads (list)."""
+        """Blocks that the hand-over of a step runs (list)."""
         return self.trainer.blocks[: self.index] if self.share else []
 
     @property
@@ -37,12 +36,12 @@ class BlockStep:
         return self.block.begin_hand_over(data, self.share, constants)
 
     def loss(self, data, handed, constants):
-        """Loss of the block and of its layers; called under the gradient."""
+        """Loss of the block and of its layers, to be differentiated."""
         loss = self.block.training_loss(data, handed, constants)
         return sum(self.block.losses, loss)
 
     def track(self, loss, data):
-        """Updates the running losses; returns their values, by name."""
+        """Updates the running losses and returns their values by name."""
         weight = self.block.batch_size(data)
         for tracker in self.trackers:
             tracker.update_state(loss, sample_weight=weight)
@@ -50,10 +49,10 @@ class BlockStep:
 
 
 def next_batches(iterator, count):
-    """List of the next batches, `count` of them or what is left.
+    """List of the next `count` batches, or of those that are left.
 
     Raises:
-        StopIteration: if there are none.
+        StopIteration: if no batch is left.
     """
     batches = [next(iterator)]
     for _ in range(count - 1):

@@ -1,4 +1,4 @@
-"""Bad data is refused before the first step, or at the first bad batch."""
+"""Refuses bad data before the first step, or at the first bad batch."""
 
 import keras
 from keras import tree
@@ -10,21 +10,21 @@ from keras_dblocks.training.data_order import ArrayBatches, is_array
 
 
 class CheckedData:
-    """`fit`, `evaluate` and `predict` that look at their data first.
+    """`fit`, `evaluate` and `predict` that check their data first.
 
-    A mix-in before `ResumableOrder` and `keras.Model`. Arrays are checked
-    whole and put into batches whose order a resumed run repeats; streams are
-    checked batch by batch, where a batch lies in host memory.
+    A mix-in that stands before `ResumableOrder` and `keras.Model`. Arrays are
+    checked as a whole and put into batches whose order a resumed run repeats.
+    Datasets are checked batch by batch if a batch lies in host memory.
     """
 
     def check_targets(self, x, y):
-        """Raises a ValueError when there is nothing to learn from."""
+        """Raises a ValueError if there is no target to learn from."""
 
     def check_data(self, x, y=None):
         """Raises a ValueError for data this model cannot be trained on."""
 
     def get_metrics_result(self):
-        # Task metrics are computed in evaluation alone; Keras builds them at
+        # Task metrics are computed in evaluation alone. Keras builds them at
         # their first update and cannot report them before.
         metrics = compat.compile_metrics(self)
         if metrics is None or metrics.built:
@@ -47,10 +47,10 @@ class CheckedData:
         sample_weight=None,
         **kwargs,
     ):
-        """`keras.Model.fit`; arrays are checked whole before the first step.
+        """`keras.Model.fit` that checks whole arrays before the first step.
 
-        Arrays are shuffled in an order that depends on the seed and on the
-        training step alone, so that a resumed run sees the same batches.
+        Arrays are shuffled in an order that depends only on the seed and the
+        training step, so that a resumed run sees the same batches.
         """
         refuse_backend()
         self._check_compiled()
@@ -84,23 +84,23 @@ class CheckedData:
         )
 
     def evaluate(self, x=None, y=None, *args, **kwargs):
-        """`keras.Model.evaluate`; arrays are checked first."""
+        """`keras.Model.evaluate` that checks arrays first."""
         self._check_compiled()
-        # After the batch size and `verbose`.
+        # As a positional argument it follows `batch_size` and `verbose`.
         sample_weight = kwargs.get("sample_weight", *args[2:3])
         self._check_arrays(x, y, sample_weight)
         return super().evaluate(x, y, *args, **kwargs)
 
     def predict(self, x, *args, **kwargs):
-        """`keras.Model.predict`; arrays are checked first."""
+        """`keras.Model.predict` that checks arrays first."""
         if is_array(x) or tree.is_nested(x):
             self.check_data(x)
         return super().predict(x, *args, **kwargs)
 
     def check_batch(self, data, number):
-        """Refuses a bad batch of a stream, where it lies in host memory.
+        """Refuses a bad batch of a dataset if it lies in host memory.
 
-        On an accelerator a look would cost a transfer.
+        Checking a batch on an accelerator would cost a transfer.
         """
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         leaves = [leaf for leaf in tree.flatten((x, y)) if leaf is not None]

@@ -1,4 +1,4 @@
-"""Arrays in batches, in an order that a resumed run repeats."""
+"""Batches of arrays in an order that a resumed run repeats."""
 
 import math
 
@@ -9,22 +9,22 @@ from keras_dblocks import compat, streams
 
 
 def is_array(x):
-    """True for one array in host or device memory (not a dataset)."""
+    """True for an array in host or device memory, False for a dataset."""
     return hasattr(x, "shape") and hasattr(x, "__getitem__")
 
 
 class ResumableOrder:
-    """Remembers where an epoch began, so that a killed run goes on there.
+    """Remembers where an epoch began, so that a killed run can continue it.
 
-    A mix-in of models that are trained with `fit`; it needs
+    A mix-in for models that are trained with `fit`. It needs
     `training_step()`, the number of steps taken so far, and `seed`.
     """
 
     def track_progress(self):
-        """Makes the variable that is saved with the model; called in `build`.
+        """Makes a variable that is saved with the model; call it in `build`.
 
-        First step of the epoch under way: a run that was killed inside an
-        epoch goes on with the batches it had not seen.
+        It holds the first step of the current epoch, so that a run that was
+        killed inside an epoch continues with the batches it has not seen.
         """
         self.epoch_start = self.add_weight(
             shape=(),
@@ -35,7 +35,7 @@ class ResumableOrder:
         )
 
     def counters(self):
-        """Variables that count steps and rows, and are no weights."""
+        """Variables that are not weights but count steps and rows."""
         return [self.epoch_start]
 
     def training_step(self):
@@ -44,15 +44,16 @@ class ResumableOrder:
 
 
 class ArrayBatches(keras.utils.PyDataset):
-    """Batches of arrays; the order depends on the seed and the step alone.
+    """Batches of arrays in an order that follows from the seed and the step.
 
     Keras shuffles with a generator whose state is lost when a run is killed.
     Here an epoch's order is drawn from (seed, first step of the epoch), and
-    an epoch that was cut short is resumed where it stopped.
+    an epoch that was interrupted is resumed where it stopped.
 
     Args:
-        model: `ResumableOrder`, asked for its seed and training step.
-        x, y, sample_weight: arrays of equal length, the last two or None.
+        model: `ResumableOrder` that gives the seed and the training step.
+        x, y, sample_weight: arrays of equal length. `y` and `sample_weight`
+            may be None.
         batch_size: int.
         shuffle: bool.
     """
@@ -78,14 +79,14 @@ class ArrayBatches(keras.utils.PyDataset):
 
     @property
     def batches_per_epoch(self):
-        """Batches of an epoch that is not resumed half-way."""
+        """Number of batches of an epoch that is not resumed half-way."""
         return math.ceil(len(self.order) / self.batch_size)
 
     def on_epoch_begin(self):
         model = self.model
         step = model.training_step()
         start = int(model.epoch_start)
-        # BackupAndRestore sets the initial epoch when it restored a state.
+        # BackupAndRestore sets the initial epoch when it restores a state.
         resumed = self.first_epoch and compat.initial_epoch(model) is not None
         self.first_epoch = False
         if resumed and start < step < start + self.batches_per_epoch:

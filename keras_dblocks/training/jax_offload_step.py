@@ -1,7 +1,7 @@
-"""Idle blocks' state in host memory, on JAX.
+"""Keeps the state of idle blocks in host memory on JAX.
 
-Copies are dispatched as computations are: they wait for what they read and
-run beside what is computed. A device without the memory kind "pinned_host"
+JAX dispatches copies like computations: they wait for their inputs and run
+in parallel with other work. A device without the memory kind "pinned_host"
 keeps everything where it is.
 """
 
@@ -12,7 +12,7 @@ from keras_dblocks.training.offload import needed
 
 
 class OffloadedStep:
-    """A `JaxStep` with the state of all other blocks in host memory.
+    """A `JaxStep` that moves the state of all other blocks to the host.
 
     Args:
         step: `JaxStep`.
@@ -31,11 +31,12 @@ class OffloadedStep:
         move(state, self.here)
         left, arrived = move(state, self.idle, "pinned_host")
         if len(left) > max(map(len, self.groups)):
-            # Not what the last step needed: everything, after `compile`.
+            # More than one block's state left the device, which happens in the
+            # first step after `compile`. Wait for it before this step.
             jax.block_until_ready(arrived)
         logs = self.step(data, state)
-        # Waits for the last step, not for this one, so that no more than two
-        # blocks' state is ever on the device.
+        # This waits for the copies, but not for this step. So the device never
+        # holds the state of more than two blocks.
         jax.block_until_ready(arrived)
         for value in left:
             value.delete()  # Keras may still hold it
@@ -44,19 +45,20 @@ class OffloadedStep:
 
 
 def move(state, places, memory=None):
-    """Moves those entries of the state that lie elsewhere.
+    """Moves those entries of the state that are not in `memory` yet.
 
     Args:
         state: tuple of lists of arrays, changed in place.
-        places: pairs, the list and the position in it.
+        places: pairs of a list's number and a position in that list.
         memory: kind of memory, or None for the device's own.
 
     Returns:
-        The arrays that were moved, and what they have become.
+        The arrays that were moved, and the arrays that replace them.
     """
     memory = memory or jax.local_devices()[0].default_memory().kind
-    # JAX compiles anew when an argument gets committed to its device, and
-    # what comes from host memory is: so all is, from the first step on.
+    # JAX compiles anew when an argument becomes committed to its device, and
+    # arrays from host memory are committed. So we commit all of them from the
+    # first step on.
     moving = [
         (kind, i)
         for kind, i in places
@@ -72,6 +74,6 @@ def move(state, places, memory=None):
 
 
 def bring_home(model):
-    """Offloaded parameters to the device, in what Keras is about to sync."""
+    """Moves offloaded parameters to the device before Keras syncs them."""
     values = compat.epoch_state(model).get("trainable_variables", [])
     move([values], [(0, i) for i in range(len(values))])

@@ -1,10 +1,10 @@
-"""Gradient step on JAX: what is handed over and the step, jitted apart.
+"""Gradient step on JAX, where hand-over and step are jitted separately.
 
 Keras keeps all state in four lists during an epoch. Only the active block's
-entries go through the donated step; the other entries are left alone. A block's
-weights, state and constants are arguments, so that blocks of the same layers
-are one program, which is compiled once; so is the pass through an earlier
-block, of which a hand-over takes as many as there are.
+entries are passed to the step, which donates them; other entries are left
+alone. A block's weights, state and constants are arguments, so that blocks
+with the same layers share one program, which is compiled once. The same holds
+for the pass through an earlier block, which a hand-over runs for each of them.
 """
 
 import functools
@@ -19,7 +19,7 @@ from keras_dblocks.training.trainable_block import run_hand_over
 
 
 def make_train_function(trainer):
-    """The function Keras's JAX trainer calls with its state and a batch."""
+    """The function that Keras's JAX trainer calls with state and iterator."""
     trainer.programs = Programs()
 
     def train_function(state, iterator):
@@ -50,25 +50,25 @@ def _read_step(trainer, optimizer_values):
 
 
 class JaxStep(BlockStep):
-    """See `BlockStep`; and where its variables lie in the lists.
+    """A `BlockStep` on the four lists of state of Keras's JAX trainer.
 
     Args:
         trainer: `BlockTrainer`.
-        index: int. The block.
-        programs: `Programs` of the blocks before, to be shared; or None.
+        index: int. Number of the block.
+        programs: `Programs` to be shared with other blocks, or None.
     """
 
     def __init__(self, trainer, index, programs=None):
         super().__init__(trainer, index)
         block = self.block
         self.groups = (
-            # In the optimizer's order, which `stateless_apply` goes by.
+            # In the optimizer's order, which `stateless_apply` expects.
             list(compat.trainable_variables(self.optimizer)),
             block.non_trainable_variables,
             self.optimizer.variables,
             [v for tracker in self.trackers for v in tracker.variables],
         )
-        # Which of the lists each variable of the model lies in, and where.
+        # The list that holds each variable of the model, and its position.
         self.places = {
             id(v): (kind, i)
             for kind, variables in enumerate(state_variables(trainer))
@@ -88,20 +88,20 @@ class JaxStep(BlockStep):
             self.step_program = SharedProgram(
                 compiled(self._step), programs.steps
             )
-        # Earlier blocks are read by the hand-over, never written.
+        # The hand-over reads the earlier blocks but never writes them.
         self.passes = {
             id(earlier): self._pass(earlier, programs)
             for earlier in self.earlier
         }
 
     def places_of(self, variables):
-        """Where variables lie in the lists: pairs of list and position."""
+        """List number and position of each of the variables, as pairs."""
         return [self.places[id(v)] for v in variables]
 
     def _pass(self, earlier, programs):
         program = functools.partial(_pass_on, earlier)
         if self.jitted:
-            # Looked up once, not by every later block.
+            # The pass is the same for every later block, so it is kept.
             if id(earlier) not in programs.of_block:
                 programs.of_block[id(earlier)] = SharedProgram(
                     jax.jit(program), programs.passes
@@ -111,7 +111,7 @@ class JaxStep(BlockStep):
         return program, self.places_of(earlier.variables), constants
 
     def part_of(self, state):
-        """What the step changes, of the state's lists."""
+        """The entries of the state that the step changes."""
         return tuple(_at(places, state) for places in self.active_places)
 
     def __call__(self, data, state):
@@ -128,7 +128,7 @@ class JaxStep(BlockStep):
         return dict(zip(names, logs, strict=True))
 
     def hand_over(self, data, state, active):
-        """What the block trains on, and its random states after that."""
+        """State handed to the block, and its non-trainable values after it."""
         started, rest = self.begin_program(active, self.first_constants, data)
 
         def pass_on(earlier, handed, context):
@@ -141,7 +141,7 @@ class JaxStep(BlockStep):
         return handed, rest
 
     def lowered(self, data, state):
-        """The programs of a step, not yet compiled."""
+        """The programs of a step, lowered but not compiled."""
         data = unpack(data)
         active, handed, programs = self.part_of(state), None, []
         if self.share:
@@ -186,12 +186,12 @@ class JaxStep(BlockStep):
 
 
 class Programs:
-    """Compiled programs that blocks of a model share.
+    """Compiled programs that the blocks of a model share.
 
     Attributes:
-        steps, passes: dicts of jitted functions by the text of the program
-            they compile to, of training steps and of passes through a block.
-        of_block: dict of a block's pass, by the block's `id`.
+        steps, passes: dicts from a program's text to the jitted function, for
+            training steps and for passes through a block.
+        of_block: dict from a block's `id` to its pass.
     """
 
     def __init__(self):
@@ -199,17 +199,17 @@ class Programs:
 
 
 class SharedProgram:
-    """A jitted function, or another block's if both are the same program.
+    """A jitted function, or another block's with the same program.
 
     Args:
-        function: jitted; its first argument is the weights.
-        known: dict of functions by their program's text, changed in place.
+        function: jitted function whose first argument is the weights.
+        known: dict from a program's text to its function, changed in place.
     """
 
     def __init__(self, function, known):
         self.function = function
         self.known = known
-        self.chosen = {}  # of them, by the shapes of all but the weights
+        self.chosen = {}  # functions by the shapes of all but the weights
 
     def __call__(self, weights, *arguments):
         leaves = jax.tree.leaves(arguments)
@@ -241,11 +241,12 @@ def as_arrays(constants):
 
 
 def compiled(step):
-    """`step` compiled, its first argument donated; remat in it is kept.
+    """Compiles `step`, donates its first argument, and keeps remat effective.
 
-    XLA's CPU compiler drops the barriers of `jax.checkpoint` and then finds the
-    same values in the forward pass: nothing would be saved. Keras's own step
-    is helped by `XLA_FLAGS=--xla_disable_hlo_passes=cse_barrier_expander`.
+    XLA's CPU compiler removes the barriers of `jax.checkpoint` and then reuses
+    the values of the forward pass, so that no memory would be saved. For
+    Keras's own step, set
+    `XLA_FLAGS=--xla_disable_hlo_passes=cse_barrier_expander`.
     """
     options = None
     if jax.default_backend() == "cpu":

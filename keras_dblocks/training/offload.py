@@ -1,14 +1,14 @@
-"""Which variables a block's step needs, of those that may wait on the host.
+"""The variables a block's step needs, among those kept in host memory.
 
-The order of blocks is known, so what the next step needs is fetched while
-this one runs, and what the last one needed leaves meanwhile.
+The order of blocks is known. While a step runs, the variables of the next
+step are fetched, and those of the last step leave the device.
 """
 
 from keras_dblocks import compat
 
 
 def check_offload(offload, parameters):
-    """Raises a ValueError for settings of `compile` that do not go together."""
+    """Raises a ValueError for offload settings that contradict each other."""
     if offload not in (None, "host") or parameters and not offload:
         raise ValueError(
             '`offload` must be None, or "host", which `offload_parameters` '
@@ -20,10 +20,11 @@ def check_offload(offload, parameters):
 def needed(model):
     """For each block, the variables its step needs on the device.
 
-    Of the blocks' optimizers, without scalars and averages of weights, which
-    others read; and of the blocks' own parameters, if those are offloaded:
-    then the hand-over needs the earlier blocks' too. Shared parts stay where
-    they are.
+    They are the state of the block's optimizer, except for scalars and
+    averages of weights, which are also read elsewhere. If parameters are
+    offloaded too, they include the block's own parameters, and with
+    hand-overs those of all earlier blocks. Shared variables stay on the
+    device.
     """
     groups = []
     own = model.own_variables()

@@ -1,7 +1,7 @@
-"""Gradient step on TensorFlow: one traced function per block.
+"""Gradient step on TensorFlow, with one traced function for each block.
 
-The block is chosen on the host; a choice inside a `tf.function` would be
-frozen when it is traced.
+The block is chosen on the host, since a choice inside a `tf.function` would
+be made only once, when the function is traced.
 """
 
 import tensorflow as tf
@@ -12,7 +12,7 @@ from keras_dblocks.training.trainable_block import run_hand_over
 
 
 def make_train_function(trainer):
-    """The function Keras's TensorFlow trainer calls with an iterator."""
+    """The function that Keras's TensorFlow trainer calls with an iterator."""
     strategy = trainer.distribute_strategy
     if strategy.num_replicas_in_sync > 1:
         raise ValueError(
@@ -46,7 +46,7 @@ def make_step(trainer, index):
 
 
 class TensorFlowStep(BlockStep):
-    """See `BlockStep`."""
+    """A `BlockStep` with a gradient tape."""
 
     def __call__(self, data):
         data = unpack(data)
@@ -56,13 +56,13 @@ class TensorFlowStep(BlockStep):
             tape.watch([v.value for v in variables])
             loss = self.loss(data, handed, self.block.loss_constants())
         grads = tape.gradient(loss, [v.value for v in variables])
-        # An embedding's are sparse, which `global_clipnorm` cannot scale.
+        # `global_clipnorm` cannot scale the sparse gradients of an embedding.
         grads = [g if g is None else tf.convert_to_tensor(g) for g in grads]
         self.optimizer.apply(grads, variables)
         return self.track(loss, data)
 
     def hand_over(self, data):
-        """What the block trains on, made by the earlier blocks; or None."""
+        """State that the earlier blocks hand over to this one, or None."""
         if not self.share:
             return None
         first = self.trainer.blocks[0].hand_over_constants()

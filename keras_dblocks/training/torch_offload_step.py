@@ -1,7 +1,7 @@
-"""Idle blocks' state in host memory, on PyTorch.
+"""Keeps the state of idle blocks in host memory on PyTorch.
 
-On CUDA through pinned memory and on a stream of its own; on a CPU the same
-code copies from memory to memory.
+On CUDA, copies go through pinned memory on a separate stream. On a CPU the
+same code copies within host memory.
 """
 
 import functools
@@ -20,11 +20,13 @@ def offloaded(model, index, step):
     def offloaded_step(data):
         move(groups[index])
         if move(idle, to_host=True) > max(map(len, groups)):
-            # Not what the last step needed: everything, after `compile`.
+            # More than one block's state left the device, which happens in the
+            # first step after `compile`. Wait for it before this step.
             wait()
         logs = step(data)
-        # For the last step, not for this one: no more than two blocks' state
-        # is ever on the device, and what lies on the host can be read.
+        # This waits for the copies, but not for this step. So the device never
+        # holds the state of more than two blocks, and copies on the host are
+        # complete.
         wait()
         move(groups[model.upcoming_block()])
         return logs
@@ -34,25 +36,26 @@ def offloaded(model, index, step):
 
 @functools.cache
 def side_stream():
-    """The stream of all copies, or None without CUDA."""
+    """The CUDA stream of all copies, or None without CUDA."""
     return torch.cuda.Stream() if torch.cuda.is_available() else None
 
 
 def wait():
-    """Returns when the copies so far are done."""
+    """Blocks until all copies that were started are done."""
     if side_stream():
         side_stream().synchronize()
 
 
 def move(variables, to_host=False):
-    """Moves those variables that lie elsewhere; returns how many did.
+    """Moves those variables that are not there yet; returns their number.
 
-    Copies to the host wait for the work queued so far, work queued later
-    waits for copies to the device.
+    Copies to the host wait for the work that is already queued. Work that is
+    queued later waits for copies to the device.
     """
     side = side_stream()
     main = torch.cuda.current_stream() if side else None
-    # What is away says from where: on a CPU its place does not show.
+    # A variable on the host records its device in `_home`. The tensor's device
+    # does not tell where it is if that device is a CPU.
     moving = [v for v in variables if (_home(v) is None) == to_host]
     if side and to_host:
         side.wait_stream(main)
@@ -79,6 +82,6 @@ def _home(variable):
 
 
 def bring_home(model):
-    """Offloaded parameters to the device."""
+    """Moves offloaded parameters to the device."""
     for variables in model.own_variables():
         move(variables)

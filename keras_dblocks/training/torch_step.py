@@ -1,4 +1,4 @@
-"""Gradient step on PyTorch: eager, one block's graph at a time."""
+"""Eager gradient step on PyTorch, with the graph of one block at a time."""
 
 import torch
 
@@ -8,7 +8,7 @@ from keras_dblocks.training.trainable_block import run_hand_over
 
 
 def make_train_function(trainer):
-    """The function Keras's torch trainer calls with a list of one batch."""
+    """The function that Keras's torch trainer calls with a list of a batch."""
     if trainer.steps_per_execution > 1:
         raise ValueError(
             "`steps_per_execution` must be 1 on PyTorch. Received: "
@@ -30,7 +30,7 @@ def make_step(trainer, index):
 
 
 class TorchStep(BlockStep):
-    """See `BlockStep`."""
+    """A `BlockStep` with eager backpropagation."""
 
     def __call__(self, data):
         data = unpack(data)
@@ -42,12 +42,12 @@ class TorchStep(BlockStep):
         with torch.no_grad():
             self.optimizer.apply([v.value.grad for v in variables], variables)
         for variable in variables:
-            variable.value.grad = None  # 1/B of the gradients, no more
+            variable.value.grad = None  # keeps one block's gradients at most
         return self.track(loss.detach(), data)
 
     @torch.no_grad()
     def hand_over(self, data):
-        """What the block trains on, made by the earlier blocks; or None."""
+        """State that the earlier blocks hand over to this one, or None."""
         if not self.share:
             return None
         first = self.trainer.blocks[0].hand_over_constants()

@@ -1,4 +1,4 @@
-"""What is trained: the contract between training and a block."""
+"""The contract between the training steps and a block."""
 
 import abc
 
@@ -6,25 +6,25 @@ from keras_dblocks.contracts import Contract
 
 
 class TrainableBlock(Contract):
-    """Variables, the loss of a batch, and what is handed over.
+    """A block's variables, its loss of a batch, and its hand-over.
 
-    Everything in this package trains objects of this class and asks nothing
-    else of them. A block is usually also a `keras.Model`, which gives the
-    lists of variables. Called by the step of the backend in use
-    (`jax_step`, `tensorflow_step`, `torch_step`), in this order:
+    Everything in this package trains objects of this class and uses nothing
+    else of them. A block is usually also a `keras.Model`, which has the lists
+    of variables. The step of the backend in use (`jax_step`,
+    `tensorflow_step`, `torch_step`) calls, in this order:
 
     1. `begin_hand_over` of the block that trains, without gradient;
     2. `pass_on` of every earlier block, without gradient;
     3. `training_loss` of the block that trains, whose gradient is taken.
 
-    All three run inside a compiled function: what differs between blocks of
-    equal layers and is no variable must come in as `constants`, so that such
-    blocks share one program.
+    All three run inside a compiled function. Whatever differs between blocks
+    with equal layers and is not a variable must be passed as `constants`, so
+    that such blocks share one program.
 
     Attributes:
-        variables: list of all variables the methods read.
-        trainable_variables: list of those that gradients are taken of.
-        non_trainable_variables: list of those a step may move besides.
+        variables: list of all variables that the methods read.
+        trainable_variables: list of the variables with gradients.
+        non_trainable_variables: list of other variables a step may change.
     """
 
     @abc.abstractmethod
@@ -33,46 +33,46 @@ class TrainableBlock(Contract):
 
     @abc.abstractmethod
     def hand_over_constants(self):
-        """Numbers that `begin_hand_over` and `pass_on` need, likewise."""
+        """Numbers that `begin_hand_over` and `pass_on` need, a similar tree."""
 
     @abc.abstractmethod
     def training_loss(self, data, handed, constants):
         """Loss of a batch.
 
         Args:
-            data: tuple `(x, y, sample_weight)`, as `fit` unpacked it.
-            handed: what `begin_hand_over` and the earlier blocks' `pass_on`
-                made, for the first rows of the batch; or None.
+            data: tuple `(x, y, sample_weight)` of a batch of `fit`.
+            handed: state that `begin_hand_over` and the earlier blocks'
+                `pass_on` made for the first rows of the batch, or None.
             constants: `loss_constants()`, as tensors.
 
         Returns:
-            float32 scalar. Random draws move non-trainable variables.
+            float32 scalar. Random draws may change non-trainable variables.
         """
 
     @abc.abstractmethod
     def begin_hand_over(self, data, share, constants, rows=None):
-        """What the first block is handed, for a share of a batch.
+        """State that the first block is handed, for a share of a batch.
 
         Args:
             data: as in `training_loss`.
-            share: float in (0, 1], of the rows.
+            share: float in (0, 1], the share of the rows.
             constants: `hand_over_constants()` of the first block, as tensors.
-            rows: int32 tensor `(B,)`, the rows' numbers, in validation: what
-                is drawn follows from them alone. None in training.
+            rows: int32 tensor `(B,)`, in validation the rows' numbers, on
+                which alone the draws depend. None in training.
 
         Returns:
-            Pair of the state to be passed on (tree of tensors) and what every
-            earlier block reads besides (tree of tensors, or None); or None
-            for the pair if the batch is too small for the share.
+            Pair of the state to be passed on (tree of tensors) and the context
+            that every earlier block also reads (tree of tensors, or None).
+            None instead of the pair if the batch is too small for the share.
         """
 
     @abc.abstractmethod
     def pass_on(self, state, context, constants):
-        """The state after this block, which is read and not written.
+        """The state after this block, whose variables must not change.
 
         Args:
-            state, context: the pair of `begin_hand_over`, the state as the
-                block before left it.
+            state, context: the pair of `begin_hand_over`, where the state is
+                what the block before returned.
             constants: `hand_over_constants()`, as tensors.
 
         Returns:
@@ -85,13 +85,14 @@ class TrainableBlock(Contract):
 
 
 def run_hand_over(blocks, index, begin, pass_on):
-    """The loop over earlier blocks, the same on every backend.
+    """Runs the earlier blocks one by one, on every backend.
 
     Args:
         blocks: list of `TrainableBlock`.
         index: int. The block that is going to train.
-        begin: function of no arguments, calls `begin_hand_over`.
-        pass_on: function of an earlier block, the state and the context.
+        begin: function of no arguments that calls `begin_hand_over`.
+        pass_on: function of an earlier block, the state and the context,
+            which calls the block's `pass_on`.
 
     Returns:
         The state that block `index` trains on, or None.

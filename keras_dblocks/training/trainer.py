@@ -1,4 +1,4 @@
-"""Training all blocks with one `fit`: everything but the gradient step."""
+"""Trains all blocks with one `fit`; the gradient step is the backend's."""
 
 import importlib
 
@@ -15,19 +15,20 @@ from keras_dblocks.training.offload import check_offload
 
 
 class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
-    """`compile` and `fit` that draw one block per batch.
+    """`compile` and `fit` that draw one block for each batch.
 
-    Only the drawn block's variables are differentiated, updated and given
-    optimizer state. The blocks drawn depend on (seed, step) alone. A subclass
-    has `blocks`, a list of `TrainableBlock`, `num_blocks`, `seed`,
-    `own_variables()` and `shared_variables()`.
+    Only the drawn block's variables, which include the shared ones, are
+    differentiated, and only they and their optimizer state are updated. The
+    drawn block depends on (seed, step) alone. A subclass has `blocks`, a list
+    of `TrainableBlock`, `num_blocks`, `seed`, `own_variables()` and
+    `shared_variables()`.
     """
 
-    # Share of a batch that is handed over by the earlier blocks when
-    # `compile(on_policy="auto")`; applications set what they measured.
+    # The share of a batch that the earlier blocks hand over with
+    # `compile(on_policy="auto")`. Applications set what they measured.
     default_on_policy = 0.5
 
-    offload, offload_parameters = None, False  # until `compile`
+    offload, offload_parameters = None, False  # until `compile` sets them
 
     def compile(
         self,
@@ -47,29 +48,30 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         """Configures training.
 
         Args:
-            optimizer: name or `keras.optimizers.Optimizer`; the settings each
-                block's own optimizer is made with. A schedule is followed by
-                every block in its own steps.
-            loss: must stay None: blocks are trained on the denoising loss.
+            optimizer: name or `keras.optimizers.Optimizer`, whose settings
+                each block's own optimizer has. Every block follows a schedule
+                in its own steps.
+            loss: must be None, since blocks have their own loss.
             metrics, weighted_metrics: computed where the whole chain runs,
-                in `evaluate` and validation.
+                which is in `evaluate` and validation.
             on_policy: float in [0, 1], the share of each batch whose noisy
                 input is what the earlier blocks hand over
                 (docs/method.md#on-policy-noise). 0 is the paper's method.
-                `"auto"`: the measured default.
+                `"auto"` is the class's default.
             block_order: `"uniform"`, `"round_robin"`, a block or a list of
                 weights.
             run_eagerly, steps_per_execution, jit_compile: as in Keras.
             offload: None, or `"host"` to keep the optimizer state of idle
-                blocks in host memory (JAX and PyTorch); it is moved while
-                steps run, so that two blocks' state is on the device at most.
-            offload_parameters: bool. Idle blocks' own parameters move too.
-                With `on_policy` above 0 those of earlier blocks come along
-                with a block, since the hand-over reads them. They are back
-                after each epoch of `fit` and for `predict` and `evaluate`;
-                on PyTorch, `eval()` brings them back at any other time.
-            steps_per_visit: int. Steps in a row for which a block is drawn;
-                more of them mean less moving.
+                blocks in host memory (JAX and PyTorch). It is moved while
+                steps run, so that at most two blocks' state is on the device.
+            offload_parameters: bool. True also moves idle blocks' own
+                parameters. With `on_policy` above 0, a block needs those of
+                all earlier blocks too, since the hand-over reads them.
+                Parameters are back on the device after each epoch of `fit`
+                and for `predict` and `evaluate`. On PyTorch, `eval()` brings
+                them back at any other time.
+            steps_per_visit: int. Consecutive steps that a block is drawn for.
+                With more steps, less is moved.
 
         Raises:
             ValueError: for a loss, or values out of range.
@@ -81,14 +83,14 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             on_policy = self.default_on_policy
         check_share("on_policy", on_policy, 'Use "auto", the default.')
         check_offload(offload, offload_parameters)
-        self.bring_home()  # in case an epoch was cut short
+        self.bring_home()  # in case an epoch was interrupted
         self.block_order = BlockOrder(
             block_order, self.num_blocks, self.seed, steps_per_visit
         )
         self.offload = offload
         self.offload_parameters = bool(offload_parameters)
         self.on_policy = float(on_policy)
-        # For `train_on_batch`; `fit` sets them anew.
+        # These values are for `train_on_batch`; `fit` sets them anew.
         self._next_step, self._batches_seen = None, 0
         self._checks_stream = True
         self._block_logs = {}
@@ -117,7 +119,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         joint = template.gradient_accumulation_steps is None
         clip = template.global_clipnorm if joint else None
         optimizers = [
-            # What is shared takes a step in every block's step.
+            # The shared optimizer steps whenever any block does.
             clone(
                 template, self.num_blocks if i == self.num_blocks else 1, joint
             )
@@ -126,12 +128,12 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         return BlockOptimizers(optimizers, groups, clip)
 
     def _variable_groups(self):
-        # One for each block, then one for the shared parts if they train.
+        # A group for each block, then one for shared variables if any train.
         shared = self.shared_variables()
         return [*self.own_variables(), *([shared] if shared else [])]
 
     def block_optimizer(self, index):
-        """The optimizers of block `index` and of the shared parts, as one."""
+        """The optimizers of block `index` and of shared variables, as one."""
         whole, groups = self.optimizer, self._variable_groups()
         chosen = [index, *range(self.num_blocks, len(groups))]
         return BlockOptimizers(
@@ -151,7 +153,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         self.compile(**{k: deserialize(v) for k, v in config.items()})
 
     def training_step(self):
-        """Steps taken: each moves exactly one block's optimizer."""
+        """Number of steps taken, of which each steps one block's optimizer."""
         return sum(int(count) for count in self.step_counts())
 
     def step_counts(self):
@@ -160,17 +162,17 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         return [compat.iterations(optimizer) for optimizer in optimizers]
 
     def fit(self, x=None, y=None, *args, **kwargs):
-        """`keras.Model.fit` that trains one block per batch.
+        """`keras.Model.fit` that trains one block with each batch.
 
         See `CheckedData.fit` for what differs from Keras.
         """
-        self._next_step = None  # read from the optimizers at the first batch
+        self._next_step = None  # the first batch reads it from the optimizers
         self._batches_seen = 0
         self._checks_stream = not is_array(x)
         return super().fit(x, y, *args, **kwargs)
 
     def check_next(self, data):
-        """Refuses a bad batch of a stream; arrays were checked whole."""
+        """Refuses a bad batch of a dataset; arrays were checked before."""
         self._batches_seen += 1
         if self._checks_stream:
             self.check_batch(data, self._batches_seen)
@@ -179,10 +181,10 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         """Trains the block whose turn it is on one batch.
 
         Args:
-            data: a batch, as Keras hands it out.
-            read_step: function to the number of steps taken, asked once a
-                `fit`.
-            state: on JAX the four lists that hold all variables' values.
+            data: a batch, as Keras provides it.
+            read_step: function that returns the number of steps taken. It is
+                called once in each `fit`.
+            state: on JAX, the four lists that hold all variables' values.
 
         Returns:
             Dict of the latest losses of all blocks.
@@ -197,7 +199,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         return dict(self._block_logs)
 
     def upcoming_block(self):
-        """Block of the step after the one under way."""
+        """Block of the step after the current one."""
         return self.block_order(self._next_step)
 
     def bring_home(self):
@@ -206,12 +208,12 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             _import_step("_offload").bring_home(self)
 
     def jax_state_sync(self):
-        """Keras's on JAX, called before anyone reads variables."""
+        """Keras calls it on JAX before variables are read."""
         self.bring_home()
         super().jax_state_sync()
 
     def train(self, mode=True):
-        """PyTorch's; `eval()`, which Keras calls too, is `train(False)`."""
+        """PyTorch's `train`; `eval()`, which Keras calls, is `train(False)`."""
         if not mode:
             self.bring_home()
         return super().train(mode)
@@ -219,7 +221,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
     def make_train_function(self, force=False):
         if self.train_function is not None and not force:
             return
-        self._steps = {}  # made when a block is drawn for the first time
+        self._steps = {}  # filled when a block is drawn for the first time
         self.train_function = _import_step().make_train_function(self)
 
     def loss_trackers(self, index):
@@ -232,7 +234,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
 
 
 def refuse_loss(loss):
-    """Raises a ValueError: the loss is the blocks' own."""
+    """Raises a ValueError for a loss, since blocks have their own."""
     if loss is not None:
         raise ValueError(
             "Blocks are trained on a loss of their own, so `loss` stays None. "

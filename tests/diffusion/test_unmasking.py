@@ -98,7 +98,7 @@ def test_every_block_is_run(model):
         assert (model.generate(**keywords) != before).any(), block.index
         kernel.assign(kept)
     np.testing.assert_array_equal(model.generate(**keywords), before)
-    few = UnmaskingSampler(3)
+    few = UnmaskingSampler(3, mask_token=MASK)
     with pytest.warns(UserWarning, match=r"blocks \[2\]. Take more"):
         plan(few, model.partition)
 

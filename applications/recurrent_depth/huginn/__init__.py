@@ -1,4 +1,4 @@
-"""Huginn, the end-to-end twin: unrolled, backpropagation cut short."""
+"""Huginn, the end-to-end twin, with truncated backpropagation."""
 
 from keras_dblocks.applications.recurrent_depth.huginn.model import Huginn
 

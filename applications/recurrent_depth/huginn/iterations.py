@@ -1,4 +1,4 @@
-"""How often Huginn's core is repeated in training, and what it starts from."""
+"""Number of iterations and first state of Huginn's core."""
 
 # T slots, D hidden_dim
 
@@ -10,18 +10,19 @@ from keras import ops
 
 from keras_dblocks import streams
 
-SIGMA = 0.5  # of the logarithm of the Poisson's rate
-START_SCALE = math.sqrt(2 / 5)  # Huginn's scaled embeddings start with it too
+SIGMA = 0.5  # standard deviation of the logarithm of the Poisson rate
+START_SCALE = math.sqrt(2 / 5)  # also of Huginn's scaled embeddings
 
 
 def probabilities(mean):
-    """Probability of each number of iterations: array, index = the number.
+    """Array of the probabilities of 0, 1, 2, ... iterations.
 
     The number is 1 plus a Poisson variable whose rate is log-normal with mean
-    `mean`; those left out at the end are rarer than float32 can draw.
+    `mean`. Numbers beyond the end of the array are rarer than float32 can
+    draw.
 
     Args:
-        mean: int. Of the rate; that of the iterations is one more.
+        mean: int. Mean of the rate; the mean number of iterations is one more.
 
     References:
      - [Huginn](https://arxiv.org/abs/2502.05171), Section 3.3
@@ -37,9 +38,10 @@ def probabilities(mean):
 
 
 def draw(probabilities, seed):
-    """An int32 tensor `()`, drawn anew whenever a compiled step runs.
+    """Draws an int32 tensor `()`, anew whenever a compiled step runs.
 
-    Keras draws no Poisson variables; the cumulative distribution is inverted.
+    Keras cannot draw Poisson variables, so we invert the distribution
+    function.
     """
     uniform = keras.random.uniform((), dtype="float32", seed=seed)
     share = np.cumsum(probabilities)[:-1].astype("float32")
@@ -48,7 +50,7 @@ def draw(probabilities, seed):
 
 
 def random_start(shape, seed):
-    """First states in training: a normal, cut at 3 deviations."""
+    """First states in training, normal and truncated at 3 deviations."""
     most = math.erf(3 / math.sqrt(2))
     uniform = keras.random.uniform(
         shape, -most, most, dtype="float32", seed=seed
@@ -57,7 +59,7 @@ def random_start(shape, seed):
 
 
 def fixed_start(length, dim, seed):
-    """The same for inference, a float32 array `(1, 1, T, D)`."""
+    """First states at inference, a fixed float32 array `(1, 1, T, D)`."""
     generator = streams.generator(seed, "first_state")
     start = generator.standard_normal((1, 1, length, dim), dtype="float32")
     while (far := np.abs(start) > 3).any():

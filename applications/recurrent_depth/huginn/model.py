@@ -1,4 +1,4 @@
-"""The end-to-end twin: Huginn, its core unrolled, backpropagation cut short."""
+"""The end-to-end twin Huginn, unrolled with truncated backpropagation."""
 
 # B batch, T slots, D hidden_dim, V vocabulary_size
 
@@ -16,18 +16,18 @@ from .writer import HuginnWriter
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class Huginn(EndToEndText):
-    """Predicts each token from those before it, by a core that is repeated.
+    """Predicts each token from those before it by a repeated core.
 
     `fit(tokens)` takes ints `(N, sequence_length)` and minimises the
-    cross-entropy; `predict(tokens)` gives the logits `(N, T, V)` of each token
-    given those before it, the first one given nothing.
+    cross-entropy. `predict(tokens)` gives the logits `(N, T, V)` of each token
+    given those before it, where the first one is given the start token.
 
-    A training step repeats the core p times, p drawn for the batch, from a
-    random state; only the last `backprop_depth` iterations have gradients.
-    At inference it is repeated `mean_recurrence` times, or `num_steps`. There
-    Huginn's state starts at random too; ours is drawn once from the seed, for
-    each slot, whatever the batch and the backend, so that the prediction is a
-    function of the tokens, and its likelihood one.
+    A training step draws a number p for the batch and repeats the core p times
+    from a random state. Only the last `backprop_depth` iterations have
+    gradients. At inference the core is repeated `mean_recurrence` times, or
+    `num_steps` times. There, too, Huginn starts from a random state. Ours
+    depends only on the seed and the slot, not on batch or backend, so that
+    the prediction is a function of the tokens and has a likelihood.
 
     Args:
         vocabulary_size, sequence_length: int. V and T.
@@ -36,9 +36,10 @@ class Huginn(EndToEndText):
         intermediate_dim: int or None, for four times `hidden_dim`.
         mean_recurrence: int. p is 1 plus a Poisson variable of log-normal
             rate with this mean. Defaults to 32.
-        backprop_depth: int. Most iterations with gradients. Defaults to 8.
+        backprop_depth: int. The largest number of iterations with gradients.
+            Defaults to 8.
         tokenizer: as in `ARTransformer`.
-        seed: int. Of the order of the data, of p and of the states.
+        seed: int. Seed of the order of the data, of p and of first states.
         blocks_only: keywords of `RecurrentDepth` that only concern blocks.
 
     References:
@@ -110,7 +111,7 @@ class Huginn(EndToEndText):
         self.probabilities = iterations.probabilities(mean_recurrence)
         self.seed_generator = keras.random.SeedGenerator()
         streams.seed_layers([self], seed, "iterations")
-        # A variable: other numbers need no other compiled function.
+        # As a variable, it can change without compiling anew.
         self.num_steps = keras.Variable(
             mean_recurrence, trainable=False, dtype="int32", name="num_steps"
         )
@@ -128,7 +129,7 @@ class Huginn(EndToEndText):
         self.track_progress()
 
     def following(self, tokens, training=False, num_steps=None):
-        """Logits `(B, T, V)` of what follows each of the tokens `(B, T)`."""
+        """Logits `(B, T, V)` of the token after each of `tokens` `(B, T)`."""
         context = self.context(tokens)
         if training:
             count = self.draw_iterations()
@@ -154,39 +155,40 @@ class Huginn(EndToEndText):
         return state
 
     def start(self, context, index=0):
-        """The first state of slots from `index` on, at inference."""
+        """The first state at inference, of the slots from `index` on."""
         start = ops.convert_to_tensor(self.first_state)
         size = (1, 1, context.shape[2], self.hidden_dim)
         start = ops.slice(start, (0, 0, index, 0), size)
         return ops.cast(start, context.dtype) + ops.zeros_like(context)
 
     def adapt(self, state, context):
-        """What the core makes its next state of."""
+        """Input of the core, mapped from its state and the context."""
         return self.adapter(ops.concatenate([state, context], -1))
 
     def iteration(self, state, context):
-        """The state `(B, 1, T, D)` after the core was run once more."""
+        """The state `(B, 1, T, D)` after one more iteration of the core."""
         state = self.adapt(state, context)
         for layer in self.core:
             state = layer(state)
         return state
 
     def iterated(self, state, context, num_steps):
-        """The state after `num_steps` iterations, int or int tensor."""
+        """The state after `num_steps` iterations (int or int tensor)."""
         return ops.fori_loop(
             0, num_steps, lambda _, s: self.iteration(s, context), state
         )
 
     def unrolled(self, state, context, count):
-        """The state after `count` iterations, the last with gradients.
+        """The state after `count` iterations, with gradients of the last ones.
 
         Args:
             state, context: tensors `(B, 1, T, D)`.
             count: int tensor `()`.
         """
         free = ops.maximum(count - self.backprop_depth, 0)
-        # Weights that need no gradients: JAX cannot go back through a loop of
-        # unknown length, and torch would keep what it does not need.
+        # The first iterations stop the gradients of the weights: JAX cannot
+        # differentiate a loop of unknown length, and PyTorch would keep
+        # activations without need.
         fixed = [
             (variable, ops.stop_gradient(variable.value))
             for part in (self.adapter, *self.core)
@@ -210,12 +212,12 @@ class Huginn(EndToEndText):
         return self.read(state)
 
     def read(self, state):
-        """The same of the coda's output."""
+        """Logits `(B, T, V)` of the coda's output `(B, 1, T, D)`."""
         state = self.norm(state[:, 0])
         return ops.cast(self.embedding(state, reverse=True), "float32")
 
     def make_writer(self, num_steps=None):
-        """`writer.HuginnWriter` of this model."""
+        """Makes the `writer.HuginnWriter` of this model."""
         return HuginnWriter(self, num_steps or self.mean_recurrence)
 
     def evaluate(self, *args, num_steps=None, **kwargs):
@@ -238,13 +240,13 @@ class Huginn(EndToEndText):
 
 
 def _initializer(dim, depth=0.5):
-    # Huginn's `takase`: the smaller, the more layers are added up.
+    # Huginn's `takase`, which is smaller if more layers are summed.
     scale = iterations.START_SCALE * (2 * depth * dim) ** -0.5
     return keras.initializers.TruncatedNormal(stddev=scale)
 
 
 def _initialize(layer, depth):
-    """Huginn's first weights of a `SandwichLayer`."""
+    """Assigns Huginn's first weights to a `SandwichLayer`."""
     attention, width = layer.attention, layer.intermediate_dim
     dim = layer.down.units
     inner, outer = _initializer(dim), _initializer(dim, depth)

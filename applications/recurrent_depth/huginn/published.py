@@ -17,15 +17,15 @@ def load_reference_weights(model, arrays):
     """Copies a PyTorch state dict into a `Huginn`.
 
     Args:
-        model: `Huginn`, which `RecurrentDepth.end_to_end` makes, of the same
-            sizes. Its row of the start token, which the reference has not,
-            stays as it is; `model.following(tokens)` needs none.
+        model: `Huginn` of the same sizes, as `RecurrentDepth.end_to_end`
+            makes it. Its row of the start token, which the reference does not
+            have, is kept; `model.following(tokens)` does not use it.
         arrays: dict of numpy arrays under the names of `RavenForCausalLM`
             (`transformer.prelude.0.attn.Wqkv.weight`, ...), in torch layout.
 
     Raises:
-        ValueError: if a tensor is missing or its size does not fit, or the
-            head is not the embedding; the model is then untouched.
+        ValueError: if a tensor is missing or its size does not fit, or if the
+            head is not the embedding. The model is then unchanged.
     """
     if not isinstance(model, Huginn):
         raise ValueError(
@@ -56,7 +56,7 @@ def load_reference_weights(model, arrays):
 
 
 def layer_pairs(layer, name):
-    """Pairs of a `SandwichLayer`, see `torch_weights.assign`."""
+    """Pairs of a `SandwichLayer` for `torch_weights.assign`."""
     attention, heads = layer.attention, layer.num_heads
     query, key = attention.query_dense, attention.key_dense
     value = attention.value_dense

@@ -1,4 +1,4 @@
-"""What writes one token of the twin: prelude, repeated core and coda."""
+"""Writes one token with the twin's prelude, repeated core and coda."""
 
 # N sequences, T slots, D width, K number of iterations
 
@@ -11,9 +11,9 @@ from keras_dblocks.applications.text.decode import through_caches, update_caches
 class HuginnWriter:
     """Next-token logits, with caches for each iteration.
 
-    A state attends the states that the slots before it had at the same
-    iteration, as in `predict`: K caches a layer of the core, stacked, and one
-    compiled loop over them.
+    As in `predict`, a state attends to the states that the slots before it had
+    at the same iteration. Each layer of the core therefore has K stacked
+    caches, and one compiled loop runs over them.
 
     Args:
         model: `Huginn`.
@@ -37,7 +37,7 @@ class HuginnWriter:
         return self._through(tokens, caches, 0)[1]
 
     def starts(self, shape, generator):
-        """Nothing to start from but the model's own; one zero per token."""
+        """One zero per token, since the model has its own first state."""
         return np.zeros((*shape, 1), "float32")
 
     def write(self, previous, caches, index, start):
@@ -54,7 +54,7 @@ class HuginnWriter:
         return (ops.zeros(shape, model.compute_dtype),) * 2
 
     def _through(self, tokens, caches, index):
-        """The coda's output, and the caches with the tokens' slots."""
+        """The coda's output, and caches that include the tokens' slots."""
         model = self.model
         prelude, coda = list(caches["prelude"]), list(caches["coda"])
         context = model.embed(tokens)
@@ -65,9 +65,10 @@ class HuginnWriter:
         return state, {"prelude": prelude, "core": core, "coda": coda}
 
     def _iterate(self, state, context, caches, index):
-        """The state after K iterations, and the caches with its slots."""
+        """The state after K iterations, and caches that include its slots."""
         batch, length = ops.shape(state)[0], state.shape[2]
-        # The new slots alone go round: torch copies what it updates.
+        # The loop carries only the new slots, since PyTorch would copy whole
+        # caches at every update.
         made = [self._empty(self.num_steps, batch, length) for _ in caches]
 
         def body(k, carry):

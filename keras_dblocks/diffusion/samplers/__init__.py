@@ -1,4 +1,4 @@
-"""Samplers: from noise to the answer, through the blocks."""
+"""Samplers, which run the blocks from the start noise to the answer."""
 
 import keras
 
@@ -40,13 +40,13 @@ __all__ = [
 
 
 def get(identifier, **kwargs):
-    """Sampler from a `Sampler`, a name, or a dict.
+    """Returns the sampler for a `Sampler`, a name, or a dict.
 
     Args:
         identifier: `Sampler` (returned as it is), `"euler"`, `"heun"`,
             `"stochastic"`, `"unmasking"`, a dict of arguments with `"name"`,
             or a config of `serialize`.
-        kwargs: arguments, for a name.
+        kwargs: constructor arguments, used with a name.
     """
     if isinstance(identifier, dict) and "class_name" in identifier:
         identifier = keras.saving.deserialize_keras_object(identifier)

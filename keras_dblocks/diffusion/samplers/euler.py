@@ -20,7 +20,7 @@ def euler_step(noisy, denoised, level, following):
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 @dataclasses.dataclass(frozen=True)
 class EulerSampler(GaussianSampler):
-    """One call of the denoiser a step; see `GaussianSampler`.
+    """Calls the denoiser once per step; see `GaussianSampler`.
 
     Example:
 

@@ -9,7 +9,7 @@ from keras_dblocks.diffusion.samplers import loop
 
 
 class Start(keras.Model):
-    """Start noise of numbered rows, compiled by `predict_on_batch`.
+    """Draws the start noise of rows; compiled by `predict_on_batch`.
 
     Args:
         noise: `Noise`.
@@ -28,17 +28,18 @@ class Start(keras.Model):
         return self.noise.start(rows, self.shape, stream)
 
     def rows(self, sampler, rows):
-        """numpy `(B, *shape)` for int32 numpy `rows` `(B,)`."""
+        """Start noise, numpy `(B, *shape)`, of the int32 `rows` `(B,)`."""
         key = loop.stream_of(sampler, "start").key_array()
         return self.predict_on_batch((rows, key))
 
 
 class Stage(keras.Model):
-    """A visit to a block, compiled by `predict_on_batch`.
+    """Runs one visit to a block; compiled by `predict_on_batch`.
 
     Args:
-        block: `Block`; its moving averages are used where it has them.
-        sampler: `Sampler`. Its seed is an argument of the compiled call.
+        block: `Block`. Its moving averages are used if it has them.
+        sampler: `Sampler`. The stream's key is an argument of the compiled
+            call, so that another seed compiles nothing anew.
     """
 
     def __init__(self, block, sampler):
@@ -63,7 +64,7 @@ class Stage(keras.Model):
             state: tuple of numpy arrays.
             calls: dict of tuples of floats, those of a `Visit`.
             batch: `Batch`.
-            seed_of: `Sampler` whose seed is drawn from.
+            seed_of: `Sampler` whose seed the random draws follow from.
         """
         calls = {k: np.array(v, "float32") for k, v in calls.items()}
         key = loop.stream_of(seed_of, "step").key_array()
@@ -74,10 +75,10 @@ class Stage(keras.Model):
 
 
 class Stages:
-    """The stages of a model, made once, so that each is compiled once.
+    """Keeps the stages of a model, so that each is compiled only once.
 
     Args:
-        blocks: function of no arguments to the list of blocks.
+        blocks: function of no arguments that returns the list of blocks.
     """
 
     def __init__(self, blocks):
@@ -85,9 +86,9 @@ class Stages:
         self.made = {}
 
     def __call__(self, index, sampler, num_calls, batch_size):
-        """`Stage` of a block, for what the sampler's calls depend on."""
-        # One stage for each shape: TensorFlow would compile the second one
-        # for any shape, and then round differently.
+        """`Stage` of a block, one for each program that must be compiled."""
+        # Each shape has a stage of its own: TensorFlow would compile a second
+        # shape of the same function for any shape, which rounds differently.
         key = (index, sampler.compiled_part(), num_calls, batch_size)
         if key not in self.made:
             self.made[key] = Stage(self.blocks()[index], sampler)
@@ -95,16 +96,16 @@ class Stages:
 
 
 class Batch:
-    """Rows that are sampled together; the last ones may only fill it up.
+    """Rows that are sampled together, the last of which may be padding.
 
     Attributes:
         rows: int32 numpy `(B,)`, the rows' numbers in the whole call.
         condition: numpy array(s) `(B, ...)`, or None.
-        count: int. How many of the rows, from the first, were asked for.
+        count: int. Number of rows that are no padding; they come first.
     """
 
     def __init__(self, first, size, total, condition):
-        # One shape, so that each block is compiled once.
+        # All batches have one shape, so that each block is compiled once.
         self.rows = np.arange(first, first + size, dtype="int32")
         self.count = min(size, total - first)
         self.condition = condition
@@ -122,20 +123,21 @@ def batches(total, batch_size, condition=None):
 
 
 def generate(stages, visits, sampler, parts, starts, progress, keep=None):
-    """Runs all visits batch by batch.
+    """Runs all visits for one batch after the other.
 
     Args:
         stages: `Stages`.
         visits: list of `Visit`.
         sampler: `Sampler`.
         parts: list of `Batch`.
-        starts: function of a `Batch` to where its chains start, numpy.
+        starts: function from a `Batch` to the noisy signals, numpy, that its
+            chains start from.
         progress: function called after each visit with its number of calls.
         keep: function called with `(visit, noisy, result)` after each visit,
             or None; `noisy` is what the visit began with.
 
     Yields:
-        Result `(count, ...)` of each batch, numpy.
+        The numpy result `(count, ...)` of each batch.
     """
     for batch in parts:
         state = _initial(sampler, starts(batch))
@@ -152,10 +154,10 @@ def generate(stages, visits, sampler, parts, starts, progress, keep=None):
 
 
 def stream(load, visits, sampler, parts, starts, progress):
-    """`generate` that holds one block at a time, for all batches.
+    """`generate` that holds one block at a time and runs all batches on it.
 
     Args:
-        load: function of a block's index to the `Block`.
+        load: function from a block's index to the `Block`.
         visits, sampler, parts, starts, progress: as in `generate`.
 
     Returns:
@@ -176,7 +178,7 @@ def stream(load, visits, sampler, parts, starts, progress):
 
 
 def progress_bar(parts, visits, verbose):
-    """Function that moves a bar by a number of calls of the denoiser."""
+    """Function that advances a progress bar by a number of denoiser calls."""
     if not verbose:
         return lambda calls: None
     calls = sum(visit.num_calls for visit in visits)

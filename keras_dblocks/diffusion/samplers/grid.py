@@ -1,4 +1,4 @@
-"""Noise levels a sampler visits, highest first."""
+"""Grids of noise levels that a sampler visits, highest first."""
 
 import numpy as np
 
@@ -6,22 +6,23 @@ GRIDS = ("upper_edges", "equal_mass", "karras")
 
 
 def noise_levels(partition, num_steps, grid="upper_edges", rho=7.0):
-    """Descending noise levels, one denoiser call each.
+    """Descending noise levels, at each of which the denoiser is called once.
 
     Args:
-        partition: `keras_dblocks.partition.Partition`.
+        partition: `keras_dblocks.Partition`.
         num_steps: int. Number of calls.
         grid: `"upper_edges"` starts each block at the upper edge of its range
             and splits the block's steps by equal probability;
-            `"equal_mass"` is the paper's, equal steps of probability with
-            both ends of the whole range; `"karras"` is EDM's.
+            `"equal_mass"` is the paper's grid, in equal steps of probability
+            that include both ends of the range; `"karras"` is EDM's grid.
         rho: float. Exponent of the Karras grid. Defaults to `7`.
 
     Returns:
         float64 array `(num_steps,)`.
 
     Raises:
-        ValueError: unknown grid, or fewer upper-edge steps than blocks.
+        ValueError: for an unknown grid, or for `"upper_edges"` with fewer
+            steps than blocks.
     """
     if grid not in GRIDS:
         raise ValueError(

@@ -14,12 +14,12 @@ from keras_dblocks.diffusion.samplers.sampler import (
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 @dataclasses.dataclass(frozen=True)
 class HeunSampler(GaussianSampler):
-    """Two calls of the denoiser a step; see `GaussianSampler`.
+    """Calls the denoiser twice per step; see `GaussianSampler`.
 
-    A step from `s` to `s'` is Euler's, then taken again with the mean of the
-    slopes at both ends. The second call belongs to the block that owns `s'`,
-    so a block's last step is corrected by the next one. The step to 0 has no
-    second call: `2 num_steps - 1` in all.
+    A step from `s` to `s'` is first Euler's, and is then taken again with the
+    mean of the slopes at both ends. The second call belongs to the block that
+    owns `s'`, so the next block corrects a block's last step. The step to 0
+    has no second call, so there are `2 num_steps - 1` calls in all.
 
     References:
      - [EDM](https://arxiv.org/abs/2206.00364), Algorithm 1
@@ -35,7 +35,8 @@ class HeunSampler(GaussianSampler):
         return as_columns(rows)
 
     def initial(self, noisy):
-        # The state, and of the step under way its beginning and first slope.
+        # The noisy signal, then where the current step began and the slope
+        # there.
         return noisy, ops.zeros_like(noisy), ops.zeros_like(noisy)
 
     def step(self, state, denoised, call, draws):

@@ -1,4 +1,4 @@
-"""The chain: a sampler's calls of the denoiser, block after block."""
+"""The chain, which makes a sampler's denoiser calls block after block."""
 
 import itertools
 import warnings
@@ -15,15 +15,16 @@ class Visit(NamedTuple):
 
     Attributes:
         block: int.
-        calls: dict of tuples of floats, an entry for each call: part of
-            `Sampler.calls`, and `"number"`, that of the call in the chain.
+        calls: dict of tuples of floats with an entry for each call. It is a
+            part of `Sampler.calls`, with `"number"`, the call's number in the
+            chain.
     """
 
     block: int
     calls: dict
 
     def split(self):
-        """A visit for each call."""
+        """List of visits with one call each."""
         rows = zip(*self.calls.values(), strict=True)
         rows = [dict(zip(self.calls, row, strict=True)) for row in rows]
         return [
@@ -37,9 +38,9 @@ class Visit(NamedTuple):
 
 
 def plan(sampler, partition):
-    """The visits to blocks that a sampler makes, a list of `Visit`.
+    """Lists the visits to blocks that a sampler makes, as `Visit`.
 
-    Warns when a block would not be called.
+    It warns when a block would not be called.
     """
     levels = [float(level) for level in sampler.levels(partition)]
     calls = sampler.calls([*levels, 0.0])
@@ -62,18 +63,18 @@ def plan(sampler, partition):
 
 
 def stream_of(sampler, purpose):
-    """`Stream` of what a sampler draws, `"start"` or `"step"`."""
+    """`Stream` that a sampler draws its `"start"` or a `"step"` from."""
     return streams.Stream(sampler.seed, f"sampling_{purpose}")
 
 
 def start(sampler, noise, rows, signal_shape):
-    """Where the chains of some rows start, `(B, *signal_shape)`.
+    """Noisy signals `(B, *signal_shape)` that the rows' chains start from.
 
     Args:
         sampler: `Sampler`.
         noise: `Noise`.
-        rows: int32 tensor `(B,)`, the rows' numbers in the whole call. Each
-            has noise of its own, whatever else is in a batch.
+        rows: int32 tensor `(B,)`, the rows' numbers in the whole call. A
+            row's noise depends on its number, not on the rest of the batch.
         signal_shape: tuple, shape of one clean signal.
     """
     stream = None
@@ -83,7 +84,7 @@ def start(sampler, noise, rows, signal_shape):
 
 
 def sample(blocks, partition, sampler, noisy, condition, rows):
-    """Result of the last call of the chain, compiled visit by visit.
+    """Result of the chain's last call, with one compiled loop per visit.
 
     Args:
         blocks: list of `Block`.
@@ -102,11 +103,11 @@ def sample(blocks, partition, sampler, noisy, condition, rows):
 
 
 def trajectory(blocks, partition, sampler, noisy, condition, rows):
-    """Every call of the chain, arguments as of `sample`, none in a loop.
+    """Every call of the chain, unrolled; the arguments are those of `sample`.
 
     Returns:
-        List of dicts: the call's entries, `block`, `noisy` (what the block was
-        called with), `prediction` and `denoised`.
+        List of one dict per call: the call's entries, `block`, `noisy` (what
+        the block was called with), `prediction` and `denoised`.
     """
     state, stream = sampler.initial(noisy), stream_of(sampler, "step")
     visits, steps = plan(sampler, partition), []
@@ -121,9 +122,9 @@ def trajectory(blocks, partition, sampler, noisy, condition, rows):
 
 
 def run(block, sampler, calls, state, condition, rows, stream):
-    """Consecutive calls of one block, compiled as one loop.
+    """Makes consecutive calls of one block in one compiled loop.
 
-    A chain unrolled over many steps would compile for minutes.
+    A chain that is unrolled over many steps would take minutes to compile.
 
     Args:
         block: `Block`.
@@ -135,7 +136,7 @@ def run(block, sampler, calls, state, condition, rows, stream):
         stream: `Stream`, see `stream_of`.
 
     Returns:
-        The state after them, and the last call's `Sampler.result`.
+        The state after the calls, and the last call's `Sampler.result`.
     """
     calls = {
         name: ops.convert_to_tensor(values, dtype="float32")
@@ -149,7 +150,7 @@ def run(block, sampler, calls, state, condition, rows, stream):
         )
         return state, sampler.result(state, prediction)
 
-    count = ops.shape(calls["level"])[0]  # TensorFlow may not know it yet
+    count = ops.shape(calls["level"])[0]  # a tensor while TensorFlow traces
     if isinstance(count, int) and count == 1:
         return body(0, (state,))
     blank = sampler.no_result(state, block.prediction_shape)

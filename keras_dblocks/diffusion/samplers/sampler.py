@@ -1,4 +1,4 @@
-"""The contract of a sampler: which calls of the denoiser, and what follows."""
+"""The contract of a sampler, which plans denoiser calls and uses them."""
 
 import abc
 import dataclasses
@@ -14,7 +14,7 @@ from keras_dblocks.diffusion.samplers.grid import GRIDS, noise_levels
 
 
 class Draws(NamedTuple):
-    """Random numbers of one call of the denoiser, each row its own.
+    """Random numbers of one call of the denoiser, different for each row.
 
     Attributes:
         stream: `streams.Stream`.
@@ -37,18 +37,19 @@ class Draws(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sampler(Contract):
-    """How the chain goes from noise to the answer. Immutable.
+    """How the chain goes from noise to the answer.
 
     A sampler says at which noise levels the denoiser is called (`levels`,
-    `calls`) and what becomes of the state after each call (`step`). The loop
-    over the calls, which picks the block that owns each level, is not its
-    business: see `samplers.loop`. To change one, make another:
+    `calls`) and how the state changes after each call (`step`). The loop over
+    the calls, which picks the block that owns each level, is in
+    `samplers.loop`. A sampler is immutable; to change one, make another:
     `model.sampler = dataclasses.replace(model.sampler, num_steps=9)`.
 
     To write one, subclass this class as a frozen dataclass (its fields are
     the constructor's arguments, and are saved), define the methods below, and
-    register it with `keras.saving.register_keras_serializable`; then models
-    that have it can be saved and loaded. Called by:
+    register it with `keras.saving.register_keras_serializable`, so that
+    models with this sampler can be saved and loaded. The methods are called
+    by:
 
     | method | by | when |
     |---|---|---|
@@ -57,7 +58,7 @@ class Sampler(Contract):
     | `step` | the loop | after every call of the denoiser, compiled |
     | `result` | the loop | after every call; the last one's is returned |
 
-    Example, Euler's method on levels of one's own:
+    Example, Euler's method on levels of your own:
 
     ```python
     @keras.saving.register_keras_serializable(package="mine")
@@ -80,18 +81,18 @@ class Sampler(Contract):
 
     Args:
         num_steps: int, steps of the grid, or None for one per block.
-        seed: int. Of the start noise, and of what `step` draws.
+        seed: int. The start noise and what `step` draws follow from it.
 
     Attributes:
         starts_from_noise: bool. Whether the chain starts from noise
-            (generation, and the reference), or from its mean (tasks with one
-            right answer). Defaults to True.
-        guidance_scale: float or None. Of classifier-free guidance.
-        skips_blocks: bool. True where blocks may be left out on purpose;
-            otherwise a block that no call reaches gives a warning.
+            (generation, and the reference), or from the mean of that noise
+            (tasks with one right answer). Defaults to True.
+        guidance_scale: float or None. Scale of classifier-free guidance.
+        skips_blocks: bool. True if blocks may be left out on purpose;
+            otherwise a block that no call reaches causes a warning.
         planned_fields: tuple of str. Fields that only `levels`, `calls` and
-            the start depend on. Samplers that differ in them alone share
-            what is compiled.
+            the start depend on. Samplers that differ only in these fields
+            share their compiled functions.
 
     See docs/method.md#sampling.
     """
@@ -132,22 +133,22 @@ class Sampler(Contract):
         """Calls of the denoiser that the steps take.
 
         Args:
-            levels: list of floats, those of `levels` and then 0.
+            levels: list of floats, those of `levels` followed by 0.
 
         Returns:
-            Dict of equally long lists of floats, one entry per call:
-            `"level"`, at which the denoiser is called, and what else `step`
-            wants to know of the call.
+            Dict of equally long lists of floats with one entry per call:
+            `"level"`, at which the denoiser is called, and whatever else
+            `step` needs to know about the call.
         """
 
     def initial(self, noisy):
-        """State before the first call: a tuple that begins with `noisy`.
+        """State before the first call, a tuple that begins with `noisy`.
 
         Args:
-            noisy: tensor `(B, ...)`, where the chain starts.
+            noisy: tensor `(B, ...)` that the chain starts from.
 
         Returns:
-            Tuple of tensors; the loop keeps their shapes and dtypes.
+            Tuple of tensors, whose shapes and dtypes must not change.
         """
         return (noisy,)
 
@@ -156,17 +157,18 @@ class Sampler(Contract):
         """State after a call of the denoiser.
 
         Args:
-            state: tuple of tensors, see `initial`. The denoiser saw the first.
+            state: tuple of tensors, see `initial`. The first of them was the
+                denoiser's input.
             denoised: tensor `(B, ...)`, its estimate of the clean signal.
             call: dict of float32 scalars, one entry of `calls`.
-            draws: `Draws`, where all randomness comes from.
+            draws: `Draws`, the source of all randomness.
 
         Returns:
             Tuple like `state`.
         """
 
     def result(self, state, prediction):
-        """What the loop returns of a call.
+        """What the loop returns for a call.
 
         Args:
             state: tuple, what `step` returned.
@@ -175,18 +177,21 @@ class Sampler(Contract):
         return prediction
 
     def no_result(self, state, prediction_shape):
-        """A `result` of no call yet, of the same shape and dtype."""
+        """Placeholder for `result` before any call, of its shape and dtype."""
         shape = (ops.shape(state[0])[0], *prediction_shape)
         return ops.zeros(shape, dtype="float32")
 
     def compiled_part(self):
-        """The sampler without what a compiled visit does not depend on."""
+        """The sampler with all `planned_fields` at their defaults.
+
+        It stands for what a compiled visit depends on.
+        """
         fields = {f.name: f.default for f in dataclasses.fields(self)}
         planned = {name: fields[name] for name in self.planned_fields}
         return dataclasses.replace(self, **planned)
 
     def get_config(self):
-        """The fields, for saving."""
+        """Returns the fields, for saving."""
         return {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -194,13 +199,13 @@ class Sampler(Contract):
 
     @classmethod
     def from_config(cls, config):
-        """The sampler of a `get_config`."""
+        """Makes the sampler from what `get_config` returned."""
         return cls(**config)
 
 
 @dataclasses.dataclass(frozen=True)
 class GaussianSampler(Sampler):
-    """What samplers of Gaussian noise share: the grid, start and guidance.
+    """Base of samplers of Gaussian noise, with grid, start and guidance.
 
     Args:
         num_steps: int, steps of the grid. Defaults to one per block.
@@ -208,10 +213,11 @@ class GaussianSampler(Sampler):
             `keras_dblocks.samplers.noise_levels`.
         start: `"zero"` (the mean of the start distribution; for tasks with
             one right answer) or `"noise"` (generation, and the reference).
-        guidance_scale: float or None. Classifier-free guidance: prediction
-            without condition plus this times the difference.
+        guidance_scale: float or None. Scale of classifier-free guidance, the
+            prediction without condition plus `guidance_scale` times the
+            difference that the condition makes. None means no guidance.
         rho: float. Exponent of the Karras grid. Defaults to `7`.
-        seed: int. For `start="noise"`.
+        seed: int. The start noise and what `step` draws follow from it.
 
     References:
      - [EDM](https://arxiv.org/abs/2206.00364), Algorithms 1 and 2
@@ -248,15 +254,16 @@ class GaussianSampler(Sampler):
 
 
 def as_columns(rows):
-    """Equally keyed dicts, one per call, to a dict of lists."""
+    """Turns dicts with the same keys, one per call, into a dict of lists."""
     return {key: [float(row[key]) for row in rows] for key in rows[0]}
 
 
 def serialize(sampler):
-    """Config that `deserialize` takes, of a registered sampler.
+    """Config of a registered sampler, which `get` takes.
 
     Raises:
-        ValueError: if the class is not registered; it could not be loaded.
+        ValueError: if the class is not registered, since the sampler could
+            then not be loaded.
     """
     kind = type(sampler)
     name = keras.saving.get_registered_name(kind)

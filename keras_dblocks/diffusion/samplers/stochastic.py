@@ -14,14 +14,14 @@ from keras_dblocks.diffusion.samplers.sampler import as_columns
 class StochasticSampler(HeunSampler):
     """Heun's method with churn; see `GaussianSampler` for the other arguments.
 
-    Before a step from `s` the level is raised to `(1 + gamma) s` by fresh
-    noise, `gamma = min(churn / num_steps, sqrt(2) - 1)`, never above the
-    range the blocks were trained on.
+    Before a step from `s`, fresh noise raises the level to `(1 + gamma) s`
+    with `gamma = min(churn / num_steps, sqrt(2) - 1)`, but never above the
+    first level of the grid.
 
     Args:
         churn: float, `S_churn` of EDM. 0 is Heun's method. Defaults to `40`.
-        churn_range: pair of floats, `S_tmin` and `S_tmax`: levels at which
-            noise is added. Defaults to EDM's `(0.05, 50)`.
+        churn_range: pair of floats, `S_tmin` and `S_tmax`. Noise is added at
+            levels in this range. Defaults to EDM's `(0.05, 50)`.
         noise_scale: float, `S_noise` of EDM. Defaults to `1.003`.
 
     References:
@@ -43,7 +43,7 @@ class StochasticSampler(HeunSampler):
 
     def __post_init__(self):
         super().__post_init__()
-        # A list after a model was loaded; a sampler can be hashed.
+        # A loaded model passes a list, but a sampler must be hashable.
         object.__setattr__(self, "churn_range", tuple(self.churn_range))
         if not self.churn >= 0:
             raise ValueError(
@@ -62,7 +62,7 @@ class StochasticSampler(HeunSampler):
         ]
         rows = []
         for i, following in enumerate(levels[1:]):
-            # The noise of the next step is added after the last call of this.
+            # The next step's noise is added after this step's last call.
             spread = math.sqrt(max(raised[i + 1] ** 2 - following**2, 0.0))
             step = {"start": raised[i], "end": following, "spread": 0.0}
             rows.append({**step, "level": raised[i], "corrects": 0.0})

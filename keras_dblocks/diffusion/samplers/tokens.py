@@ -6,7 +6,7 @@ HIDDEN = -1e9  # a logit that is never drawn
 
 
 def check_drawing(temperature, top_p):
-    """Raises a ValueError for what tokens cannot be drawn with."""
+    """Raises a ValueError for an invalid `temperature` or `top_p`."""
     if not temperature >= 0 or not 0 < top_p <= 1:
         raise ValueError(
             "`temperature` must be at least 0 and `top_p` in (0, 1]. "
@@ -25,13 +25,14 @@ def draw(logits, uniform):
         int32 tensor `(...)`.
     """
     share = ops.cumsum(ops.softmax(logits, axis=-1), axis=-1)
-    # Of the whole sum, so that rounding cannot point past the last token.
+    # Scaled by the whole sum, so that rounding cannot choose a token past the
+    # last one.
     passed = share <= ops.expand_dims(uniform, -1) * share[..., -1:]
     return ops.sum(ops.cast(passed, "int32"), -1)
 
 
 def nucleus(logits, top_p):
-    """Hides the unlikeliest tokens beyond a share `top_p` of the probability.
+    """Hides all but the likeliest tokens that hold `top_p` of the probability.
 
     The likeliest token is never hidden.
     """

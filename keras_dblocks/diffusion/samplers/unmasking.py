@@ -1,4 +1,4 @@
-"""Masked diffusion's sampler: masks are revealed step by step."""
+"""Sampler of masked diffusion, which reveals masks step by step."""
 
 import dataclasses
 
@@ -25,23 +25,24 @@ ORDERS = ("random", "confidence")
 class UnmaskingSampler(Sampler):
     """Draws a token for every mask and reveals a share of them at each step.
 
-    From time t to s a mask is revealed with probability
-    `(alpha(s) - alpha(t)) / (1 - alpha(t))`; the last step reveals the rest.
+    In a step from time t to s, each mask is revealed with probability
+    `(alpha(s) - alpha(t)) / (1 - alpha(t))`. The last step reveals the rest.
 
     Args:
         num_steps: int. Defaults to one per block.
         grid: `"cosine"` (MD4's) or `"uniform"` in time.
         schedule: name, see `MaskingSchedule`. Defaults to `"linear"`.
-        order: `"random"` (ancestral sampling), or `"confidence"`: as many
-            masks, those whose token was likeliest.
+        order: `"random"` (ancestral sampling), or `"confidence"`, which
+            reveals the expected number of masks, those whose drawn tokens
+            are likeliest first.
         temperature: float. 0 takes the likeliest token. Defaults to `1`.
-        top_p: float. Tokens are drawn from the likeliest ones that have this
-            share of the probability. Defaults to `1`, all.
-        masked: float. Share of masks in the start; less than 1 with a prompt.
-            Mask ratios fall from there, so that a block sees as many masks as
-            in training. Defaults to `1`.
+        top_p: float. Tokens are drawn from the likeliest ones that hold this
+            share of the probability. Defaults to `1`, for all tokens.
+        masked: float. Share of masks at the start, which is below 1 with a
+            prompt. Mask ratios fall from there, so that a block sees as many
+            masks as in training. Defaults to `1`.
         mask_token: int. The token that stands for a mask; it must be given.
-        seed: int.
+        seed: int. All draws follow from it.
 
     References:
      - [MD4](https://arxiv.org/abs/2406.04329), Section 4 and Appendix
@@ -74,7 +75,7 @@ class UnmaskingSampler(Sampler):
 
     @property
     def skips_blocks(self):
-        """True with a prompt: the first blocks have nothing to do."""
+        """True with a prompt, which may leave the first blocks no work."""
         return self.masked < 1
 
     def times(self, num_steps):
@@ -93,7 +94,7 @@ class UnmaskingSampler(Sampler):
         times = self.times(len(levels) - 1)
         alpha = MaskingSchedule(self.schedule).alpha(times)
         reveal = np.diff(alpha) / (1.0 - alpha[:-1])
-        reveal[-1] = 1.0  # what epsilon would leave
+        reveal[-1] = 1.0  # also the masks that epsilon would leave
         return {"level": levels[:-1], "reveal": reveal.tolist()}
 
     def initial(self, noisy):
@@ -115,7 +116,7 @@ class UnmaskingSampler(Sampler):
         return (ops.where(revealed, drawn, tokens),)
 
     def _draw(self, logits, uniform):
-        """A token for every place, and its log-probability."""
+        """Draws a token for every slot; returns it and its log-probability."""
         log_probability = ops.log_softmax(logits, axis=-1)
         if self.temperature == 0:
             drawn = ops.cast(ops.argmax(logits, axis=-1), "int32")
@@ -129,7 +130,7 @@ class UnmaskingSampler(Sampler):
         return drawn, ops.squeeze(confidence, -1)
 
     def result(self, state, prediction):
-        """The tokens so far."""
+        """Returns the tokens revealed so far."""
         return state[0]
 
     def no_result(self, state, prediction_shape):
