@@ -20,6 +20,9 @@ def known(layer, context):
 
 def accepts(layer, argument):
     """True if the layer's `call` takes the named argument."""
+    names = getattr(layer, "context_names", None)  # of a wrapper
+    if names is not None:
+        return argument in names
     return argument in _arguments(_function(layer))
 
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_dblocks.layers.context import call_part
+from keras_dblocks.layers.context import NAMES, accepts, call_part
 from keras_dblocks.layers.modulation import Modulation, modulate
 from keras_dblocks.layers.nested_layers import deserialized
 
@@ -36,12 +36,22 @@ class NoiseModulation(keras.layers.Layer):
             2, dtype=self.dtype_policy, name="modulation"
         )
         self.modulation.build(noise_shape, x_shape)
-        if not self.layer.built:
-            self.layer.build(x_shape)
+        if not self.layer.built and self._of_context() <= {"training"}:
+            self.layer.build(x_shape)  # one that sees more: at its first call
 
-    def call(self, x, noise, training=None):
+    def _of_context(self):
+        """Names of what the wrapped layer asks for beside its input."""
+        return {name for name in NAMES if accepts(self.layer, name)}
+
+    @property
+    def context_names(self):
+        """What `call` is to be given by name, see `layers.context`."""
+        return {"noise", *self._of_context()}
+
+    def call(self, x, noise, signal=None, condition=None, training=None):
         x = modulate(x, *self.modulation(noise, x))
-        return call_part(self.layer, x, {"training": training})
+        context = {"signal": signal, "condition": condition}
+        return call_part(self.layer, x, {**context, "training": training})
 
     def compute_output_shape(self, x_shape, noise_shape):
         return x_shape

@@ -206,3 +206,30 @@ class Misspelt(keras.layers.Layer):
 def test_a_misspelt_argument_is_refused():
     message = refused(lambda: make(stem=Misspelt()).build(), "names")
     assert "Rename it `condition`" in message
+
+
+@keras.saving.register_keras_serializable(package="test_composed")
+class Looking(keras.layers.Layer):
+    """A residual layer that sees the condition and no noise level."""
+
+    def build(self, state_shape, condition_shape):
+        self.dense = keras.layers.Dense(state_shape[-1])
+        self.dense.build(condition_shape)
+
+    def call(self, state, condition):
+        return state + self.dense(condition)
+
+
+def test_a_layer_without_noise_sees_the_condition():
+    whole = make(layers=[Looking() for _ in range(4)])
+    whole.build()
+    noisy, level = np.ones((2, WIDTH), "float32"), np.float32([1.0, 1.0])
+    first = whole.denoise(noisy, level, np.zeros((2, 2), "float32"))
+    stem = whole.blocks[0].stem.dense
+    stem.kernel.assign(stem.kernel * 0)  # no other way for the condition
+    seen = [
+        whole.denoise(noisy, level, np.full((2, 2), value, "float32"))
+        for value in (0.0, 1.0)
+    ]
+    assert first.shape == (2, 3)
+    assert np.abs(seen[0] - seen[1]).max() > 1e-3
