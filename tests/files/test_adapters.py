@@ -43,7 +43,14 @@ def error_of_int8(name, twin):
     return largest_error(before, answers(name, model))
 
 
-@pytest.mark.parametrize("name", SYSTEMS)
+# The tied read-out takes as long again and has a test of its own below.
+QUICK = [
+    pytest.param(name, marks=pytest.mark.slow) if name == "mdm_tied" else name
+    for name in SYSTEMS
+]
+
+
+@pytest.mark.parametrize("name", QUICK)
 def test_quantized_blocks_answer_as_well_as_the_quantized_twin(name):
     ours, twins = (error_of_int8(name, twin) for twin in (False, True))
     assert 1e-4 < ours < 2 * twins
@@ -66,7 +73,7 @@ def enable_lora(model):
 
 
 @pytest.mark.parametrize("alone", [False, True], ids=["whole", "alone"])
-@pytest.mark.parametrize("name", SYSTEMS)
+@pytest.mark.parametrize("name", QUICK)
 def test_only_lora_matrices_move(name, alone):
     whole = make(name)
     model = whole.block(0) if alone else whole
@@ -82,7 +89,9 @@ def test_only_lora_matrices_move(name, alone):
     assert not still
 
 
-@pytest.mark.parametrize("name", ["vit", "mdm_tied"])
+@pytest.mark.parametrize(
+    "name", ["vit", pytest.param("mdm_tied", marks=pytest.mark.slow)]
+)
 def test_quantized_and_adapted_models_come_back(tmp_path, name):
     model = make(name)
     assert quantization_config(model) == []

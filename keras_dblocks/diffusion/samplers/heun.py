@@ -5,6 +5,7 @@ import dataclasses
 import keras
 from keras import ops
 
+from keras_dblocks.diffusion.samplers.euler import euler_step
 from keras_dblocks.diffusion.samplers.sampler import (
     GaussianSampler,
     as_columns,
@@ -43,7 +44,8 @@ class HeunSampler(GaussianSampler):
         noisy, beginning, first_slope = state
         slope = (noisy - denoised) / call["level"]  # lines 4 and 7
         length = call["end"] - call["start"]
-        predicted = noisy + length * slope  # line 5
+        # Line 5, as a blend: the sum would cancel where noise falls by much.
+        predicted = euler_step(noisy, denoised, call["start"], call["end"])
         mean = 0.5 * (first_slope + slope)
         corrected = beginning + length * mean  # line 8
         corrects = call["corrects"] > 0.5
