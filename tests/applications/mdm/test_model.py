@@ -330,7 +330,8 @@ def test_mixed_precision():
     assert logits.dtype == "float32" and np.ptp(wanted) > 0.5
     history = model.fit(data(), epochs=60, verbose=0).history["loss"]
     assert np.mean(history[-10:]) < np.mean(history[:10]) - 0.1
-    assert 0.5 < model.evaluate(data())[0] < 1.8
+    # No bound lies below the text's entropy, log2(3) / 6 bits.
+    assert np.log2(3) / 6 < model.evaluate(data())[0] < 1.8
     assert (model.generate(2, num_steps=6) < MASK).all()
 
 
