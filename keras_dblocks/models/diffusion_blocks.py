@@ -24,7 +24,7 @@ from keras_dblocks.models.network import Network
 from keras_dblocks.models.numbered_rows import NumberedRows
 from keras_dblocks.models.parts import BatchLayout, BlockParts, Method
 from keras_dblocks.streams import rows_of
-from keras_dblocks.training.trainable_block import run_hand_over
+from keras_dblocks.training.trainable_block import hand_over
 from keras_dblocks.training.trainer import BlockTrainer
 
 
@@ -385,17 +385,7 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
     def _validation_hand_over(self, index, x, y, rows):
         if not self.on_policy:
             return None
-        first = self.blocks[0].hand_over_constants()
-        return run_hand_over(
-            self.blocks,
-            index,
-            lambda: self.blocks[index].begin_hand_over(
-                (x, y, None), 1.0, first, rows
-            ),
-            lambda block, *state: block.pass_on(
-                *state, block.hand_over_constants()
-            ),
-        )
+        return hand_over(self.blocks, index, (x, y, None), 1.0, rows)
 
     @property
     def sampler(self):

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_dblocks import compat
 from keras_dblocks.training.block_step import BlockStep, next_batches, unpack
-from keras_dblocks.training.trainable_block import run_hand_over
+from keras_dblocks.training.trainable_block import hand_over
 
 
 def make_train_function(trainer):
@@ -63,17 +63,7 @@ class TensorFlowStep(BlockStep):
 
     def hand_over(self, data):
         """State that the earlier blocks hand over to this one, or None."""
-        if not self.share:
-            return None
-        first = self.trainer.blocks[0].hand_over_constants()
-        handed = run_hand_over(
-            self.trainer.blocks,
-            self.index,
-            lambda: self.begin(data, first),
-            lambda block, *state: block.pass_on(
-                *state, block.hand_over_constants()
-            ),
-        )
-        if handed is None:  # the batch is too small for the share
+        handed = hand_over(self.trainer.blocks, self.index, data, self.share)
+        if handed is None:  # no share, or a batch too small for it
             return None
         return tf.nest.map_structure(tf.stop_gradient, handed)

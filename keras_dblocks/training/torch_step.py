@@ -4,7 +4,7 @@ import torch
 
 from keras_dblocks.training.block_step import BlockStep, unpack
 from keras_dblocks.training.torch_offload_step import offloaded
-from keras_dblocks.training.trainable_block import run_hand_over
+from keras_dblocks.training.trainable_block import hand_over
 
 
 def make_train_function(trainer):
@@ -48,14 +48,4 @@ class TorchStep(BlockStep):
     @torch.no_grad()
     def hand_over(self, data):
         """State that the earlier blocks hand over to this one, or None."""
-        if not self.share:
-            return None
-        first = self.trainer.blocks[0].hand_over_constants()
-        return run_hand_over(
-            self.trainer.blocks,
-            self.index,
-            lambda: self.begin(data, first),
-            lambda block, *state: block.pass_on(
-                *state, block.hand_over_constants()
-            ),
-        )
+        return hand_over(self.trainer.blocks, self.index, data, self.share)

@@ -104,3 +104,28 @@ def run_hand_over(blocks, index, begin, pass_on):
     for earlier in blocks[:index]:
         state = pass_on(earlier, state, context)
     return state
+
+
+def hand_over(blocks, index, data, share, rows=None):
+    """`run_hand_over` where nothing is compiled apart.
+
+    Args:
+        blocks: list of `TrainableBlock`.
+        index: int. The block that is going to train.
+        data, share, rows: see `TrainableBlock.begin_hand_over`; a share of 0
+            hands nothing over.
+
+    Returns:
+        The state that block `index` trains on, or None.
+    """
+    if not share:
+        return None
+    first = blocks[0].hand_over_constants()
+    return run_hand_over(
+        blocks,
+        index,
+        lambda: blocks[index].begin_hand_over(data, share, first, rows),
+        lambda block, *state: block.pass_on(
+            *state, block.hand_over_constants()
+        ),
+    )

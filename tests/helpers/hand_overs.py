@@ -1,6 +1,6 @@
 """What earlier blocks hand over, computed outside of a training step."""
 
-from keras_dblocks.training.trainable_block import run_hand_over
+from keras_dblocks.training.trainable_block import hand_over
 
 
 def handed_over(model, index, x, y):
@@ -11,16 +11,4 @@ def handed_over(model, index, x, y):
         index: int.
         x, y: a batch.
     """
-    if not model.on_policy:
-        return None
-    first = model.blocks[0].hand_over_constants()
-    return run_hand_over(
-        model.blocks,
-        index,
-        lambda: model.blocks[index].begin_hand_over(
-            (x, y, None), model.on_policy, first
-        ),
-        lambda block, *state: block.pass_on(
-            *state, block.hand_over_constants()
-        ),
-    )
+    return hand_over(model.blocks, index, (x, y, None), model.on_policy)
