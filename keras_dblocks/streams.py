@@ -18,11 +18,7 @@ import numpy as np
 from keras import ops
 
 from keras_dblocks import compat
-
-# Rotations of Threefry-2x32 (Salmon et al. 2011, Table 2) and the parity
-# constant of its key schedule.
-ROTATIONS = (13, 15, 26, 6), (17, 29, 16, 24)
-PARITY = 0x1BD11BDA
+from keras_dblocks.threefry import random_words, signed
 
 
 def entropy(seed, purpose, *index):
@@ -67,36 +63,31 @@ class Stream:
     """
 
     def __init__(self, seed, purpose, *index):
-        self.key = tuple(int(word) for word in words(seed, purpose, *index))
+        key = words(seed, purpose, *index)
+        self.key = key.view("int32")
 
     @classmethod
     def of_key(cls, key):
-        """The stream of a key given as int32 tensor or array `(2,)`.
+        """The stream of a key, int32 tensor or array `(2,)`.
 
         It is for compiled functions that take the key as an argument, where
-        `key` is `Stream(...).key_array()`.
+        `key` is `Stream(...).key`.
         """
         stream = cls.__new__(cls)
-        if isinstance(key, np.ndarray):
-            key = [int(word) & 0xFFFFFFFF for word in key]
-        stream.key = (key[0], key[1])
+        stream.key = key
         return stream
-
-    def key_array(self):
-        """The key as a numpy array, int32 `(2,)`."""
-        return np.array([_signed(word) for word in self.key], "int32")
 
     def _bits(self, rows, shape, step, per_value):
         """List of `per_value` tensors `(B, *shape)` of int32 words."""
         size = int(np.prod(shape))  # static
-        rows = ops.cast(rows, "int32")
-        step = ops.zeros_like(rows) + ops.cast(step, "int32")
-        first, second = threefry(self.key, step, rows)  # (B,) keys of the rows
         count = size if per_value == 2 else -(-size // 2)
-        element = ops.expand_dims(ops.arange(count, dtype="int32"), 0)
-        element = element + ops.zeros_like(ops.expand_dims(rows, 1))
-        key = ops.expand_dims(first, 1), ops.expand_dims(second, 1)
-        found = threefry(key, element, ops.zeros_like(element))  # (B, count)
+        rows = ops.cast(rows, "int32")
+        found = random_words(
+            ops.convert_to_tensor(self.key, "int32"),
+            ops.zeros_like(rows) + ops.cast(step, "int32"),
+            rows,
+            ops.arange(count, dtype="int32"),
+        )  # (B, count) each
         if per_value == 2:
             return [ops.reshape(bits, (-1, *shape)) for bits in found]
         both = ops.concatenate(found, 1)[:, :size]
@@ -144,55 +135,14 @@ def spread(rows, shift):
         shift: float32 tensor that broadcasts against `(B,)`, in [0, 1).
     """
     # 32-bit integers keep the fraction, which float32 would lose.
-    golden = ops.cast(rows, "int32") * _signed(0x9E3779B9)
+    golden = ops.cast(rows, "int32") * signed(0x9E3779B9)
     return ops.mod(_to_unit(golden) + shift, 1.0)
-
-
-def threefry(key, first, second):
-    """Threefry-2x32 with 20 rounds.
-
-    Args:
-        key: pair of Python ints, or of int32 tensors.
-        first, second: int32 tensors of equal shape, the counters.
-
-    Returns:
-        Two int32 tensors that hold 32 random bits each.
-
-    References:
-     - [Parallel random numbers: as easy as 1, 2, 3](
-       https://doi.org/10.1145/2063384.2063405), Section 3.4
-    """
-    if isinstance(key[0], int):
-        schedule = [*key, key[0] ^ key[1] ^ PARITY]
-        schedule = [_signed(word) for word in schedule]
-    else:
-        last = ops.bitwise_xor(ops.bitwise_xor(*key), _signed(PARITY))
-        schedule = [*key, last]
-    x, y = first + schedule[0], second + schedule[1]
-    for group in range(5):
-        for distance in ROTATIONS[group % 2]:
-            x = x + y
-            y = ops.bitwise_xor(_rotate(y, distance), x)
-        x = x + schedule[(group + 1) % 3]
-        y = y + schedule[(group + 2) % 3] + (group + 1)
-    return x, y
-
-
-def _rotate(x, distance):
-    low = ops.bitwise_right_shift(x, 32 - distance)  # copies the sign bit
-    low = ops.bitwise_and(low, (1 << distance) - 1)
-    return ops.bitwise_or(ops.bitwise_left_shift(x, distance), low)
 
 
 def _to_unit(bits):
     """The upper 24 of 32 bits as float32 in [0, 1)."""
     upper = ops.bitwise_and(ops.bitwise_right_shift(bits, 8), 0xFFFFFF)
     return ops.cast(upper, "float32") * 2.0**-24
-
-
-def _signed(word):
-    """The int32 that has the bits of a 32-bit word."""
-    return int(np.uint32(word).astype("int32"))
 
 
 def seed_layers(layers, seed, purpose, *index):

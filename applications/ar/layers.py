@@ -7,13 +7,13 @@ import math
 import keras
 from keras import ops
 
+from keras_dblocks.configuration import Configured
 from keras_dblocks.layers import (
     AdaptiveNormalization,
     Embedding,
     Modulation,
     NoiseEmbedding,
 )
-from keras_dblocks.layers.nested_layers import deserialized
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -39,12 +39,9 @@ class TwoLevelEmbedding(NoiseEmbedding):
     def compute_output_shape(self, c_noise_shape):
         return (c_noise_shape[0], 2, self.output_dim)
 
-    def get_config(self):
-        return {**super().get_config(), "clean_level": self.clean_level}
-
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class ARStem(keras.layers.Layer):
+class ARStem(Configured, keras.layers.Layer):
     """Makes clean and noisy streams: `(B, T, D)` to `(B, 2, T, D)`.
 
     Noisy slot i stands for a token, and clean slot i for the token before it.
@@ -125,22 +122,9 @@ class ARStem(keras.layers.Layer):
         shape = (batch, 2, length, self.hidden_dim)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "vocabulary_size": self.vocabulary_size,
-            "hidden_dim": self.hidden_dim,
-            "target": keras.saving.serialize_keras_object(self.target),
-            "zero_init": self.zero_init,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**deserialized(config, "target"))
-
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class ARReadout(keras.layers.Layer):
+class ARReadout(Configured, keras.layers.Layer):
     """Modulated norm of the noisy stream, `(B, S, T, D)` to `(B, T, D)`.
 
     Args:
@@ -170,9 +154,3 @@ class ARReadout(keras.layers.Layer):
         shift, scale = self.modulation(noise, x)  # each (B, S, 1, D)
         x = self.norm(x, shift, scale)  # (B, S, T, D)
         return x if with_clean else x[:, 0]
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "clean_in_training": self.clean_in_training,
-        }

@@ -57,8 +57,8 @@ def layer_pairs(layer, name):
     attention_norm = f"{name}.input_layernorm.weight"
     mlp_norm = f"{name}.post_attention_layernorm.weight"
     return [
-        (layer.attention_norm.norm.scale, attention_norm, as_is),
-        (layer.mlp_norm.norm.scale, mlp_norm, as_is),
+        (layer.attention_norm.gamma, attention_norm, as_is),
+        (layer.mlp_norm.gamma, mlp_norm, as_is),
         *(
             (dense.kernel, f"{name}.{key}.weight", transpose)
             for key, dense in kernels.items()

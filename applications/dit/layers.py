@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dblocks.configuration import Configured
 from keras_dblocks.layers import (
     AdaptiveNormalization,
     Embedding,
@@ -16,7 +17,7 @@ from keras_dblocks.layers import (
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class ClassAndNoiseEmbedding(keras.layers.Layer):
+class ClassAndNoiseEmbedding(Configured, keras.layers.Layer):
     """Embeds noise level and class and adds the two.
 
     Args:
@@ -68,17 +69,9 @@ class ClassAndNoiseEmbedding(keras.layers.Layer):
     def compute_output_shape(self, c_noise_shape, condition_shape):
         return (c_noise_shape[0], self.hidden_dim)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_classes": self.num_classes,
-            "hidden_dim": self.hidden_dim,
-            "class_dropout": self.class_dropout,
-        }
-
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class DiTStem(keras.layers.Layer):
+class DiTStem(Configured, keras.layers.Layer):
     """Adds fixed positions to patches: `(B, H, W, C)` to `(B, T, D)`.
 
     Args:
@@ -108,16 +101,9 @@ class DiTStem(keras.layers.Layer):
     def compute_output_shape(self, images_shape):
         return self.patches.compute_output_shape(images_shape)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "patch_size": self.patch_size,
-            "hidden_dim": self.hidden_dim,
-        }
-
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class DiTReadout(keras.layers.Layer):
+class DiTReadout(Configured, keras.layers.Layer):
     """Final layer of modulated norm and linear map, from patches to images.
 
     Args:
@@ -164,13 +150,6 @@ class DiTReadout(keras.layers.Layer):
     def compute_output_shape(self, x_shape, noise_shape):
         size = round(x_shape[1] ** 0.5) * self.patch_size
         return (x_shape[0], size, size, self.channels)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "patch_size": self.patch_size,
-            "channels": self.channels,
-        }
 
 
 def positions(side, dim):

@@ -5,6 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_dblocks import compat, streams
+from keras_dblocks.applications.text.likelihood import standard_error
 from keras_dblocks.checks import check_integer
 
 
@@ -74,12 +75,9 @@ class EvaluatesBound:
         parts = self._bound(tokens, batch_size, num_draws, seed)
         rest = self.noise.minimum * np.log2(self.vocabulary_size)
         whole = sum(parts.values())
-        error = np.nan
-        if len(whole) > 1:
-            error = whole.std(ddof=1) / len(whole) ** 0.5
         result = {
             "bits_per_token": float(whole.mean() + rest),
-            "standard_error": float(error),
+            "standard_error": float(standard_error(whole)),
             "reconstruction_bits_per_token": float(rest),
             **{
                 f"block_{i}_bits_per_token": float(part.mean())

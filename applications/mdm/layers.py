@@ -4,12 +4,12 @@
 
 import keras
 
+from keras_dblocks.configuration import Configured
 from keras_dblocks.layers import AdaptiveNormalization, Embedding, Modulation
-from keras_dblocks.layers.nested_layers import deserialized
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class MDMStem(keras.layers.Layer):
+class MDMStem(Configured, keras.layers.Layer):
     """Embeds tokens and the mask: `(B, T)` to `(B, T, D)`.
 
     Args:
@@ -44,16 +44,9 @@ class MDMStem(keras.layers.Layer):
     def compute_output_shape(self, tokens_shape):
         return (*tokens_shape, self.hidden_dim)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "vocabulary_size": self.vocabulary_size,
-            "hidden_dim": self.hidden_dim,
-        }
-
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class MDMReadout(keras.layers.Layer):
+class MDMReadout(Configured, keras.layers.Layer):
     """Modulated norm and logits: `(B, T, D)` to `(B, T, V)`.
 
     Args:
@@ -99,15 +92,3 @@ class MDMReadout(keras.layers.Layer):
 
     def compute_output_shape(self, x_shape, noise_shape):
         return (*x_shape[:-1], self.vocabulary_size)
-
-    def get_config(self):
-        embedding = keras.saving.serialize_keras_object(self.embedding)
-        return {
-            **super().get_config(),
-            "vocabulary_size": self.vocabulary_size,
-            "embedding": embedding,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**deserialized(config, "embedding"))

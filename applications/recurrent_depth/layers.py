@@ -5,12 +5,12 @@
 import keras
 from keras import ops
 
+from keras_dblocks.configuration import Configured
 from keras_dblocks.layers import Embedding
-from keras_dblocks.layers.nested_layers import deserialized
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class RecurrentStem(keras.layers.Layer):
+class RecurrentStem(Configured, keras.layers.Layer):
     """Prelude and adapter, from noisy tokens `(B, T, D)` to the first state.
 
     The adapter is a linear map of the concatenated noisy token and prelude's
@@ -88,21 +88,9 @@ class RecurrentStem(keras.layers.Layer):
         shape = (batch, 1 + self.context_stream, length, dim)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "vocabulary_size": self.vocabulary_size,
-            "prelude": keras.saving.serialize_keras_object(self.prelude),
-            "context_stream": self.context_stream,
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**deserialized(config, "prelude"))
-
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class RecurrentReadout(keras.layers.Layer):
+class RecurrentReadout(Configured, keras.layers.Layer):
     """Coda and norm, from the core's last state to `(B, T, D)`.
 
     Args:
@@ -133,11 +121,3 @@ class RecurrentReadout(keras.layers.Layer):
     def compute_output_spec(self, x, noise, training=None):
         batch, _, length, dim = x.shape
         return keras.KerasTensor((batch, length, dim), dtype=self.compute_dtype)
-
-    def get_config(self):
-        coda = keras.saving.serialize_keras_object(self.coda)
-        return {**super().get_config(), "coda": coda}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**deserialized(config, "coda"))

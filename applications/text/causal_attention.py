@@ -5,11 +5,12 @@
 import keras
 from keras import ops
 
+from keras_dblocks.configuration import Configured
 from keras_dblocks.layers.rotary import rotate
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class CausalAttention(keras.layers.Layer):
+class CausalAttention(Configured, keras.layers.Layer):
     """Attention of one or two streams to the clean tokens so far.
 
     Stream 0 holds clean tokens and is ordinary causal attention. Stream 1, if
@@ -129,15 +130,6 @@ class CausalAttention(keras.layers.Layer):
         batch, streams, *rest = x.shape
         shape = (batch, 1 if last_only else streams, *rest)
         return keras.KerasTensor(shape, dtype=self.compute_dtype), cache
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_heads": self.num_heads,
-            "num_key_value_heads": self.num_key_value_heads,
-            "theta": self.theta,
-            "bias": self.bias,
-        }
 
 
 def attend_past_and_self(query, past_key, past_value, key, value, index=0):

@@ -6,11 +6,11 @@ import keras
 from keras import ops
 
 from keras_dblocks.checks import check_integer
-from keras_dblocks.layers.nested_layers import deserialized
+from keras_dblocks.configuration import Configured
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class ScaledLogits(keras.layers.Layer):
+class ScaledLogits(Configured, keras.layers.Layer):
     """Logits `(..., V)` of denoised rows `(..., D)`.
 
     Args:
@@ -43,18 +43,6 @@ class ScaledLogits(keras.layers.Layer):
             return self.scale * self.dense(x)
         rows = ops.cast(self.target.embeddings(), x.dtype)
         return self.scale * ops.matmul(x, ops.transpose(rows))
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "vocabulary_size": self.vocabulary_size,
-            "scale": self.scale,
-            "target": keras.saving.serialize_keras_object(self.target),
-        }
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**deserialized(config, "target"))
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -95,9 +83,6 @@ class AmendedLogits(ScaledLogits):
         if len(logits.shape) == 4:  # both streams
             return ops.stack([logits[:, 0], logits[:, 1] + handed], 1)
         return logits + handed
-
-    def get_config(self):
-        return {**super().get_config(), "floor": self.floor}
 
 
 def check_heads(hidden_dim, num_heads, num_key_value_heads):

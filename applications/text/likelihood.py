@@ -45,6 +45,13 @@ class Entropies(NumberedRows, keras.Model):
         return ops.mean(ops.stack(entropies, 1), -1)
 
 
+def standard_error(values):
+    """Standard error of the mean of `values` `(N,)`; NaN for one value."""
+    if len(values) < 2:
+        return np.nan
+    return values.std(ddof=1) / len(values) ** 0.5
+
+
 class EvaluatesLikelihood:
     """`evaluate` of a model of the next token."""
 
@@ -94,10 +101,8 @@ class EvaluatesLikelihood:
             tokens, batch_size=batch_size, verbose=0
         )
         whole = steps[:, -1]
-        error = np.nan
-        if len(whole) > 1:
-            error = whole.std(ddof=1) / len(whole) ** 0.5
-        result = {"cross_entropy": whole.mean(), "standard_error": error}
+        result = {"cross_entropy": whole.mean()}
+        result["standard_error"] = standard_error(whole)
         result |= self._by_block(steps.mean(0))
         if self.compiled and hasattr(self, "blocks"):
             losses = super().evaluate(

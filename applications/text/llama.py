@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_dblocks.applications.text.causal_attention import CausalAttention
+from keras_dblocks.configuration import Configured
 from keras_dblocks.layers import (
     AdaptiveNormalization,
     Modulation,
@@ -14,7 +15,7 @@ from keras_dblocks.layers.gated_residual import gated_sum
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class LlamaLayer(keras.layers.Layer):
+class LlamaLayer(Configured, keras.layers.Layer):
     """Causal attention and a gated perceptron, each after an RMS norm.
 
     Args:
@@ -136,15 +137,3 @@ class LlamaLayer(keras.layers.Layer):
         shape = (batch, 1 if self.last_only else streams, *rest)
         spec = keras.KerasTensor(shape, dtype=self.compute_dtype)
         return spec if cache is None else (spec, cache)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_heads": self.num_heads,
-            "intermediate_dim": self.intermediate_dim,
-            "num_key_value_heads": self.num_key_value_heads,
-            "dropout": self.dropout,
-            "conditioned": self.conditioned,
-            "open_gates": self.open_gates,
-            "last_only": self.last_only,
-        }

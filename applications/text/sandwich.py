@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_dblocks.applications.text.causal_attention import CausalAttention
+from keras_dblocks.configuration import Configured
 from keras_dblocks.layers import AdaptiveNormalization, Modulation
 from keras_dblocks.rematerialization import recomputed_in_training
 
@@ -13,7 +14,7 @@ THETA = 50000.0  # base of Huginn's rotary wavelengths
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class SandwichLayer(keras.layers.Layer):
+class SandwichLayer(Configured, keras.layers.Layer):
     """Causal attention and a gated perceptron, normed before and after.
 
     It computes `x = norm_2(x + attention(norm_1(x)))`, then
@@ -104,17 +105,9 @@ class SandwichLayer(keras.layers.Layer):
         spec = keras.KerasTensor(x.shape, dtype=self.compute_dtype)
         return spec if cache is None else (spec, cache)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_heads": self.num_heads,
-            "intermediate_dim": self.intermediate_dim,
-            "conditioned": self.conditioned,
-        }
-
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class GatedLinearUnit(keras.layers.Layer):
+class GatedLinearUnit(Configured, keras.layers.Layer):
     """`silu` of the first half of the features times the second half.
 
     Args:
@@ -145,6 +138,3 @@ class GatedLinearUnit(keras.layers.Layer):
 
     def compute_output_shape(self, h_shape):
         return (*h_shape[:-1], h_shape[-1] // 2)
-
-    def get_config(self):
-        return {**super().get_config(), "recompute": self.recompute}

@@ -59,13 +59,6 @@ class TokenEmbedding(LabelEmbedding):
         labels = np.asarray(labels)
         check_tokens(labels, self.num_classes, self.sequence_length)
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "sequence_length": self.sequence_length,
-            "clean_loss_weight": self.clean_loss_weight,
-        }
-
 
 @register_keras_serializable(package="keras_dblocks")
 class OneHotTokens(TokenEmbedding):

@@ -72,13 +72,6 @@ class Tokens(Target):
     def compute_output_spec(self, tokens):
         return keras.KerasTensor(tokens.shape, dtype="int32")
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "vocabulary_size": self.vocabulary_size,
-            "sequence_length": self.sequence_length,
-        }
-
 
 def check_tokens(tokens, vocabulary_size, sequence_length):
     """Refuses data that is not tokens `(N, sequence_length)`."""

@@ -5,11 +5,12 @@
 import keras
 from keras import ops
 
+from keras_dblocks.configuration import Configured
 from keras_dblocks.layers import PatchEmbedding
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class ViTStem(keras.layers.Layer):
+class ViTStem(Configured, keras.layers.Layer):
     """Puts a first token before the patches and adds learned positions.
 
     Args:
@@ -56,14 +57,6 @@ class ViTStem(keras.layers.Layer):
     def compute_output_shape(self, first_shape, condition_shape):
         patches = self.patches.compute_output_shape(condition_shape)
         return (patches[0], patches[1] + 1, self.hidden_dim)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "patch_size": self.patch_size,
-            "hidden_dim": self.hidden_dim,
-            "dropout": self.dropout,
-        }
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")

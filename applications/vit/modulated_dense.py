@@ -2,11 +2,12 @@
 
 import keras
 
+from keras_dblocks.configuration import Configured
 from keras_dblocks.layers.modulation import Modulation, modulate
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class ModulatedDense(keras.layers.Layer):
+class ModulatedDense(Configured, keras.layers.Layer):
     """Shifts and scales its input by the noise level, then makes logits.
 
     Args:
@@ -51,10 +52,3 @@ class ModulatedDense(keras.layers.Layer):
 
     def compute_output_shape(self, denoised_shape, noise_shape):
         return (denoised_shape[0], self.units)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "units": self.units,
-            "zero_init": self.zero_init,
-        }

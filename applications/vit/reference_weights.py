@@ -43,8 +43,8 @@ def _transformer_layer(layer, name):
     pairs += dense(output, f"{name}.attention.output.dense")
     pairs += dense(layer.intermediate, f"{name}.intermediate.dense")
     pairs += dense(layer.output_dense, f"{name}.output.dense")
-    pairs += norm(layer.attention_norm.norm, f"{name}.layernorm_before")
-    pairs += norm(layer.mlp_norm.norm, f"{name}.layernorm_after")
+    pairs += norm(layer.attention_norm, f"{name}.layernorm_before")
+    pairs += norm(layer.mlp_norm, f"{name}.layernorm_after")
     if layer.conditioned:
         modulation = layer.modulation_maps.dense
         pairs += dense(modulation, f"{name}.adaLN_modulation.linear")

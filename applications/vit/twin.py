@@ -3,13 +3,14 @@
 import keras
 
 from keras_dblocks.applications.images.sizes import check_sizes
+from keras_dblocks.configuration import Configured
 from keras_dblocks.layers import TransformerLayer
 
 from .layers import FirstToken, ViTStem
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class ClassToken(keras.layers.Layer):
+class ClassToken(Configured, keras.layers.Layer):
     """A learned vector, repeated for each example: `(B, ...)` to `(B, D)`.
 
     Args:
@@ -33,9 +34,6 @@ class ClassToken(keras.layers.Layer):
 
     def compute_output_shape(self, x_shape):
         return (x_shape[0], self.hidden_dim)
-
-    def get_config(self):
-        return {**super().get_config(), "hidden_dim": self.hidden_dim}
 
 
 def vit_twin(

@@ -75,10 +75,3 @@ class ContinuousSignal(Target):
 
     def compute_output_spec(self, x):
         return keras.KerasTensor(x.shape, dtype="float32")
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "signal_shape": self.signal_shape,
-            "value_range": self.value_range,
-        }

@@ -142,10 +142,6 @@ class LogNormalNoise(Noise):
         # sigma_max by 1 in 13,000.
         return math.sqrt(1.0 + self.sigma_max**2)
 
-    def get_config(self):
-        names = ("p_mean", "p_std", "sigma_min", "sigma_max")
-        return {name: getattr(self, name) for name in names}
-
 
 def normal_score(low, high):
     """Standard normal quantile in float32, from both tails.

@@ -82,9 +82,6 @@ class MaskingNoise(Noise):
         shape = (ops.shape(rows)[0], *shape)
         return ops.full(shape, self.mask_token, dtype="int32")
 
-    def get_config(self):
-        return {"mask_token": self.mask_token, "epsilon": self.epsilon}
-
 
 class MaskingSchedule:
     """Share `alpha` of tokens that are not masked at a time in [0, 1].

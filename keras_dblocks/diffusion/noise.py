@@ -4,10 +4,11 @@ import abc
 
 from keras import ops
 
+from keras_dblocks.configuration import Configured
 from keras_dblocks.contracts import Contract
 
 
-class Noise(Contract):
+class Noise(Configured, Contract):
     """How the clean signal is noised, and how noise levels are distributed.
 
     A noise level is one number per example that grows with the noise: the
@@ -15,10 +16,9 @@ class Noise(Contract):
     A block owns an interval of probability, so `Partition` needs `cdf` and
     `quantile`, and training needs `quantile_tensor` and `corrupt`.
 
-    To write one, subclass this class, define the methods below, keep the
-    constructor's arguments as attributes and return them in `get_config`. To
-    save it with a model, register the class with
-    `keras.saving.register_keras_serializable`. The methods are called by:
+    To write one, subclass this class, define the methods below and keep the
+    constructor's arguments as attributes. To save it with a model, register
+    the class with `keras.saving.register_keras_serializable`. The methods are called by:
 
     | method | by | when |
     |---|---|---|
@@ -111,15 +111,6 @@ class Noise(Contract):
         Returns:
             Pair of floats within `minimum` and `maximum`.
         """
-
-    def get_config(self):
-        """Returns the constructor's arguments, for saving."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the distribution from what `get_config` returned."""
-        return cls(**config)
 
 
 def expand(level, like):

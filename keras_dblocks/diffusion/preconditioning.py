@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dblocks.configuration import Configured
 from keras_dblocks.contracts import Contract
 
 
@@ -22,12 +23,12 @@ class Coefficients(NamedTuple):
     c_noise: Any
 
 
-class Preconditioning(Contract):
+class Preconditioning(Configured, Contract):
     """Scales around the network, as functions of the noise level.
 
     A block's `denoise` calls it in every call of the denoiser, inside a
     compiled function. A subclass keeps the constructor's arguments as
-    attributes, returns them in `get_config` and is registered with
+    attributes, from which `get_config` is made, and is registered with
     `keras.saving.register_keras_serializable`.
 
     See docs/method.md#preconditioning.
@@ -47,15 +48,6 @@ class Preconditioning(Contract):
     def weight(self, level):
         """Weight `(B,)` of the loss at each level, for `loss_weighting`."""
         return ops.ones_like(level)
-
-    def get_config(self):
-        """Returns the constructor's arguments, for saving."""
-        return {}
-
-    @classmethod
-    def from_config(cls, config):
-        """Makes the preconditioning from what `get_config` returned."""
-        return cls(**config)
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -101,9 +93,6 @@ class EDMPreconditioning(Preconditioning):
         """EDM loss weight, `1 / c_out ** 2`."""
         variance = sigma**2 + self.sigma_data**2
         return variance / (sigma * self.sigma_data) ** 2
-
-    def get_config(self):
-        return {"sigma_data": self.sigma_data}
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")

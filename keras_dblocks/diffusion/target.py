@@ -4,16 +4,17 @@ import abc
 
 import keras
 
+from keras_dblocks.configuration import Configured
 from keras_dblocks.contracts import Contract
 
 
-class Target(keras.layers.Layer, Contract):
+class Target(Configured, keras.layers.Layer, Contract):
     """The clean signal that blocks denoise, and the loss of a prediction.
 
     A target maps what `fit` is given (labels, tokens, images) to the clean
     signal that is noised, and a block's prediction back to an estimate of
     the clean signal. It is a Keras layer: weights are made in `build`,
-    arguments are kept as attributes and returned by `get_config`, and the
+    arguments are kept as attributes, from which `get_config` is made, and the
     class is registered with `keras.saving.register_keras_serializable`.
 
     All blocks of a model hold the same target, since block i + 1 reads the

@@ -3,9 +3,11 @@
 import keras
 from keras import ops
 
+from keras_dblocks.configuration import Configured
+
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class ActivatedDense(keras.layers.Dense):
+class ActivatedDense(Configured, keras.layers.Dense):
     """`keras.layers.Dense` with bias and activation, for wide outputs.
 
     It computes what Keras's layer computes. In a training step on PyTorch the
@@ -42,6 +44,3 @@ class ActivatedDense(keras.layers.Dense):
     def quantize(self, mode=None, type_check=True, config=None):
         """As in Keras, whose type check would refuse this subclass."""
         super().quantize(mode, type_check=False, config=config)
-
-    def get_config(self):
-        return {**super().get_config(), "recompute": self.recompute}

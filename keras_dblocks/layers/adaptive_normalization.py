@@ -1,13 +1,17 @@
 """Layer norm or root mean square norm, modulated by the noise level."""
 
-import keras
+import functools
 
+import keras
+from keras import ops
+
+from keras_dblocks.configuration import Configured
 from keras_dblocks.layers.modulation import modulate
-from keras_dblocks.rematerialization import recomputed_in_training
+from keras_dblocks.rematerialization import as_tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class AdaptiveNormalization(keras.layers.Layer):
+class AdaptiveNormalization(Configured, keras.layers.Layer):
     """A norm over the last axis, then a shift and a scale if they are given.
 
     Args:
@@ -40,28 +44,32 @@ class AdaptiveNormalization(keras.layers.Layer):
         self.recompute = recompute
 
     def build(self, x_shape):
-        kwargs = {"epsilon": self.epsilon, "dtype": self.dtype_policy}
-        if self.kind == "rms":
-            self.norm = keras.layers.RMSNormalization(name="norm", **kwargs)
-        else:
-            self.norm = keras.layers.LayerNormalization(
-                center=self.affine, scale=self.affine, name="norm", **kwargs
+        # The weights stay float32, as what is computed from them does.
+        weight = {"shape": (x_shape[-1],), "autocast": False}
+        self.gamma = self.beta = None
+        if self.kind == "rms" or self.affine:
+            self.gamma = self.add_weight(
+                initializer="ones", name="gamma", **weight
             )
-        self.norm.build(x_shape)
+        if self.kind == "layer" and self.affine:
+            self.beta = self.add_weight(
+                initializer="zeros", name="beta", **weight
+            )
 
-    @recomputed_in_training
     def call(self, x, shift=None, scale=None, training=None):
-        x = self.norm(x)
-        return x if shift is None else modulate(x, shift, scale)
+        maps = [] if shift is None else [shift, scale]
+        weights = [w for w in (self.gamma, self.beta) if w is not None]
+        function = functools.partial(self._modulated_norm, len(weights))
+        if training and self.recompute:
+            function = keras.remat(function)
+        return function(x, *map(as_tensor, weights), *maps)
+
+    def _modulated_norm(self, num_weights, x, *tensors):
+        weights, maps = tensors[:num_weights], tensors[num_weights:]
+        norms = {"rms": ops.rms_normalization, "layer": ops.layer_normalization}
+        norm = functools.partial(norms[self.kind], epsilon=self.epsilon)
+        x = norm(x, *weights)
+        return modulate(x, *maps) if maps else x
 
     def compute_output_shape(self, x_shape, shift_shape=None, scale_shape=None):
         return x_shape
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "kind": self.kind,
-            "epsilon": self.epsilon,
-            "affine": self.affine,
-            "recompute": self.recompute,
-        }

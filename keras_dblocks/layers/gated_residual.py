@@ -2,11 +2,12 @@
 
 import keras
 
+from keras_dblocks.configuration import Configured
 from keras_dblocks.rematerialization import recomputed_in_training
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class GatedResidual(keras.layers.Layer):
+class GatedResidual(Configured, keras.layers.Layer):
     """`x + gate * dropout(dense(h))`, which can be computed again.
 
     If nothing is to be computed again, call a dense layer and `gated_sum`
@@ -53,14 +54,6 @@ class GatedResidual(keras.layers.Layer):
 
     def compute_output_shape(self, x_shape, h_shape, gate_shape=None):
         return x_shape
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "use_bias": self.use_bias,
-            "dropout": self.dropout,
-            "recompute": self.recompute,
-        }
 
 
 def gated_sum(x, h, gate=None):

@@ -4,11 +4,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dblocks.configuration import Configured
+
 SILU_IS_ONE = 1.2784645  # silu(1.2784645) = 1
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class Modulation(keras.layers.Layer):
+class Modulation(Configured, keras.layers.Layer):
     """Linear maps of the embedded noise level, one for each shift or scale.
 
     All kernels start at zero, so the maps start as constants.
@@ -61,14 +63,6 @@ class Modulation(keras.layers.Layer):
         broadcast = (1,) * (len(x.shape) - len(noise.shape))
         shape = (-1, *noise.shape[1:-1], *broadcast, maps.shape[-1])
         return ops.split(ops.reshape(maps, shape), self.num_maps, axis=-1)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_maps": self.num_maps,
-            "ones": self.ones,
-            "silu": self.silu,
-        }
 
 
 def modulate(x, shift, scale):

@@ -5,9 +5,11 @@ import math
 import keras
 from keras import ops
 
+from keras_dblocks.configuration import Configured
+
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class NoiseEmbedding(keras.layers.Layer):
+class NoiseEmbedding(Configured, keras.layers.Layer):
     """Passes sinusoids of the noise level through a two-layer perceptron.
 
     Args:
@@ -75,12 +77,3 @@ class NoiseEmbedding(keras.layers.Layer):
 
     def compute_output_shape(self, c_noise_shape):
         return (c_noise_shape[0], self.output_dim)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "output_dim": self.output_dim,
-            "frequencies": self.frequencies,
-            "max_period": self.max_period,
-            "output_activation": self.output_activation,
-        }

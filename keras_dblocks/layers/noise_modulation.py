@@ -2,13 +2,13 @@
 
 import keras
 
+from keras_dblocks.configuration import Configured
 from keras_dblocks.layers.context import NAMES, accepts, call_part
 from keras_dblocks.layers.modulation import Modulation, modulate
-from keras_dblocks.layers.nested_layers import deserialized
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class NoiseModulation(keras.layers.Layer):
+class NoiseModulation(Configured, keras.layers.Layer):
     """Scales and shifts a layer's input by functions of the noise level.
 
     `DiffusionBlocks` wraps every residual layer whose `call` takes no `noise`.
@@ -55,11 +55,3 @@ class NoiseModulation(keras.layers.Layer):
 
     def compute_output_shape(self, x_shape, noise_shape):
         return x_shape
-
-    def get_config(self):
-        layer = keras.saving.serialize_keras_object(self.layer)
-        return {**super().get_config(), "layer": layer}
-
-    @classmethod
-    def from_config(cls, config):
-        return cls(**deserialized(config, "layer"))

@@ -3,9 +3,11 @@
 import keras
 from keras import ops
 
+from keras_dblocks.configuration import Configured
+
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class PatchEmbedding(keras.layers.Layer):
+class PatchEmbedding(Configured, keras.layers.Layer):
     """Maps each non-overlapping patch to one token, row by row.
 
     Args:
@@ -50,10 +52,3 @@ class PatchEmbedding(keras.layers.Layer):
         batch, height, width = images_shape[:3]
         tokens = (height // self.patch_size) * (width // self.patch_size)
         return (batch, tokens, self.hidden_dim)
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "patch_size": self.patch_size,
-            "hidden_dim": self.hidden_dim,
-        }

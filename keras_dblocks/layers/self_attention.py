@@ -3,11 +3,12 @@
 import keras
 from keras import ops
 
+from keras_dblocks.configuration import Configured
 from keras_dblocks.layers.rotary import rotate
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class SelfAttention(keras.layers.Layer):
+class SelfAttention(Configured, keras.layers.Layer):
     """Scaled dot-product attention of a sequence over itself.
 
     Unlike `keras.layers.MultiHeadAttention` it has no output projection, which
@@ -63,11 +64,3 @@ class SelfAttention(keras.layers.Layer):
 
     def compute_output_shape(self, x_shape):
         return x_shape
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_heads": self.num_heads,
-            "dropout": self.dropout,
-            "rotary": self.rotary,
-        }

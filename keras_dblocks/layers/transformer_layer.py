@@ -5,6 +5,7 @@
 import keras
 from keras import ops
 
+from keras_dblocks.configuration import Configured
 from keras_dblocks.layers.activated_dense import ActivatedDense
 from keras_dblocks.layers.adaptive_normalization import AdaptiveNormalization
 from keras_dblocks.layers.gated_residual import GatedResidual, gated_sum
@@ -13,7 +14,7 @@ from keras_dblocks.layers.self_attention import SelfAttention
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class TransformerLayer(keras.layers.Layer):
+class TransformerLayer(Configured, keras.layers.Layer):
     """Self-attention and a perceptron, each after a layer norm.
 
     With `conditioned=True`, six maps of the noise embedding shift and scale
@@ -150,21 +151,6 @@ class TransformerLayer(keras.layers.Layer):
 
     def compute_output_shape(self, x_shape, noise_shape=None):
         return x_shape
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_heads": self.num_heads,
-            "intermediate_dim": self.intermediate_dim,
-            "dropout": self.dropout,
-            "epsilon": self.epsilon,
-            "activation": self.activation,
-            "conditioned": self.conditioned,
-            "modulation": self.modulation,
-            "open_gates": self.open_gates,
-            "affine": self.affine,
-            "rotary": self.rotary,
-        }
 
 
 def _gelu_tanh(x):

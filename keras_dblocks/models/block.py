@@ -260,7 +260,7 @@ class Block(
     def loss_constants(self):
         """Ends of the widened range, and the keys of level and noise draws."""
         drawn = self._streams["noise_level"], self._streams["noise"]
-        keys = [stream.key_array() for stream in drawn]
+        keys = [stream.key for stream in drawn]
         return self.range_bounds(overlap=True), *keys
 
     def range_bounds(self, overlap):

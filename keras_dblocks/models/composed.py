@@ -234,8 +234,8 @@ class ComposedBlocks(DiffusionBlocks):
         return type(self).from_config({**config, **changes, "sampler": None})
 
     @classmethod
-    def _argument_names(cls):
-        names = super()._argument_names()
+    def argument_names(cls):
+        names = super().argument_names()
         return [n for n in names if n not in (*PARTS, "num_layers")]
 
     def get_config(self):

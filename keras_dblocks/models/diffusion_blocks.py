@@ -1,14 +1,12 @@
 """The base class, a residual network cut into blocks trained one by one."""
 
-import copy
-import inspect
-
 import keras
 import numpy as np
 from keras import ops, tree
 
 from keras_dblocks import presets
 from keras_dblocks.checks import check_integer
+from keras_dblocks.configuration import Configured
 from keras_dblocks.diffusion import samplers
 from keras_dblocks.diffusion.partition import Partition
 from keras_dblocks.diffusion.samplers import loop
@@ -28,7 +26,9 @@ from keras_dblocks.training.trainable_block import hand_over
 from keras_dblocks.training.trainer import BlockTrainer
 
 
-class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
+class DiffusionBlocks(
+    Network, NumberedRows, Exportable, Configured, BlockTrainer
+):
     """A deep residual network trained one block at a time.
 
     A model is made in one of two ways. A subclass defines the parts, see
@@ -451,16 +451,8 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
 
     # Saving and showing.
 
-    @classmethod
-    def _argument_names(cls):
-        names = {}
-        for base in cls.__mro__:
-            if issubclass(base, DiffusionBlocks):
-                names.update(inspect.signature(base.__init__).parameters)
-        return [n for n in names if n not in ("self", "args", "kwargs")]
-
     def get_config(self):
-        config = {name: getattr(self, name) for name in self._argument_names()}
+        config = self.arguments()
         config["partition"] = self.partition.kind
         config["layers_per_block"] = list(self.layers_per_block)
         config["sampler"] = samplers.serialize(self.sampler)
@@ -470,9 +462,7 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
     @classmethod
     def from_config(cls, config):
         file_format.check(config, cls.__name__)
-        # A copy is needed, since a functional model empties its config.
-        config = copy.deepcopy(file_format.without_version(config))
-        return cls(**{key: _restored(value) for key, value in config.items()})
+        return super().from_config(file_format.without_version(config))
 
     def load_block(self, path):
         """Loads a saved block's weights into this model."""
@@ -511,17 +501,6 @@ class DiffusionBlocks(Network, NumberedRows, Exportable, BlockTrainer):
     def summary(self, print_fn=print, **kwargs):
         """Prints each block's layers, noise range, parameters and state."""
         print_fn(table.summary(self))
-
-
-def _restored(value):
-    """Makes a constructor argument from its value in a config."""
-    if isinstance(value, dict) and "class_name" in value:
-        return keras.saving.deserialize_keras_object(value)
-    if isinstance(value, dict):
-        return {key: _restored(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_restored(item) for item in value]
-    return value
 
 
 class _Chain(NumberedRows, keras.Model):

@@ -5,12 +5,13 @@ import functools
 import keras
 from keras import ops, tree
 
+from keras_dblocks.configuration import Configured
 from keras_dblocks.layers.context import known
 from keras_dblocks.models.block import dtype_scope
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class LearnedSignal(keras.layers.Layer):
+class LearnedSignal(Configured, keras.layers.Layer):
     """A learned tensor, repeated for each example, for the noisy signal.
 
     Args:
@@ -40,9 +41,6 @@ class LearnedSignal(keras.layers.Layer):
 
     def compute_output_shape(self, x_shape):
         return (x_shape[0], *self.signal_shape)
-
-    def get_config(self):
-        return {**super().get_config(), "signal_shape": self.signal_shape}
 
 
 class TwinMethod:

@@ -8,6 +8,7 @@ from scipy import stats
 
 from keras_dblocks import streams
 from keras_dblocks.streams import Stream, rows_of
+from keras_dblocks.threefry import threefry
 
 numpy = ops.convert_to_numpy
 
@@ -31,12 +32,10 @@ KNOWN = [
 
 @pytest.mark.quick
 @pytest.mark.parametrize("counter, key, wanted", KNOWN)
-@pytest.mark.parametrize("as_tensor", [False, True])
-def test_known_answers_of_threefry(counter, key, wanted, as_tensor):
+def test_known_answers_of_threefry(counter, key, wanted):
     counter = [ops.convert_to_tensor([c], "int32") for c in signed(*counter)]
-    if as_tensor:
-        key = [ops.convert_to_tensor(word, "int32") for word in signed(*key)]
-    found = streams.threefry(tuple(key), *counter)
+    key = [ops.convert_to_tensor(word, "int32") for word in signed(*key)]
+    found = threefry(tuple(key), *counter)
     found = [int(numpy(word)[0].astype("uint32")) for word in found]
     assert found == [*wanted]
 
@@ -45,7 +44,7 @@ def test_known_answers_of_threefry(counter, key, wanted, as_tensor):
 def test_every_backend_draws_the_same_numbers():
     # Written down once: every backend must repeat them.
     stream, rows = Stream(0, "noise", 2), ops.arange(3, 6)
-    assert stream.key == (1256278091, 753308499)
+    assert stream.key.tolist() == [1256278091, 753308499]
     uniform = [[0.1547702, 0.0364638], [0.6690968, 0.4642366]]
     uniform += [[0.0587101, 0.6119580]]
     ours = numpy(stream.uniform(rows, (2,), 100))
@@ -131,7 +130,7 @@ def test_a_row_is_the_same_whatever_else_is_drawn(kind, shape):
 
 def test_a_stream_of_a_key_is_the_stream():
     stream = Stream(3, "noise", 1)
-    key = stream.key_array()
+    key = stream.key
     assert key.dtype == "int32" and key.shape == (2,)
     again = Stream.of_key(ops.convert_to_tensor(key))
     for kind in ("uniform", "normal"):
@@ -174,7 +173,7 @@ def test_streams_of_related_names_are_unrelated():
     names = [(0, "noise"), (0, "noise", 0), (0, "noise", 0, 0), (1, "noise")]
     names += [(0, "noise", 1), (0, "noises"), (0, "noise", 11), (1, "noise", 1)]
     names += [(10, "noise"), (0, "noise", 1, 1), (2**40, "noise")]
-    keys = {Stream(*name).key for name in names}
+    keys = {tuple(Stream(*name).key) for name in names}
     assert len(keys) == len(names)
     drawn = [numpy(Stream(*n).normal(rows_of(1), (4000,)))[0] for n in names]
     apart = np.corrcoef(drawn)[np.triu_indices(len(names), 1)]

@@ -72,7 +72,7 @@ def layer_pairs(layer, name):
         (layer.down.kernel, f"{name}.mlp.proj.weight", transpose),
         *(
             (
-                getattr(layer, f"norm_{i}").norm.scale,
+                getattr(layer, f"norm_{i}").gamma,
                 f"{name}.norm_{i}.weight",
                 as_is,
             )

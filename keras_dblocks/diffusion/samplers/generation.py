@@ -29,7 +29,7 @@ class Start(keras.Model):
 
     def rows(self, sampler, rows):
         """Start noise, numpy `(B, *shape)`, of the int32 `rows` `(B,)`."""
-        key = loop.stream_of(sampler, "start").key_array()
+        key = loop.stream_of(sampler, "start").key
         return self.predict_on_batch((rows, key))
 
 
@@ -67,7 +67,7 @@ class Stage(keras.Model):
             seed_of: `Sampler` whose seed the random draws follow from.
         """
         calls = {k: np.array(v, "float32") for k, v in calls.items()}
-        key = loop.stream_of(seed_of, "step").key_array()
+        key = loop.stream_of(seed_of, "step").key
         inputs = (state, calls, batch.rows, key)
         if batch.condition is not None:
             inputs = (*inputs, batch.condition)

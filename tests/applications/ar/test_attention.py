@@ -92,7 +92,7 @@ def masked_layer(layer, x, noise):
 
     def norm(x, layer):
         size = ops.mean(x**2, -1, keepdims=True) + 1e-6
-        return x / ops.sqrt(size) * ops.convert_to_tensor(layer.norm.scale)
+        return x / ops.sqrt(size) * ops.convert_to_tensor(layer.gamma)
 
     h = norm(x, layer.attention_norm) * (1 + scale_a) + shift_a
     h = layer.attention_output(masked_attention(layer.attention, h))
