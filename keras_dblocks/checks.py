@@ -21,6 +21,18 @@ def check_integer(name, value, least=1):
         )
 
 
+def check_sizes(optional=(), **sizes):
+    """Raises a ValueError unless all sizes are whole numbers above 0.
+
+    Args:
+        optional: names of the sizes that may be None.
+        sizes: the sizes by name.
+    """
+    for name, value in sizes.items():
+        if value is not None or name not in optional:
+            check_integer(name, value)
+
+
 def check_share(name, value, advice):
     """Raises a ValueError unless `value` is a number in [0, 1]."""
     if not isinstance(value, numbers.Real) or not 0 <= value <= 1:

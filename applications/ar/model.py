@@ -15,7 +15,7 @@ from keras_dblocks.applications.text.token_embedding import (
     OneHotTokens,
     TokenEmbedding,
 )
-from keras_dblocks.checks import check_integer, check_share
+from keras_dblocks.checks import check_integer, check_share, check_sizes
 from keras_dblocks.diffusion.samplers import EulerSampler
 from keras_dblocks.models.parts import Shell
 
@@ -104,8 +104,12 @@ class ARTransformer(NextTokenBlocks):
         **kwargs,
     ):
         check_integer("vocabulary_size", vocabulary_size, 2)
-        check_integer("sequence_length", sequence_length)
-        check_integer("conditioning_dim", conditioning_dim)
+        check_sizes(
+            optional=["intermediate_dim"],
+            sequence_length=sequence_length,
+            conditioning_dim=conditioning_dim,
+            intermediate_dim=intermediate_dim,
+        )
         check_heads(hidden_dim, num_heads, num_key_value_heads)
         check_share("dropout", dropout, "0 to 0.2 is usual.")
         if clean_loss_weight and (skip or kwargs.get("reference")):

@@ -6,8 +6,8 @@ import keras
 from keras import ops
 
 from keras_dblocks import DiffusionBlocks
-from keras_dblocks.applications.images.sizes import check_sizes
-from keras_dblocks.checks import check_share
+from keras_dblocks.applications.images.sizes import check_patches
+from keras_dblocks.checks import check_share, check_sizes
 from keras_dblocks.diffusion.label_embedding import check_labels
 from keras_dblocks.diffusion.samplers import generation
 from keras_dblocks.layers import (
@@ -85,7 +85,14 @@ class DiT(GeneratesImages, DiffusionBlocks):
         ema_momentum=0.9999,
         **kwargs,
     ):
-        check_sizes(image_size, patch_size, hidden_dim, num_heads)
+        check_patches(image_size, patch_size, hidden_dim, num_heads)
+        check_sizes(
+            optional=["intermediate_dim"],
+            num_classes=num_classes,
+            channels=channels,
+            intermediate_dim=intermediate_dim,
+        )
+        check_share("dropout", dropout, "DiT uses none.")
         if hidden_dim % 4:
             raise ValueError(
                 "`hidden_dim` must be divisible by 4, for the positions. "

@@ -1,14 +1,16 @@
 """Sizes of transformers on image patches: checks, and published sizes."""
 
-from keras_dblocks.checks import check_integer
+from keras_dblocks.checks import check_sizes
 
 
-def check_sizes(image_size, patch_size, hidden_dim, num_heads):
+def check_patches(image_size, patch_size, hidden_dim, num_heads):
     """Raises a `ValueError` for sizes that do not fit together."""
-    check_integer("image_size", image_size)
-    check_integer("patch_size", patch_size)
-    check_integer("hidden_dim", hidden_dim)
-    check_integer("num_heads", num_heads)
+    check_sizes(
+        image_size=image_size,
+        patch_size=patch_size,
+        hidden_dim=hidden_dim,
+        num_heads=num_heads,
+    )
     if image_size % patch_size:
         raise ValueError(
             "`patch_size` must divide `image_size`. Received: "

@@ -9,7 +9,7 @@ from keras import ops
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.applications.text.strings import TakesStrings
 from keras_dblocks.applications.text.tokens import Tokens
-from keras_dblocks.checks import check_integer, check_share
+from keras_dblocks.checks import check_integer, check_share, check_sizes
 from keras_dblocks.diffusion.masking import MaskingNoise
 from keras_dblocks.diffusion.preconditioning import NoPreconditioning
 from keras_dblocks.diffusion.samplers import UnmaskingSampler, generation
@@ -93,10 +93,14 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         **kwargs,
     ):
         check_integer("vocabulary_size", vocabulary_size, 2)
-        check_integer("sequence_length", sequence_length)
-        check_integer("num_heads", num_heads)
-        check_integer("hidden_dim", hidden_dim)
-        check_integer("conditioning_dim", conditioning_dim)
+        check_sizes(
+            optional=["intermediate_dim"],
+            sequence_length=sequence_length,
+            num_heads=num_heads,
+            hidden_dim=hidden_dim,
+            conditioning_dim=conditioning_dim,
+            intermediate_dim=intermediate_dim,
+        )
         check_share("dropout", dropout, "MD4 uses 0 to 0.05.")
         check_share("ema_momentum", ema_momentum or 0.0, "MD4 uses 0.9999.")
         if hidden_dim % (2 * num_heads):

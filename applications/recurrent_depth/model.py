@@ -9,7 +9,7 @@ from keras_dblocks.applications.text.in_blocks import NextTokenBlocks
 from keras_dblocks.applications.text.layers import ScaledLogits, check_heads
 from keras_dblocks.applications.text.sandwich import SandwichLayer
 from keras_dblocks.applications.text.token_embedding import TokenEmbedding
-from keras_dblocks.checks import check_integer
+from keras_dblocks.checks import check_integer, check_sizes
 from keras_dblocks.diffusion.samplers import EulerSampler
 from keras_dblocks.layers import NoiseEmbedding
 from keras_dblocks.streams import rows_of
@@ -83,7 +83,13 @@ class RecurrentDepth(NextTokenBlocks):
         **kwargs,
     ):
         check_integer("vocabulary_size", vocabulary_size, 2)
-        check_integer("sequence_length", sequence_length)
+        check_sizes(
+            optional=["intermediate_dim"],
+            sequence_length=sequence_length,
+            core_layers=core_layers,
+            conditioning_dim=conditioning_dim,
+            intermediate_dim=intermediate_dim,
+        )
         for name, value in (
             ("prelude_layers", prelude_layers),
             ("coda_layers", coda_layers),

@@ -5,6 +5,7 @@
 import keras
 from keras import ops
 
+from keras_dblocks.checks import check_sizes
 from keras_dblocks.configuration import Configured
 from keras_dblocks.layers.rotary import rotate
 
@@ -54,6 +55,11 @@ class CausalAttention(Configured, keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        check_sizes(
+            optional=["num_key_value_heads"],
+            num_heads=num_heads,
+            num_key_value_heads=num_key_value_heads,
+        )
         self.theta = theta
         self.bias = bias
         self.num_heads = num_heads

@@ -12,7 +12,7 @@ from keras_dblocks.applications.text.layers import check_heads
 from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
 from keras_dblocks.applications.text.strings import TakesStrings
 from keras_dblocks.applications.text.tokens import check_tokens
-from keras_dblocks.checks import check_integer
+from keras_dblocks.checks import check_integer, check_sizes
 from keras_dblocks.files.atomic_files import AtomicFiles
 from keras_dblocks.files.random_states import SavedRandomStates
 from keras_dblocks.layers import Embedding
@@ -51,7 +51,11 @@ class EndToEndText(
         self._arguments = tuple(arguments)
         self.tokenizer = tokenizer
         check_integer("vocabulary_size", self.vocabulary_size, 2)
-        check_integer("sequence_length", self.sequence_length)
+        check_sizes(
+            optional=["intermediate_dim"],
+            sequence_length=self.sequence_length,
+            intermediate_dim=self.intermediate_dim,
+        )
         groups = arguments.get("num_key_value_heads")
         check_heads(self.hidden_dim, self.num_heads, groups)
         self.embedding = Embedding(

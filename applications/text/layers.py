@@ -5,7 +5,7 @@
 import keras
 from keras import ops
 
-from keras_dblocks.checks import check_integer
+from keras_dblocks.checks import check_sizes
 from keras_dblocks.configuration import Configured
 
 
@@ -87,10 +87,13 @@ class AmendedLogits(ScaledLogits):
 
 def check_heads(hidden_dim, num_heads, num_key_value_heads):
     """Refuses widths that cannot be split into heads."""
-    check_integer("hidden_dim", hidden_dim)
-    check_integer("num_heads", num_heads)
+    check_sizes(
+        optional=["num_key_value_heads"],
+        hidden_dim=hidden_dim,
+        num_heads=num_heads,
+        num_key_value_heads=num_key_value_heads,
+    )
     groups = num_key_value_heads or num_heads
-    check_integer("num_key_value_heads", groups)
     if hidden_dim % (2 * num_heads) or num_heads % groups:
         raise ValueError(
             "`hidden_dim` must be a multiple of twice `num_heads`, for rotary "

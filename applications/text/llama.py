@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_dblocks.applications.text.causal_attention import CausalAttention
+from keras_dblocks.checks import check_sizes
 from keras_dblocks.configuration import Configured
 from keras_dblocks.layers import (
     AdaptiveNormalization,
@@ -57,6 +58,12 @@ class LlamaLayer(Configured, keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        check_sizes(
+            optional=["num_key_value_heads"],
+            num_heads=num_heads,
+            num_key_value_heads=num_key_value_heads,
+            intermediate_dim=intermediate_dim,
+        )
         self.num_heads = num_heads
         self.intermediate_dim = intermediate_dim
         self.num_key_value_heads = num_key_value_heads

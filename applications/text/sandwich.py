@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_dblocks.applications.text.causal_attention import CausalAttention
+from keras_dblocks.checks import check_sizes
 from keras_dblocks.configuration import Configured
 from keras_dblocks.layers import AdaptiveNormalization, Modulation
 from keras_dblocks.rematerialization import recomputed_in_training
@@ -43,6 +44,7 @@ class SandwichLayer(Configured, keras.layers.Layer):
 
     def __init__(self, num_heads, intermediate_dim, conditioned=True, **kwargs):
         super().__init__(**kwargs)
+        check_sizes(num_heads=num_heads, intermediate_dim=intermediate_dim)
         self.num_heads = num_heads
         self.intermediate_dim = intermediate_dim
         self.conditioned = conditioned

@@ -2,7 +2,8 @@
 
 import keras
 
-from keras_dblocks.applications.images.sizes import check_sizes
+from keras_dblocks.applications.images.sizes import check_patches
+from keras_dblocks.checks import check_sizes
 from keras_dblocks.configuration import Configured
 from keras_dblocks.layers import TransformerLayer
 
@@ -56,7 +57,14 @@ def vit_twin(
     to logits `(N, num_classes)`. Its arguments are those of `ViT`; those that
     only concern blocks have no effect.
     """
-    check_sizes(image_size, patch_size, hidden_dim, num_heads)
+    check_patches(image_size, patch_size, hidden_dim, num_heads)
+    check_sizes(
+        optional=["intermediate_dim"],
+        num_classes=num_classes,
+        channels=channels,
+        num_layers=num_layers,
+        intermediate_dim=intermediate_dim,
+    )
     images = keras.Input((image_size, image_size, channels), name="images")
     kwargs = {"dtype": dtype}
     token = ClassToken(hidden_dim, name="class_token", **kwargs)(images)

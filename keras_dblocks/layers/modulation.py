@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dblocks.checks import check_sizes
 from keras_dblocks.configuration import Configured
 
 SILU_IS_ONE = 1.2784645  # silu(1.2784645) = 1
@@ -37,6 +38,7 @@ class Modulation(Configured, keras.layers.Layer):
 
     def __init__(self, num_maps, ones=(), silu="before", **kwargs):
         super().__init__(**kwargs)
+        check_sizes(num_maps=num_maps)
         self.num_maps = num_maps
         self.ones = tuple(ones)
         self.silu = silu

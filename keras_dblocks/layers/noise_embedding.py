@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_dblocks.checks import check_sizes
 from keras_dblocks.configuration import Configured
 
 
@@ -41,6 +42,7 @@ class NoiseEmbedding(Configured, keras.layers.Layer):
     ):
         # Without autocast, the level is float32 under every dtype policy.
         super().__init__(autocast=False, **kwargs)
+        check_sizes(output_dim=output_dim, frequencies=frequencies)
         self.output_dim = output_dim
         self.frequencies = frequencies
         self.max_period = max_period

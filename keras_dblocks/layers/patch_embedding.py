@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_dblocks.checks import check_sizes
 from keras_dblocks.configuration import Configured
 
 
@@ -23,6 +24,7 @@ class PatchEmbedding(Configured, keras.layers.Layer):
 
     def __init__(self, patch_size, hidden_dim, **kwargs):
         super().__init__(**kwargs)
+        check_sizes(patch_size=patch_size, hidden_dim=hidden_dim)
         self.patch_size = patch_size
         self.hidden_dim = hidden_dim
 

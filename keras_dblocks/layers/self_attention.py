@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_dblocks.checks import check_sizes
 from keras_dblocks.configuration import Configured
 from keras_dblocks.layers.rotary import rotate
 
@@ -30,6 +31,7 @@ class SelfAttention(Configured, keras.layers.Layer):
 
     def __init__(self, num_heads, dropout=0.0, rotary=False, **kwargs):
         super().__init__(**kwargs)
+        check_sizes(num_heads=num_heads)
         self.rotary = rotary
         self.num_heads = num_heads
         self.dropout = dropout

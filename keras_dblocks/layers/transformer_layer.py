@@ -5,6 +5,7 @@
 import keras
 from keras import ops
 
+from keras_dblocks.checks import check_sizes
 from keras_dblocks.configuration import Configured
 from keras_dblocks.layers.activated_dense import ActivatedDense
 from keras_dblocks.layers.adaptive_normalization import AdaptiveNormalization
@@ -68,6 +69,7 @@ class TransformerLayer(Configured, keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        check_sizes(num_heads=num_heads, intermediate_dim=intermediate_dim)
         if modulation not in ("after", "before"):
             raise ValueError(
                 '`modulation` must be "after" or "before". '

@@ -40,7 +40,10 @@ def make_step(trainer, index):
     step = TensorFlowStep(trainer, index)
     if not trainer.run_eagerly:
         step = tf.function(
-            step, reduce_retracing=True, jit_compile=trainer.jit_compile
+            step,
+            reduce_retracing=True,
+            jit_compile=trainer.jit_compile,
+            autograph=False,  # converting Python takes longer than tracing
         )
     return compat.accept_optionals(trainer, step)
 
