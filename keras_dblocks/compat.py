@@ -9,6 +9,14 @@ import keras
 import numpy as np
 from keras import ops
 
+# The base class of what makes batches of a dataset. `fit` takes an object of
+# it as `x`, but no public name exports it.
+from keras.src.trainers.compile_utils import MetricsList
+from keras.src.trainers.data_adapters import get_data_adapter
+from keras.src.trainers.data_adapters.data_adapter import (
+    DataAdapter as DataAdapter,
+)
+
 
 def sublayers(layer):
     """The layer and all layers nested in it, each once, in a fixed order.
@@ -67,6 +75,27 @@ def loss_tracker(model):
     return model._loss_tracker
 
 
+class Losses(MetricsList):
+    """Running means by name, which callbacks know to be better if lower.
+
+    `MetricsList`, `_direction`: EarlyStopping and ReduceLROnPlateau look for
+    the direction of a monitored metric there, and refuse others without
+    `mode`.
+
+    Args:
+        names: list of strings.
+        name: string.
+    """
+
+    def __init__(self, names, name):
+        super().__init__([keras.metrics.Mean(name=n) for n in names], name)
+        for metric in self.metrics:
+            metric._direction = "down"
+
+    def result(self):
+        return self.get_result()
+
+
 def compile_metrics(model):
     """The metrics given to `compile`, as one object, or None.
 
@@ -111,6 +140,25 @@ def set_schedule(optimizer, rate):
     optimizer._learning_rate = rate
 
 
+class JoinedAverages:
+    """Shows an optimizer's parts to callbacks as one optimizer.
+
+    A mix-in. `_model_variables_moving_average`: SwapEMAWeights reads it, in
+    the order of the variables that the optimizer was built with.
+    """
+
+    @property
+    def _model_variables_moving_average(self):
+        averages = {}
+        for part in self.parts:
+            found = weight_averages(part)
+            pairs = zip(trainable_variables(part), found, strict=False)
+            averages.update((id(v), average) for v, average in pairs)
+        if not averages:
+            raise AttributeError("`use_ema` is off.")
+        return [averages[id(v)] for v in trainable_variables(self)]
+
+
 def weight_averages(optimizer):
     """The optimizer's moving averages of weights (`use_ema=True`), or []."""
     return getattr(optimizer, "_model_variables_moving_average", [])
@@ -125,6 +173,7 @@ def copy_exclusions(source, target):
     for name in names:
         if hasattr(source, name):
             setattr(target, name, getattr(source, name))
+    target._exclude_from_weight_decay_cache = {}  # of answers so far
 
 
 def initial_epoch(model):
@@ -135,24 +184,32 @@ def initial_epoch(model):
     return model._initial_epoch
 
 
+def data_adapter(x, shuffle=False, class_weight=None):
+    """Keras's own adapter of a dataset, as `fit` would make it."""
+    return get_data_adapter(x, shuffle=shuffle, class_weight=class_weight)
+
+
+class KeptState:
+    """Lets an error in the first batch of an epoch lose no state on JAX.
+
+    A mix-in that stands before `keras.Model`. `_get_jax_state`: Keras takes
+    the variables' values out of the model for the epoch and holds them in a
+    local variable until the first batch is over.
+    """
+
+    def _get_jax_state(self, purge_model_variables=False, **wanted):
+        state = super()._get_jax_state(
+            purge_model_variables=purge_model_variables, **wanted
+        )
+        if purge_model_variables:
+            names = [name for name, value in wanted.items() if value]
+            self._jax_state = dict(zip(names, state, strict=True))
+        return state
+
+
 def symbolic_build(model, data):
     """Builds optimizer and metrics for a batch, as `fit` does on JAX."""
     model._symbolic_build(data_batch=data)
-
-
-def give_back_state(model, state):
-    """Puts the four lists of state of a JAX epoch back into the model.
-
-    `_jax_state`: Keras took them out of the model for the epoch. When an error
-    ends `fit`, Keras restores the model's variables from this attribute.
-    """
-    names = (
-        "trainable_variables",
-        "non_trainable_variables",
-        "optimizer_variables",
-        "metrics_variables",
-    )
-    model._jax_state = dict(zip(names, state, strict=True))
 
 
 def epoch_state(model):

@@ -39,12 +39,12 @@ def pytest_report_header():
     return f"keras backend: {os.environ['KERAS_BACKEND']}"
 
 
-@pytest.fixture(autouse=True, scope="session")
-def imports_are_no_garbage():
-    """Keeps the collector from going through a million imported objects.
+@pytest.fixture(autouse=True, scope="module")
+def what_stays_is_no_garbage():
+    """Keeps the collector from going through millions of old objects.
 
     Keras collects whenever a variable is deleted, as for each layer that is
-    quantized; that would take half a second each time.
+    quantized. After many tests that took seconds each time.
     """
     import keras_dblocks.applications  # noqa: F401
 

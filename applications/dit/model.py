@@ -8,7 +8,7 @@ from keras import ops
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.applications.images.sizes import check_patches
 from keras_dblocks.checks import check_share, check_sizes
-from keras_dblocks.diffusion.label_embedding import check_labels
+from keras_dblocks.diffusion.label_embedding import check_labels, squeezed
 from keras_dblocks.diffusion.samplers import generation
 from keras_dblocks.layers import (
     ContinuousSignal,
@@ -166,7 +166,10 @@ class DiT(GeneratesImages, DiffusionBlocks):
         return "edm"
 
     def split(self, x, y):
-        return x, y
+        return x, None if y is None else squeezed(y)
+
+    def condition_of(self, x):
+        return squeezed(x)
 
     def is_condition(self, x):
         return len(x.shape) < 4  # labels, not images

@@ -80,7 +80,7 @@ class TextRun(Run):
         options = {"on_policy": on_policy} if self.in_blocks else {}
         self.model.compile(self._optimizer(), **options)
         if self.in_sequence:
-            optimizers = self.model.optimizer.optimizers
+            optimizers = self.model.optimizer.parts
             for block, optimizer in enumerate(optimizers):
                 schedule = compat.schedule(optimizer)
                 offset = block * self.num_steps // self.model.num_blocks

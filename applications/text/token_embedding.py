@@ -47,6 +47,9 @@ class TokenEmbedding(LabelEmbedding):
     def signal_shape(self):
         return (self.sequence_length, self.dim)
 
+    def indices(self, labels):
+        return ops.cast(labels, "int32")
+
     def loss(self, labels, logits, noisy=None, level=None):
         """Mean cross-entropy over the sequence, `(B,)`, in nats."""
         if len(logits.shape) == 4:

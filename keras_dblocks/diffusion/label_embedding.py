@@ -21,7 +21,7 @@ class LabelEmbedding(Target):
             as in the reference). Defaults to `"soft"`.
 
     Call arguments:
-        labels: int tensor `(B,)`.
+        labels: int tensor `(B,)` or `(B, 1)`.
 
     Returns:
         float32 tensor `(B, dim)`, rows of length 1.
@@ -79,7 +79,11 @@ class LabelEmbedding(Target):
         return table / ops.maximum(length, 1e-12)  # (classes, dim)
 
     def call(self, labels):
-        return ops.take(self.embeddings(), ops.cast(labels, "int32"), axis=0)
+        return ops.take(self.embeddings(), self.indices(labels), axis=0)
+
+    def indices(self, labels):
+        """Labels as an int32 tensor of the shape the loss needs, `(B,)`."""
+        return ops.cast(squeezed(labels), "int32")
 
     def bridge(self, logits):
         """Estimate of the clean signal `(B, dim)` from logits `(B, classes)`.
@@ -97,7 +101,7 @@ class LabelEmbedding(Target):
 
     def loss(self, labels, logits, noisy=None, level=None):
         """Cross-entropy of each example, `(B,)`, in nats."""
-        labels = ops.cast(labels, "int32")
+        labels = self.indices(labels)
         return keras.losses.sparse_categorical_crossentropy(
             labels, logits, from_logits=True
         )
@@ -106,11 +110,9 @@ class LabelEmbedding(Target):
         """Refuses labels that are not an index of the table."""
         check_labels(labels, self.num_classes)
 
-    def compute_output_shape(self, labels_shape):
-        return (*labels_shape, self.dim)
-
     def compute_output_spec(self, labels):
-        return keras.KerasTensor((*labels.shape, self.dim), dtype="float32")
+        shape = squeezed(labels).shape
+        return keras.KerasTensor((*shape, self.dim), dtype="float32")
 
     def get_config(self):
         return {
@@ -121,15 +123,22 @@ class LabelEmbedding(Target):
         }
 
 
+def squeezed(labels):
+    """Labels `(B, 1)`, as `keras.datasets` gives some, as `(B,)`."""
+    # TensorFlow does not know the rank if a function has met both.
+    return ops.reshape(labels, (-1,))
+
+
 def check_labels(labels, num_classes):
     """Refuses labels that are not integers from 0 to `num_classes - 1`."""
     labels = np.asarray(labels)
+    if labels.shape[1:] == (1,):
+        labels = labels[:, 0]
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            "Labels must be integers of shape (N,). "
+            "Labels must be integers of shape (N,) or (N, 1). "
             f"Received: {labels.dtype} of shape {labels.shape}. "
-            "Use `np.argmax(y, -1)` on one-hot labels, `np.squeeze` on "
-            "(N, 1), or `astype('int32')`."
+            "Use `np.argmax(y, -1)` on one-hot labels, or `astype('int32')`."
         )
     if labels.size and not (0 <= labels.min() and labels.max() < num_classes):
         raise ValueError(

@@ -456,6 +456,7 @@ class Block(
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
+        self.check_structure(x, y)
         rows = None
         if not training:
             batch = self.layout.batch_size_of(x)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_dblocks import presets
+from keras_dblocks import compat, presets
 from keras_dblocks.checks import check_integer
 from keras_dblocks.configuration import Configured
 from keras_dblocks.diffusion import samplers
@@ -138,12 +138,15 @@ class DiffusionBlocks(
         self.layers_per_block = self.partition.layers_per_block
         self.sampler = sampler or self.make_sampler()
         self.blocks = []
-        self.block_losses = [
-            keras.metrics.Mean(name=f"block_{i}_loss")
-            for i in range(num_blocks)
-        ]
+        names = [f"block_{i}_loss" for i in range(num_blocks)]
+        self._loss_means = compat.Losses(names, name="block_losses")
         if reference:
             self.default_on_policy = 0.0  # the paper's
+
+    @property
+    def block_losses(self):
+        """Running mean of each block's loss, a list of `keras.metrics.Mean`."""
+        return self._loss_means.metrics
 
     # The parts.
 
@@ -237,7 +240,7 @@ class DiffusionBlocks(
 
     def _batch_layout(self):
         return BatchLayout(
-            condition_spec=self.condition_spec(),
+            condition_spec=_untracked(self.condition_spec()),
             split=self.split,
             condition_of=self.condition_of,
             is_condition=self.is_condition,
@@ -501,6 +504,15 @@ class DiffusionBlocks(
     def summary(self, print_fn=print, **kwargs):
         """Prints each block's layers, noise range, parameters and state."""
         print_fn(table.summary(self))
+
+
+def _untracked(spec):
+    """The tree as plain dicts and tuples; Keras tracks those it is given."""
+    if isinstance(spec, dict):
+        return {name: _untracked(value) for name, value in spec.items()}
+    if isinstance(spec, (list, tuple)):
+        return tuple(_untracked(value) for value in spec)
+    return spec
 
 
 class _Chain(NumberedRows, keras.Model):

@@ -186,7 +186,9 @@ class Network(Contract):
 
     def check_data(self, x, y=None):
         """Raises a ValueError for inputs or targets that do not fit."""
-        clean, condition = (None, x) if y is None else self.split(x, y)
+        clean, condition = None, self.condition_of(x)
+        if y is not None:
+            clean, condition = self.split(x, y)
         spec = self.condition_spec()
         if spec is not None:
             check_condition(condition, spec)
@@ -196,13 +198,24 @@ class Network(Contract):
 
 def check_condition(condition, spec):
     """Raises a ValueError unless a condition has its spec's nest and shapes."""
-    arrays, specs = tree.flatten(condition), tree.flatten(spec)
-    alike = tree.is_nested(condition) == tree.is_nested(spec)
-    if not alike or len(arrays) != len(specs):
+    try:
+        tree.assert_same_paths(condition, spec)
+    except (TypeError, ValueError) as error:
         raise ValueError(
-            "The input must be nested like `condition_spec()`. Received: "
-            f"a {type(condition).__name__} with {len(arrays)} arrays for "
-            f"{len(specs)}. Pass one array as it is, `fit(x, y)`."
-        )
+            f"The input must be {_described(spec)}. Received: "
+            f"{_described(condition)}. Pass what the model was built for."
+        ) from error
+    arrays, specs = tree.flatten(condition), tree.flatten(spec)
     for array, wanted in zip(arrays, specs, strict=True):
         check_array(array, wanted)
+
+
+def _described(data):
+    """In words, what is nested in data: its keys, or the number of parts."""
+    if isinstance(data, dict):
+        return f"a dict of {', '.join(map(repr, data))}"
+    if isinstance(data, (list, tuple)):
+        return f"a {type(data).__name__} of {len(data)}"
+    if hasattr(data, "shape"):
+        return "one array"
+    return f"a {type(data).__name__}"

@@ -11,7 +11,7 @@ def summary(model):
     own, shared = model.own_variables(), model.shared_variables()
     optimizers = []
     if model.compiled:
-        optimizers = list(model.optimizer.optimizers)
+        optimizers = list(model.optimizer.parts)
     for index, variables in enumerate(own):
         layers = model.partition.layers_of(index)
         low, high = model.partition.noise_range(index, overlap=False)

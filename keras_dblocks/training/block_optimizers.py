@@ -32,15 +32,17 @@ class BlockSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return cls(schedule, config["num_blocks"])
 
 
-class BlockOptimizers(keras.optimizers.Optimizer):
+class BlockOptimizers(compat.JoinedAverages, keras.optimizers.Optimizer):
     """A set of optimizers, each called only with its own variables.
 
     Adam's moments, bias correction, weight decay and the schedule of a block
     therefore advance only when that block is trained. `global_clipnorm` is
     applied to all gradients of one step together, as by a single optimizer.
 
+    Callbacks see it as one optimizer. Its `learning_rate` is that of all.
+
     Args:
-        optimizers: list of `keras.optimizers.Optimizer`.
+        optimizers: list of `keras.optimizers.Optimizer`, kept as `parts`.
         groups: list of lists of variables, one list for each optimizer.
         global_clipnorm: float or None.
     """
@@ -48,7 +50,8 @@ class BlockOptimizers(keras.optimizers.Optimizer):
     def __init__(self, optimizers, groups, global_clipnorm=None):
         super().__init__(learning_rate=0.0, name="block_optimizers")
         self.joint_clipnorm = global_clipnorm
-        self.optimizers = list(optimizers)
+        self.parts = list(optimizers)
+        self.changes = 0  # of settings that a compiled step has built in
         self.owner = {}
         for i, (optimizer, group) in enumerate(
             zip(optimizers, groups, strict=True)
@@ -61,16 +64,24 @@ class BlockOptimizers(keras.optimizers.Optimizer):
 
     @property
     def variables(self):
-        return [v for o in self.optimizers for v in o.variables]
+        return [v for o in self.parts for v in o.variables]
 
     @property
     def learning_rate(self):
-        return self.optimizers[0].learning_rate
+        return self.parts[0].learning_rate
 
     @learning_rate.setter
     def learning_rate(self, value):
-        for optimizer in self.optimizers:
+        for optimizer in self.parts:
             optimizer.learning_rate = value
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """As in Keras, for each block's optimizer, also after `compile`."""
+        fresh = keras.optimizers.SGD()
+        fresh.exclude_from_weight_decay(var_list, var_names)
+        for part in self.parts:
+            compat.copy_exclusions(fresh, part)
+        self.changes += 1
 
     def build(self, variables=None):
         """Does nothing, since the constructor has built all optimizers.
@@ -87,7 +98,7 @@ class BlockOptimizers(keras.optimizers.Optimizer):
         ]
         if self.joint_clipnorm is not None:
             pairs = _clip(pairs, self.joint_clipnorm)
-        for i, optimizer in enumerate(self.optimizers):
+        for i, optimizer in enumerate(self.parts):
             own = [(g, v) for g, v in pairs if self.owner[id(v)] == i]
             if own:
                 optimizer.apply(
@@ -95,7 +106,7 @@ class BlockOptimizers(keras.optimizers.Optimizer):
                 )
 
     def finalize_variable_values(self, var_list):
-        for optimizer in self.optimizers:
+        for optimizer in self.parts:
             variables = compat.trainable_variables(optimizer)
             optimizer.finalize_variable_values(variables)
             for average in compat.weight_averages(optimizer):
@@ -104,7 +115,7 @@ class BlockOptimizers(keras.optimizers.Optimizer):
                 average.assign(ops.convert_to_numpy(average).copy())
 
     def save_own_variables(self, store):
-        """Saves nothing, since `optimizers` are saved as children."""
+        """Saves nothing, since `parts` are saved as children."""
 
     def load_own_variables(self, store):
         """Loads nothing; see `save_own_variables`."""

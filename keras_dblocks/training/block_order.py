@@ -17,6 +17,7 @@ class BlockOrder:
         num_blocks: int.
         seed: int.
         steps_per_visit: int. Consecutive steps that a block is drawn for.
+        blocks: list of ints, the blocks that are drawn, or None for all.
 
     Raises:
         ValueError: for an unknown order, invalid weights, or
@@ -31,7 +32,12 @@ class BlockOrder:
     """
 
     def __init__(
-        self, order="uniform", num_blocks=1, seed=0, steps_per_visit=1
+        self,
+        order="uniform",
+        num_blocks=1,
+        seed=0,
+        steps_per_visit=1,
+        blocks=None,
     ):
         check_integer("steps_per_visit", steps_per_visit)
         if isinstance(order, np.ndarray):
@@ -41,6 +47,12 @@ class BlockOrder:
         self.seed = seed
         self.steps_per_visit = steps_per_visit
         self.cumulative = None
+        self.blocks = list(range(num_blocks)) if blocks is None else blocks
+        if not self.blocks:
+            raise ValueError(
+                "Training needs something to train. Received: no trainable "
+                "variable. Set `trainable = True` for a block or a layer."
+            )
         if order == "uniform":
             order = [1.0] * num_blocks
         if isinstance(order, (list, tuple)):
@@ -53,13 +65,25 @@ class BlockOrder:
                     f"least 0 per block. Received: {self.order} for "
                     f"{num_blocks} blocks. Pass {num_blocks} numbers."
                 )
-            weights = np.asarray(order, dtype="float64")
+            weights = np.zeros(num_blocks)
+            weights[self.blocks] = np.asarray(order, "float64")[self.blocks]
+            if not weights.sum():
+                raise ValueError(
+                    "`block_order` must draw a block that trains. Received: "
+                    f"weights {self.order} where blocks {self.blocks} do. "
+                    "Give one of them a weight."
+                )
             self.cumulative = np.cumsum(weights / weights.sum())
         elif is_integer(order):
             if not 0 <= order < num_blocks:
                 raise ValueError(
                     f"`block_order` must name one of blocks 0 to "
                     f"{num_blocks - 1}. Received: {order}. Count from 0."
+                )
+            if order not in self.blocks:
+                raise ValueError(
+                    "`block_order` must name a block that trains. Received: "
+                    f"{order}, which is frozen. Choose one of {self.blocks}."
                 )
         elif order != "round_robin":
             raise ValueError(
@@ -68,11 +92,16 @@ class BlockOrder:
                 '"uniform".'
             )
 
+    def of_blocks(self, blocks):
+        """The same order among some of the blocks (list of ints)."""
+        config = self.num_blocks, self.seed, self.steps_per_visit
+        return BlockOrder(self.order, *config, blocks)
+
     def __call__(self, step):
         """Block of training step `step` (int, from 0)."""
         visit = step // self.steps_per_visit
         if self.order == "round_robin":
-            return visit % self.num_blocks
+            return self.blocks[visit % len(self.blocks)]
         if self.cumulative is None:
             return int(self.order)
         # The draw needs no saved state and is the same on every backend.

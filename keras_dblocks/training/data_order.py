@@ -4,13 +4,9 @@ import math
 
 import keras
 import numpy as np
+from keras import tree
 
 from keras_dblocks import compat, streams
-
-
-def is_array(x):
-    """True for an array in host or device memory, False for a dataset."""
-    return hasattr(x, "shape") and hasattr(x, "__getitem__")
 
 
 class ResumableOrder:
@@ -21,22 +17,26 @@ class ResumableOrder:
     """
 
     def track_progress(self):
-        """Makes a variable that is saved with the model; call it in `build`.
+        """Makes two variables saved with the model; call it in `build`.
 
-        It holds the first step of the current epoch, so that a run that was
-        killed inside an epoch continues with the batches it has not seen.
+        They hold the first step of the current epoch and that of the current
+        `fit`, so that a run that was killed inside an epoch continues with the
+        batches it has not seen.
         """
-        self.epoch_start = self.add_weight(
-            shape=(),
-            initializer="zeros",
-            dtype="int32",
-            trainable=False,
-            name="epoch_start",
+        self.epoch_start, self.fit_start = (
+            self.add_weight(
+                shape=(),
+                initializer="zeros",
+                dtype="int32",
+                trainable=False,
+                name=name,
+            )
+            for name in ("epoch_start", "fit_start")
         )
 
     def counters(self):
         """Variables that are not weights but count steps and rows."""
-        return [self.epoch_start]
+        return [self.epoch_start, self.fit_start]
 
     def training_step(self):
         """Number of training steps taken so far (int)."""
@@ -47,60 +47,82 @@ class ArrayBatches(keras.utils.PyDataset):
     """Batches of arrays in an order that follows from the seed and the step.
 
     Keras shuffles with a generator whose state is lost when a run is killed.
-    Here an epoch's order is drawn from (seed, first step of the epoch), and
-    an epoch that was interrupted is resumed where it stopped.
+    Here the order of each pass through the rows is drawn from (seed, first
+    step of the pass). An epoch that was interrupted is resumed where it
+    stopped. Epochs shorter or longer than a pass (`steps_per_epoch`) go on in
+    the pass where the last one ended, so that no row comes again before all
+    others came.
 
     Args:
         model: `ResumableOrder` that gives the seed and the training step.
-        x, y, sample_weight: arrays of equal length. `y` and `sample_weight`
-            may be None.
+        x, y, sample_weight: arrays of equal length, or trees of them. `y` and
+            `sample_weight` may be None.
         batch_size: int.
         shuffle: bool.
+        steps_per_epoch: int, or None for one pass an epoch.
     """
 
-    def __init__(self, model, x, y, sample_weight, batch_size, shuffle):
+    def __init__(
+        self,
+        model,
+        x,
+        y,
+        sample_weight,
+        batch_size,
+        shuffle,
+        steps_per_epoch=None,
+    ):
         super().__init__()
-        self.model = model
-        arrays = [a for a in (x, y, sample_weight) if a is not None]
         if y is None and sample_weight is not None:
             raise ValueError(
                 "`sample_weight` needs targets. Received: y=None. Pass `y`."
             )
-        self.arrays = [keras.ops.convert_to_numpy(a) for a in arrays]
+        self.model = model
+        parts = [part for part in (x, y, sample_weight) if part is not None]
+        self.data = tree.map_structure(keras.ops.convert_to_numpy, tuple(parts))
+        self.num_rows = len(tree.flatten(self.data)[0])
         self.batch_size = batch_size
         self.shuffle = shuffle
+        self.batches_per_pass = math.ceil(self.num_rows / batch_size)
+        self.steps_per_epoch = steps_per_epoch or self.batches_per_pass
         self.first_epoch = True
-        self.offset = 0
-        self.order = np.arange(len(self.arrays[0]))
+        self.offset = 0  # batches of this epoch that a killed run has seen
+        self.fit_start = 0
+        self.first_batch = 0  # number of the epoch's next batch in this `fit`
+        self.order = None, None
 
     @property
     def num_batches(self):
-        return self.batches_per_epoch - self.offset
-
-    @property
-    def batches_per_epoch(self):
-        """Number of batches of an epoch that is not resumed half-way."""
-        return math.ceil(len(self.order) / self.batch_size)
+        return self.steps_per_epoch - self.offset
 
     def on_epoch_begin(self):
-        model = self.model
-        step = model.training_step()
-        start = int(model.epoch_start)
+        model, self.offset = self.model, 0
+        step, start = model.training_step(), int(model.epoch_start)
         # BackupAndRestore sets the initial epoch when it restores a state.
         resumed = self.first_epoch and compat.initial_epoch(model) is not None
+        if self.first_epoch and not resumed:
+            model.fit_start.assign(step)
         self.first_epoch = False
-        if resumed and start < step < start + self.batches_per_epoch:
+        if resumed and start < step < start + self.steps_per_epoch:
             self.offset = step - start
         else:
-            self.offset = 0
-            start = step
             model.epoch_start.assign(step)
-        if self.shuffle:
-            draws = streams.generator(model.seed, "data_order", start)
-            self.order = draws.permutation(len(self.order))
+        self.fit_start = int(model.fit_start)
+        self.first_batch = step - self.fit_start
 
     def __getitem__(self, index):
-        first = (index + self.offset) * self.batch_size
-        rows = self.order[first : first + self.batch_size]
-        batch = tuple(a[rows] for a in self.arrays)
+        number, batch = divmod(self.first_batch + index, self.batches_per_pass)
+        first = batch * self.batch_size
+        rows = self._order_of_pass(number)[first : first + self.batch_size]
+        batch = tree.map_structure(lambda array: array[rows], self.data)
         return batch if len(batch) > 1 else batch[0]
+
+    def _order_of_pass(self, number):
+        if self.order[0] != number:
+            order = np.arange(self.num_rows)
+            if self.shuffle:
+                step = self.fit_start + number * self.batches_per_pass
+                draws = streams.generator(self.model.seed, "data_order", step)
+                order = draws.permutation(self.num_rows)
+            self.order = number, order
+        return self.order[1]

@@ -25,11 +25,6 @@ def make_train_function(trainer):
     def train_function(state, iterator):
         state = [list(part) for part in state]
         for data in next_batches(iterator, trainer.steps_per_execution):
-            try:
-                trainer.check_next(data)
-            except ValueError:
-                compat.give_back_state(trainer, state)
-                raise
             read = functools.partial(_read_step, trainer, state[2])
             logs = trainer.train_one(data, read, state)
         return logs, tuple(state)

@@ -28,7 +28,7 @@ def needed(model):
     """
     groups = []
     own = model.own_variables()
-    for i, optimizer in enumerate(model.optimizer.optimizers[: len(own)]):
+    for i, optimizer in enumerate(model.optimizer.parts[: len(own)]):
         kept = {id(v) for v in compat.weight_averages(optimizer)}
         state = [v for v in optimizer.variables if v.ndim]
         group = [v for v in state if id(v) not in kept]

@@ -28,11 +28,28 @@ def make_train_function(trainer):
 
     def train_function(iterator):
         for data in next_batches(iterator, trainer.steps_per_execution):
-            trainer.check_next(data)
             logs = trainer.train_one(data, trainer.training_step)
         return logs
 
     return train_function
+
+
+def each_batch(dataset, look):
+    """The dataset, of which `look` is called with each batch first."""
+    spec = dataset.element_spec
+
+    def looked_at(*batch):
+        batch = batch if isinstance(spec, tuple) else batch[0]
+
+        def run(*leaves):
+            look(tf.nest.pack_sequence_as(batch, leaves))
+            return True
+
+        done = tf.py_function(run, tf.nest.flatten(batch), tf.bool)
+        with tf.control_dependencies([done]):
+            return tf.nest.map_structure(tf.identity, batch)
+
+    return dataset.map(looked_at)
 
 
 def make_step(trainer, index):

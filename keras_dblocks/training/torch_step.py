@@ -17,7 +17,6 @@ def make_train_function(trainer):
 
     def train_function(data):
         (data,) = data
-        trainer.check_next(data)
         return trainer.train_one(data, trainer.training_step)
 
     return train_function

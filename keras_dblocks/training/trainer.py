@@ -1,8 +1,11 @@
 """Trains all blocks with one `fit`; the gradient step is the backend's."""
 
 import importlib
+import warnings
 
 import keras
+import numpy as np
+from keras import ops
 
 from keras_dblocks import compat
 from keras_dblocks.checks import check_share
@@ -10,7 +13,7 @@ from keras_dblocks.files.atomic_files import AtomicFiles
 from keras_dblocks.training.block_optimizers import BlockOptimizers, clone
 from keras_dblocks.training.block_order import BlockOrder
 from keras_dblocks.training.data_checks import CheckedData
-from keras_dblocks.training.data_order import ResumableOrder, is_array
+from keras_dblocks.training.data_order import ResumableOrder
 from keras_dblocks.training.offload import check_offload
 
 
@@ -29,6 +32,8 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
     default_on_policy = 0.5
 
     offload, offload_parameters = None, False  # until `compile` sets them
+    _built_in = None
+    _block_logs = None  # the latest losses by name, while there are any
 
     def compile(
         self,
@@ -44,6 +49,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         offload=None,
         offload_parameters=False,
         steps_per_visit=1,
+        **of_keras,
     ):
         """Configures training.
 
@@ -74,9 +80,13 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
                 With more steps, less is moved.
 
         Raises:
-            ValueError: for a loss, or values out of range.
+            ValueError: for a loss, for values out of range, and for what
+                blocks have no use for (`loss_weights`, loss scaling, a
+                `MultiOptimizer`).
         """
         refuse_loss(loss)
+        refuse_settings(of_keras)
+        self._refuse_own_steps()
         if not self.built:
             self.build()
         if on_policy == "auto":
@@ -90,11 +100,9 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         self.offload = offload
         self.offload_parameters = bool(offload_parameters)
         self.on_policy = float(on_policy)
-        # These values are for `train_on_batch`; `fit` sets them anew.
-        self._next_step, self._batches_seen = None, 0
-        self._checks_stream = True
-        self._block_logs = {}
+        self._next_step = None  # for `train_on_batch`; `fit` sets it anew
         template = keras.optimizers.get(optimizer)
+        refuse_optimizer(template)
         plain = {
             "metrics": metrics,
             "weighted_metrics": weighted_metrics,
@@ -102,7 +110,8 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             "steps_per_execution": steps_per_execution,
             "jit_compile": jit_compile,
         }
-        self._compile_arguments = {
+        # Metrics among them were tracked as the model's own otherwise.
+        self.__dict__["_compile_arguments"] = {
             "optimizer": template,
             "on_policy": self.on_policy,
             "block_order": block_order,
@@ -114,8 +123,21 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         optimizers = self._make_optimizers(template)
         super().compile(optimizer=optimizers, loss=None, **plain)
 
+    def _refuse_own_steps(self):
+        kinds = type(self).__mro__
+        for kind in kinds[: kinds.index(BlockTrainer)]:
+            own = {"train_step", "compute_loss"} & set(vars(kind))
+            if own and not kind.__module__.startswith("keras_dblocks."):
+                raise ValueError(
+                    "A block's loss is that of its `Target`. Received: "
+                    f"{kind.__name__} with `{own.pop()}` of its own, which "
+                    "`fit` would not call. Override `make_target` and return "
+                    "a `Target` with the `loss` that you want."
+                )
+
     def _make_optimizers(self, template):
         groups = self._variable_groups()
+        self.__dict__["_groups"] = groups
         joint = template.gradient_accumulation_steps is None
         clip = template.global_clipnorm if joint else None
         optimizers = [
@@ -134,13 +156,17 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
 
     def block_optimizer(self, index):
         """The optimizers of block `index` and of shared variables, as one."""
-        whole, groups = self.optimizer, self._variable_groups()
+        whole, groups = self.optimizer, self._groups
         chosen = [index, *range(self.num_blocks, len(groups))]
         return BlockOptimizers(
-            [whole.optimizers[i] for i in chosen],
-            [groups[i] for i in chosen],
+            [whole.parts[i] for i in chosen],
+            [[v for v in groups[i] if v.trainable] for i in chosen],
             whole.joint_clipnorm,
         )
+
+    def blocks_that_train(self):
+        """Numbers of the blocks that have something to train (list)."""
+        return [b.index for b in self.blocks if b.trainable_variables]
 
     def get_compile_config(self):
         if not self.compiled:
@@ -158,7 +184,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
 
     def step_counts(self):
         """Variables that count the steps of each block."""
-        optimizers = self.optimizer.optimizers[: self.num_blocks]
+        optimizers = self.optimizer.parts[: self.num_blocks]
         return [compat.iterations(optimizer) for optimizer in optimizers]
 
     def fit(self, x=None, y=None, *args, **kwargs):
@@ -167,15 +193,31 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         See `CheckedData.fit` for what differs from Keras.
         """
         self._next_step = None  # the first batch reads it from the optimizers
-        self._batches_seen = 0
-        self._checks_stream = not is_array(x)
-        return super().fit(x, y, *args, **kwargs)
+        self._block_logs = None  # reads what was saved
+        if self.compiled and self.built:
+            self._take_changes()
+        history = super().fit(x, y, *args, **kwargs)
+        self._remember_losses()
+        return history
 
-    def check_next(self, data):
-        """Refuses a bad batch of a dataset; arrays were checked before."""
-        self._batches_seen += 1
-        if self._checks_stream:
-            self.check_batch(data, self._batches_seen)
+    def _take_changes(self):
+        """Compiles steps anew if other variables train than the last time."""
+        trains = tuple(v.trainable for group in self._groups for v in group)
+        now = trains, self.optimizer.changes
+        if now != self._built_in:
+            self.train_function = None
+        self._built_in = now
+        blocks = self.blocks_that_train()
+        if blocks == self.block_order.blocks:
+            return
+        self.block_order = self.block_order.of_blocks(blocks)
+        idle = [i for i in range(self.num_blocks) if i not in blocks]
+        if idle:
+            warnings.warn(
+                f"Nothing in block {', '.join(map(str, idle))} is trainable, "
+                "so it is not drawn.",
+                stacklevel=3,
+            )
 
     def train_one(self, data, read_step, *state):
         """Trains the block whose turn it is on one batch.
@@ -191,12 +233,28 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         """
         if self._next_step is None:
             self._next_step = read_step()
+        if self._block_logs is None:
+            self._remember_losses()
         index = self.block_order(self._next_step)
         self._next_step += 1
         if index not in self._steps:
             self._steps[index] = _import_step().make_step(self, index)
         self._block_logs.update(self._steps[index](data, *state))
         return dict(self._block_logs)
+
+    def track_progress(self):
+        """Also remembers the blocks' last losses, for the logs."""
+        super().track_progress()
+        self.last_losses = self.add_weight(
+            shape=(self.num_blocks,),
+            initializer=keras.initializers.Constant(np.inf),  # unknown
+            dtype="float32",
+            trainable=False,
+            name="last_losses",
+        )
+
+    def counters(self):
+        return [*super().counters(), self.last_losses]
 
     def upcoming_block(self):
         """Block of the step after the current one."""
@@ -230,7 +288,28 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
 
     def reset_metrics(self):
         super().reset_metrics()
-        self._block_logs = {}
+        self._remember_losses()
+
+    def _remember_losses(self):
+        """Lets the logs name every block, also one that is not drawn yet.
+
+        Its loss in the logs is that of an earlier epoch or `fit`, or NaN.
+        """
+        names = [metric.name for metric in self.block_losses]
+        if self._block_logs:
+            latest = [float(self._block_logs[name]) for name in names]
+            self.last_losses.assign(np.nan_to_num(latest, nan=np.inf))
+        last = ops.convert_to_numpy(self.last_losses)
+        last = np.where(np.isfinite(last), last, np.nan).tolist()
+        self._block_logs = dict(zip(names, last, strict=True))
+
+    def get_metrics_result(self):
+        found = super().get_metrics_result()
+        for metric in self.block_losses:
+            last = (self._block_logs or {}).get(metric.name, float("nan"))
+            value = found[metric.name]
+            found[metric.name] = ops.where(metric.count > 0, value, last)
+        return found
 
 
 def refuse_loss(loss):
@@ -240,6 +319,29 @@ def refuse_loss(loss):
             "Blocks are trained on a loss of their own, so `loss` stays None. "
             f"Received: loss={loss!r}. Leave it out; `loss_weighting` in the "
             "constructor is the dial."
+        )
+
+
+def refuse_settings(settings):
+    """Raises a ValueError for arguments of Keras's `compile` without use."""
+    for name, value in settings.items():
+        if value is not None and (name, value) != ("auto_scale_loss", True):
+            raise ValueError(
+                "`compile` takes what concerns blocks. Received: "
+                f"{name}={value!r}. Leave it out; see the docstring."
+            )
+
+
+def refuse_optimizer(optimizer):
+    """Raises a ValueError for optimizers that cannot be one for each block."""
+    if isinstance(
+        optimizer,
+        (keras.optimizers.LossScaleOptimizer, keras.optimizers.MultiOptimizer),
+    ):
+        raise ValueError(
+            "Each block makes an optimizer of its own with the settings of "
+            f"one. Received: a {type(optimizer).__name__}. Pass a plain "
+            'optimizer, and dtype="mixed_bfloat16", which needs no scaling.'
         )
 
 

@@ -48,9 +48,15 @@ def values(variables):
     return [np.array(ops.convert_to_numpy(v)) for v in variables]
 
 
+def weights(model):
+    """Every number of a model but what it remembers of its last `fit`."""
+    names = ("last_losses", "fit_start")
+    return values(v for v in model.weights if v.name not in names)
+
+
 def state(model):
-    """Every number of a compiled model."""
-    return values(model.weights) + values(model.optimizer.variables)
+    """`weights` and the optimizer's numbers, of a compiled model."""
+    return weights(model) + values(model.optimizer.variables)
 
 
 def equal(first, second):

@@ -6,7 +6,16 @@ import keras
 import numpy as np
 import pytest
 
-from helpers.small_vit import data, equal, make, predict, python, state, values
+from helpers.small_vit import (
+    data,
+    equal,
+    make,
+    predict,
+    python,
+    state,
+    values,
+    weights,
+)
 from keras_dblocks import Block
 from keras_dblocks.applications import ViT
 
@@ -22,7 +31,7 @@ def fit(model, epochs=1, **kwargs):
     """Loss and weights after training on the same data every time."""
     x, y = data()
     history = model.fit(x, y, batch_size=8, epochs=epochs, verbose=0, **kwargs)
-    return history.history["loss"], values(model.weights)
+    return history.history["loss"], weights(model)
 
 
 def check_round_trip(model, path):
@@ -166,17 +175,17 @@ def test_checkpoints_of_fit_can_be_loaded(tmp_path):
         checkpoint(tmp_path / "step_{batch}.keras", save_freq=2),
         checkpoint(tmp_path / "last.weights.h5", save_weights_only=True),
     ]
-    losses, weights = fit(model, epochs=2, callbacks=callbacks)
+    losses, trained = fit(model, epochs=2, callbacks=callbacks)
     again = keras.saving.load_model(tmp_path / "epoch_1.keras")
     assert again.training_step() == 3
-    losses_again, weights_again = fit(again, epochs=2, initial_epoch=1)
+    losses_again, trained_again = fit(again, epochs=2, initial_epoch=1)
     assert losses_again == losses[1:]
-    assert equal(weights_again, weights)
+    assert equal(trained_again, trained)
     steps = sorted(tmp_path.glob("step_*.keras"))
     counts = [keras.saving.load_model(f).training_step() for f in steps]
     assert sorted(counts) == [2, 4, 6]
     again.load_weights(tmp_path / "last.weights.h5")
-    assert equal(values(again.weights), weights)
+    assert equal(weights(again), trained)
     assert not list(tmp_path.glob(".*"))
 
 

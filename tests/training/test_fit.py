@@ -28,7 +28,7 @@ def test_callbacks_work(tmp_path):
         keras.callbacks.ModelCheckpoint(tmp_path / "best.keras"),
         keras.callbacks.LambdaCallback(
             on_epoch_end=lambda e, logs: rates.extend(
-                float(o.learning_rate) for o in model.optimizer.optimizers
+                float(o.learning_rate) for o in model.optimizer.parts
             )
         ),
     ]
@@ -68,7 +68,7 @@ def test_moving_average_is_per_block_and_survives_predict_and_save(tmp_path):
     loaded = keras.saving.load_model(tmp_path / "ema.keras")
     np.testing.assert_allclose(loaded.predict(x, verbose=0), before, atol=1e-6)
     # A block that never trained has an average nobody touched.
-    for optimizer in model.optimizer.optimizers[1:3]:
+    for optimizer in model.optimizer.parts[1:3]:
         for average in optimizer._model_variables_moving_average:
             assert not ops.convert_to_numpy(average).any()
 
@@ -134,7 +134,7 @@ def test_a_bad_batch_of_a_stream_is_named_and_the_model_kept():
     x, y = data(24)
     x[17] = np.nan
     model = compiled("sgd", on_policy=0)
-    with pytest.raises(ValueError, match="Batch 3 of .*NaN"):
+    with pytest.raises(ValueError, match="Batch 3: .*NaN"):
         model.fit(Batches(x, y), shuffle=False, verbose=0)
     assert model.training_step() == 2
     assert np.isfinite(model.predict(x[:8], verbose=0)).all()

@@ -86,7 +86,7 @@ class Places(keras.callbacks.Callback):
         self.states.append(set())
         self.parameters.append(set())
         for i, own in enumerate(model.own_variables()):
-            optimizer = model.optimizer.optimizers[i]
+            optimizer = model.optimizer.parts[i]
             moments = [v for v in optimizer.variables if v.ndim]
             for variables, sets in (
                 (moments, self.states),
@@ -108,7 +108,7 @@ def test_nothing_changes_and_two_blocks_are_resident(name, parameters):
     places = Places()
     history = fit(model, validation_data=(X, Y), callbacks=[places])
     assert equal(state(model), wanted)
-    assert history == wanted_history
+    np.testing.assert_equal(history, wanted_history)  # a NaN is a NaN
     if BACKEND == "jax":
         (device,) = model.weights[0].value.sharding.device_set
         kinds = {memory.kind for memory in device.addressable_memories()}
@@ -170,7 +170,7 @@ def test_one_batch_at_a_time_and_a_bad_one():
         yield X[:8], Y[:8]
         yield np.full_like(X[:8], np.nan), Y[:8]
 
-    with pytest.raises(ValueError, match="Batch 2 of .*NaN"):
+    with pytest.raises(ValueError, match="Batch 2: .*NaN"):
         fit(model, x=batches(), y=None, batch_size=None)
     assert np.isfinite(model.predict(X, verbose=0)).all()
     if BACKEND == "torch":  # `predict` is `eval()` first

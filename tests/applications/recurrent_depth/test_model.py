@@ -161,7 +161,7 @@ def test_reference_trains_and_draws():
 def test_refusals():
     refused(lambda: make(num_blocks=2), "one block")
     refused(lambda: make(context="all"), "context")
-    refused(lambda: make(core_layers=0), "num_layers")
+    refused(lambda: make(core_layers=0), "core_layers")
     model = make()
     model.compile("adamw")
     refused(lambda: model.fit(random_tokens(4) + 1), "Tokens must lie")
