@@ -40,6 +40,14 @@ class Configured:
     def arguments(self):
         """The arguments as they stand now, by name, layers serialized."""
         names = self.argument_names()
+        missing = [name for name in names if not hasattr(self, name)]
+        if missing:
+            raise ValueError(
+                "Every argument of a constructor must be an attribute of the "
+                f"same name, so that the object can be saved. Received: "
+                f"{type(self).__name__} without `{missing[0]}`. "
+                f"Write `self.{missing[0]} = {missing[0]}`."
+            )
         return {name: _serialized(getattr(self, name)) for name in names}
 
     @classmethod

@@ -3,7 +3,6 @@
 import numpy as np
 
 from keras_dblocks.applications.metrics import frechet_distance
-from keras_dblocks.diffusion import samplers
 from keras_dblocks.diffusion.samplers import generation, loop
 from keras_dblocks.models.assembly import network_of, read_block
 
@@ -48,32 +47,21 @@ class GeneratesImages:
             `return_trajectory` also a list with a dict for each call of the
             denoiser: `level`, `block`, `noisy` and `denoised` `(N, H, W, C)`.
         """
-        sampler = self.sampler_of(
-            sampler, num_steps, guidance_scale, grid, seed
+        made = super().generate(
+            np.asarray(labels),
+            num_steps=num_steps,
+            guidance_scale=guidance_scale,
+            sampler=sampler,
+            grid=grid,
+            seed=seed,
+            batch_size=batch_size,
+            return_trajectory=return_trajectory,
+            verbose=verbose,
         )
-        labels = self._check_generate(labels, sampler, batch_size)
-        if not self.built:
-            self.build()
-        visits = loop.plan(sampler, self.partition)
-        trajectory = None
-        if return_trajectory:
-            visits = [v for visit in visits for v in visit.split()]
-            trajectory = generation.Trajectory()
-        parts = generation.batches(len(labels), batch_size, labels)
-        batches = generation.generate(
-            self._stages,
-            visits,
-            sampler,
-            parts,
-            self._starts(sampler),
-            generation.progress_bar(parts, visits, verbose),
-            trajectory,
-        )
-        images = [self._finish(batch, decoder) for batch in batches]
-        images = np.concatenate(images)
-        if return_trajectory:
-            return images, trajectory.steps(len(visits))
-        return images
+        images, *steps = made if return_trajectory else (made,)
+        if decoder is not None:
+            images = _decoded(images, decoder, batch_size)
+        return (images, *steps) if return_trajectory else images
 
     def predict(self, x, batch_size=None, verbose=0, **kwargs):
         """`generate` for labels `x` with the model's own `sampler`."""
@@ -111,7 +99,8 @@ class GeneratesImages:
         sampler = network.sampler_of(
             sampler, num_steps, guidance_scale, grid, seed
         )
-        labels = network._check_generate(labels, sampler, batch_size)
+        labels = np.asarray(labels)
+        network._check_generate(labels, None, sampler, batch_size)
 
         def load(index):
             block = ready.pop() if ready else read_block(paths[index])
@@ -141,7 +130,10 @@ class GeneratesImages:
             network._starts(sampler),
             generation.progress_bar(parts, visits, verbose),
         )
-        return np.concatenate([network._finish(b, decoder) for b in batches])
+        images = network.target.restore(np.concatenate(batches))
+        if decoder is not None:
+            images = _decoded(images, decoder, batch_size)
+        return images
 
     def evaluate(self, x=None, y=None, *args, feature_extractor=None, **kwargs):
         """`keras.Model.evaluate` of the denoising losses on fixed noise.
@@ -167,26 +159,7 @@ class GeneratesImages:
         results["frechet_distance"] = frechet_distance(*features)
         return results
 
-    def sampler_of(
-        self, sampler, num_steps, guidance_scale=None, grid=None, seed=0
-    ):
-        """`samplers.Sampler` for the keywords of `generate`."""
-        if not isinstance(sampler, str):
-            return samplers.get(sampler)
-        options = {"num_steps": num_steps, "start": "noise", "seed": seed}
-        if guidance_scale != 1:
-            options["guidance_scale"] = guidance_scale
-        if grid is None:
-            grid = "equal_mass" if self.reference else "karras"
-            levels = samplers.noise_levels(self.partition, num_steps, grid)
-            visited = {*self.partition.block_of(levels).tolist()}
-            if len(visited) < self.num_blocks <= num_steps:
-                grid = "upper_edges"  # EDM's few steps would skip a block
-        return samplers.get(sampler, grid=grid, **options)
-
-    def _check_generate(self, labels, sampler, batch_size):
-        labels = np.asarray(labels)
-        self.check_data(labels)
+    def _check_generate(self, labels, num_samples, sampler, batch_size):
         scale = sampler.guidance_scale
         if scale is not None and not self.class_dropout > 0:
             raise ValueError(
@@ -194,21 +167,10 @@ class GeneratesImages:
                 f"Received: guidance_scale={scale} with class_dropout=0. "
                 "Leave guidance out, or train with `class_dropout=0.1`."
             )
-        if not len(labels) or not batch_size >= 1:
-            raise ValueError(
-                "At least one image is made, in batches of at least 1. "
-                f"Received: {len(labels)} labels, batch_size={batch_size}. "
-                "Pass a label for each image."
-            )
-        return labels.astype("int32")
+        return super()._check_generate(labels, num_samples, sampler, batch_size)
 
-    def _starts(self, sampler):
-        """Function from a `generation.Batch` to its images' start noise."""
-        shape = (self.image_size, self.image_size, self.channels)
-        start = generation.Start(self.noise, shape)
-        return lambda batch: start.rows(sampler, batch.rows)
 
-    def _finish(self, clean, decoder):
-        if decoder is not None:
-            return np.asarray(decoder(clean))
-        return self.target.restore(clean)
+def _decoded(latents, decoder, batch_size):
+    parts = range(0, len(latents), batch_size)
+    parts = [decoder(latents[i : i + batch_size]) for i in parts]
+    return np.concatenate([np.asarray(part) for part in parts])

@@ -9,7 +9,6 @@ from keras_dblocks import DiffusionBlocks
 from keras_dblocks.applications.images.sizes import check_patches
 from keras_dblocks.checks import check_share, check_sizes
 from keras_dblocks.diffusion.label_embedding import check_labels, squeezed
-from keras_dblocks.diffusion.samplers import generation
 from keras_dblocks.layers import (
     ContinuousSignal,
     TransformerLayer,
@@ -117,7 +116,6 @@ class DiT(GeneratesImages, DiffusionBlocks):
         self.class_dropout = class_dropout
         self.value_range = value_range
         self.ema_momentum = ema_momentum
-        self._stages = generation.Stages(lambda: self.blocks)
 
     def condition_spec(self):
         return keras.KerasTensor((None,), dtype="int32")

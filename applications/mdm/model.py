@@ -12,7 +12,7 @@ from keras_dblocks.applications.text.tokens import Tokens
 from keras_dblocks.checks import check_integer, check_share, check_sizes
 from keras_dblocks.diffusion.masking import MaskingNoise
 from keras_dblocks.diffusion.preconditioning import NoPreconditioning
-from keras_dblocks.diffusion.samplers import UnmaskingSampler, generation
+from keras_dblocks.diffusion.samplers import UnmaskingSampler
 from keras_dblocks.layers import (
     NoiseEmbedding,
     TransformerLayer,
@@ -126,7 +126,6 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
                 "The bound has weights of its own, 1 / mask ratio. Received: "
                 f"loss_weighting={self.loss_weighting!r}. Leave it out."
             )
-        self._stages = generation.Stages(lambda: self.blocks)
         self._bound_stage = functools.cache(
             lambda index: BoundStage(self.blocks[index])
         )

@@ -50,6 +50,9 @@ class TokenEmbedding(LabelEmbedding):
     def indices(self, labels):
         return ops.cast(labels, "int32")
 
+    def compute_output_shape(self, labels_shape):
+        return (*labels_shape, self.dim)
+
     def loss(self, labels, logits, noisy=None, level=None):
         """Mean cross-entropy over the sequence, `(B,)`, in nats."""
         if len(logits.shape) == 4:

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dblocks.checks import check_array
+from keras_dblocks.checks import check_array, is_integer
 from keras_dblocks.diffusion.target import Target
 
 
@@ -26,7 +26,19 @@ class ContinuousSignal(Target):
 
     def __init__(self, signal_shape, value_range=(-1.0, 1.0), **kwargs):
         super().__init__(**kwargs)
-        self._shape = tuple(signal_shape)
+        shape = signal_shape if isinstance(signal_shape, (tuple, list)) else ()
+        if not shape or not all(is_integer(s) and s > 0 for s in shape):
+            raise ValueError(
+                "`signal_shape` must be a tuple of sizes above 0. "
+                f"Received: signal_shape={signal_shape!r}. "
+                "Use (1,) for one number, and reshape the data to (N, 1)."
+            )
+        if value_range is not None and not value_range[0] < value_range[1]:
+            raise ValueError(
+                "`value_range` must be a pair that ascends, or None. "
+                f"Received: value_range={value_range}. Use (-1, 1) or (0, 255)."
+            )
+        self._shape = tuple(int(size) for size in shape)
         self.value_range = value_range
 
     @property
@@ -42,6 +54,13 @@ class ContinuousSignal(Target):
             return x
         low, high = self.value_range
         return (x - low) * (2.0 / (high - low)) - 1.0
+
+    def in_units(self, prediction):
+        """Maps a prediction in [-1, 1] back to the data's range."""
+        if self.value_range is None:
+            return prediction
+        low, high = self.value_range
+        return low + (prediction + 1.0) * ((high - low) / 2.0)
 
     def restore(self, clean):
         """Maps numpy `clean` back to the data's range and clips it."""

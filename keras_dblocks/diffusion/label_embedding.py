@@ -110,9 +110,12 @@ class LabelEmbedding(Target):
         """Refuses labels that are not an index of the table."""
         check_labels(labels, self.num_classes)
 
+    def compute_output_shape(self, labels_shape):
+        return (labels_shape[0], self.dim)
+
     def compute_output_spec(self, labels):
-        shape = squeezed(labels).shape
-        return keras.KerasTensor((*shape, self.dim), dtype="float32")
+        shape = self.compute_output_shape(labels.shape)
+        return keras.KerasTensor(shape, dtype="float32")
 
     def get_config(self):
         return {

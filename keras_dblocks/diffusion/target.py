@@ -28,6 +28,7 @@ class Target(Configured, keras.layers.Layer, Contract):
     | `call` | a block's loss | in every step, compiled |
     | `loss` | a block's loss | in every step, compiled |
     | `bridge` | samplers, hand-overs | after every call of a denoiser |
+    | `in_units` | `predict`, `evaluate` | once a batch, compiled |
     | `restore` | `generate` | once, on numpy arrays |
     | `freeze` | a model with `sharing="targets"` | before `build` |
 
@@ -89,6 +90,17 @@ class Target(Configured, keras.layers.Layer, Contract):
 
     def check(self, x):
         """Raises a ValueError if numpy data `(N, ...)` is not a valid `x`."""
+
+    def in_units(self, prediction):
+        """The prediction in the units of the data; by default as it is.
+
+        Args:
+            prediction: float32 tensor `(B, ...)`, what the head returns.
+
+        Returns:
+            Tensor of the same shape, which `predict` returns and metrics see.
+        """
+        return prediction
 
     def restore(self, clean):
         """Turns a generated clean signal into user data; by default as is."""

@@ -54,4 +54,4 @@ class NoiseModulation(Configured, keras.layers.Layer):
         return call_part(self.layer, x, {**context, "training": training})
 
     def compute_output_shape(self, x_shape, noise_shape):
-        return x_shape
+        return self.layer.compute_output_shape(x_shape)

@@ -14,6 +14,7 @@ from keras_dblocks.files import file_format
 from keras_dblocks.files.atomic_files import AtomicFiles
 from keras_dblocks.files.random_states import SavedRandomStates
 from keras_dblocks.layers.context import call_part, check_arguments, known
+from keras_dblocks.models.built_when_read import BuiltWhenRead
 from keras_dblocks.models.export import Exportable
 from keras_dblocks.models.numbered_rows import NumberedRows
 from keras_dblocks.rematerialization import rematerialized
@@ -28,6 +29,7 @@ class Block(
     AtomicFiles,
     SavedRandomStates,
     CheckedData,
+    BuiltWhenRead,
     NumberedRows,
     Exportable,
     ResumableOrder,
@@ -98,7 +100,13 @@ class Block(
     def _check_parts(self):
         layers = [(layer, "layer") for layer in self.residual_layers]
         shell = [(self.stem, "stem"), (self.readout, "readout")]
+        shell += [(self.noise_embedding, "noise_embedding")]
         for layer, part in [*shell, *layers, (self.head, "head")]:
+            if not isinstance(layer, keras.layers.Layer):
+                raise ValueError(
+                    f"The {part} must be a Keras layer. Received: {layer!r}. "
+                    f"Return one from `make_{part}`."
+                )
             check_arguments(layer, part)
 
     @property
@@ -210,6 +218,8 @@ class Block(
         state = (layers or self._through_layers)(state, context)
         denoised = ops.cast(call_part(self.readout, state, context), "float32")
         if scale.c_out is not None:
+            shape = self.target.signal_shape
+            check_shape("readout", self.readout, shape, denoised.shape[1:])
             denoised = expand(scale.c_out, noisy) * denoised
             denoised = expand(scale.c_skip, noisy) * noisy + denoised
         return ops.cast(call_part(self.head, denoised, context), "float32")
@@ -222,7 +232,11 @@ class Block(
             last = layer is layers[-1] and not method.remat_last
             again = method.remat and context["training"] and not last
             call = rematerialized(layer) if again else layer
-            state = call(state, **known(layer, context))
+            before, state = state, call(state, **known(layer, context))
+            # Streams may be dropped by a layer, but no width changes.
+            width, rank = before.shape[-1:], len(before.shape)
+            if len(state.shape) != rank or state.shape[-1:] != width:
+                check_shape("layer", layer, before.shape[1:], state.shape[1:])
         return state
 
     def guided(self, noisy, level, condition, scale=None):
@@ -398,6 +412,12 @@ class Block(
                 noisy = ops.concatenate([handed[0], noisy], 0)
         prediction = self.denoise(noisy, level, condition, training)
         loss = self.target.loss(clean_input, prediction, noisy, level)  # (B,)
+        if len(loss.shape) != 1:
+            raise ValueError(
+                "The `loss` of a `Target` has one number for each example, "
+                f"(B,). Received: {type(self.target).__name__} with shape "
+                f"{tuple(loss.shape)}. Take the mean over the other axes."
+            )
         return weighted_mean(
             loss, level, method.weighting, method.preconditioning, sample_weight
         )
@@ -437,7 +457,7 @@ class Block(
             streams.rows_of(batch), self.target.signal_shape
         )
         level = ops.full((batch,), self.upper_level, dtype="float32")
-        return self.denoise(noisy, level, condition)
+        return self.target.in_units(self.denoise(noisy, level, condition))
 
     def compile(self, optimizer="adamw", loss=None, **kwargs):
         """`keras.Model.compile`, where the loss is the denoising loss."""
@@ -502,6 +522,28 @@ class Block(
             {**config["network"], "build_config": None, "compile_config": None}
         )
         return network.block(config["index"], build=False)
+
+
+def check_shape(part, layer, wanted, came):
+    """Raises a ValueError unless a part's output has the shape it must have.
+
+    Args:
+        part: str. Role of the layer, for the error message.
+        layer: Keras layer.
+        wanted, came: shapes without the batch; None is any size.
+    """
+    pairs = list(zip(wanted, came, strict=False))
+    if len(wanted) == len(came) and all(
+        None in pair or pair[0] == pair[1] for pair in pairs
+    ):
+        return
+    advice = "Make it end in that shape"
+    if part == "readout":
+        advice = "Pass a `readout` that ends in the clean signal's shape"
+    raise ValueError(
+        f"The {part} must return shape {('B', *wanted)}. Received: "
+        f"{('B', *came)} from {type(layer).__name__} {layer.name!r}. {advice}."
+    )
 
 
 class dtype_scope(contextlib.ContextDecorator):  # noqa: N801

@@ -100,6 +100,12 @@ class ComposedBlocks(DiffusionBlocks):
                 '`clean` must be "y" or "x". '
                 f'Received: clean={clean!r}. Use "x" to generate the input.'
             )
+        if condition is None and clean == "y":
+            raise ValueError(
+                "A network that predicts y needs a condition, the spec of x. "
+                "Received: condition=None. Pass `condition=keras.KerasTensor("
+                '(None, 32))`, or clean="x" to generate.'
+            )
         if not isinstance(layers, (list, tuple)) or not layers:
             raise ValueError(
                 "`layers` must be a list of residual layers, at least one. "
@@ -191,6 +197,9 @@ class ComposedBlocks(DiffusionBlocks):
             return x, y
         return super().split(x, y)
 
+    def generates_input(self):
+        return self.clean == "x"
+
     def is_condition(self, x):
         return self.clean == "y"
 
@@ -211,14 +220,9 @@ class ComposedBlocks(DiffusionBlocks):
         return (clean,) if condition is None else (clean, condition)
 
     def check_targets(self, x, y):
-        if self.clean == "x" and self.condition_spec() is None:
-            if y is not None:
-                raise ValueError(
-                    "The network sees no condition. Received: y. "
-                    "Pass the data alone, `fit(x)`, or a `condition`."
-                )
-            return
-        if y is None:
+        if self.condition_spec() is None:
+            super().check_targets(x, y)
+        elif y is None:
             raise ValueError(
                 "Training needs both arguments of `fit`. Received: y=None. "
                 "Pass `fit(x, y)`."

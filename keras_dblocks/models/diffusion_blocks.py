@@ -9,7 +9,7 @@ from keras_dblocks.checks import check_integer
 from keras_dblocks.configuration import Configured
 from keras_dblocks.diffusion import samplers
 from keras_dblocks.diffusion.partition import Partition
-from keras_dblocks.diffusion.samplers import loop
+from keras_dblocks.diffusion.samplers import generation, loop
 from keras_dblocks.diffusion.target import Target
 from keras_dblocks.diffusion.weighting import check_weighting
 from keras_dblocks.files import file_format
@@ -17,7 +17,9 @@ from keras_dblocks.layers import NoiseModulation
 from keras_dblocks.layers.context import accepts
 from keras_dblocks.models import assembly, table, twins
 from keras_dblocks.models.block import Block, dtype_scope
+from keras_dblocks.models.built_when_read import BuiltWhenRead
 from keras_dblocks.models.export import Exportable
+from keras_dblocks.models.generation import Generates
 from keras_dblocks.models.network import Network
 from keras_dblocks.models.numbered_rows import NumberedRows
 from keras_dblocks.models.parts import BatchLayout, BlockParts, Method
@@ -27,7 +29,13 @@ from keras_dblocks.training.trainer import BlockTrainer
 
 
 class DiffusionBlocks(
-    Network, NumberedRows, Exportable, Configured, BlockTrainer
+    Network,
+    NumberedRows,
+    Exportable,
+    Generates,
+    BuiltWhenRead,
+    Configured,
+    BlockTrainer,
 ):
     """A deep residual network trained one block at a time.
 
@@ -138,6 +146,7 @@ class DiffusionBlocks(
         self.layers_per_block = self.partition.layers_per_block
         self.sampler = sampler or self.make_sampler()
         self.blocks = []
+        self._stages = generation.Stages(lambda: self.blocks)
         names = [f"block_{i}_loss" for i in range(num_blocks)]
         self._loss_means = compat.Losses(names, name="block_losses")
         if reference:
@@ -181,6 +190,7 @@ class DiffusionBlocks(
     def _make_blocks(self):
         if self.blocks:
             return
+        self.arguments()  # raises now what would end `save` after training
         target = self.make_target()
         if not isinstance(target, Target):
             raise ValueError(
@@ -282,7 +292,7 @@ class DiffusionBlocks(
         if not self.is_condition(x):
             return None
         rows = self.row_numbers(self.batch_size_of(x), "predict")
-        return loop.sample(*self._chain(x, rows))
+        return self.target.in_units(loop.sample(*self._chain(x, rows)))
 
     def _chain(self, x, rows, sampler=None):
         """Arguments of `loop.sample` for an input of `predict`."""
@@ -445,7 +455,7 @@ class DiffusionBlocks(
 
     def make_twin(self, num_layers, name):
         """The twin with `num_layers` layers, of either kind."""
-        if type(self).split is Network.split:
+        if not self.generates_input():
             return twins.plain_twin(self, num_layers, name)
         config = self.get_config()
         changes = {"num_blocks": 1, "layers_per_block": None, "name": name}
@@ -528,4 +538,5 @@ class _Chain(NumberedRows, keras.Model):
     def call(self, x):
         rows = self.row_numbers(self.model.batch_size_of(x), "predict")
         steps = self.model.steps_of(x, self.sampler, rows)
-        return ops.stack([step["prediction"] for step in steps], 1)
+        in_units = self.model.target.in_units
+        return ops.stack([in_units(step["prediction"]) for step in steps], 1)

@@ -146,15 +146,30 @@ class Network(Contract):
 
     def batch_spec(self):
         """Tuple of `keras.KerasTensor` of the arguments of `fit`."""
-        return self.condition_spec(), keras.KerasTensor((None,), dtype="int32")
+        spec = self.condition_spec()
+        if spec is None:
+            shape = self.make_target().signal_shape
+            return (keras.KerasTensor((None, *shape)),)
+        return spec, keras.KerasTensor((None,), dtype="int32")
 
     def split(self, x, y):
         """`(clean, condition)` of a batch `(x, y)` as given to `fit`.
 
         `clean` is the input of the target. By default `y` is the clean signal
-        and `x` the condition.
+        and `x` the condition, or `x` the clean signal if there is no
+        condition.
         """
+        if self.condition_spec() is None:
+            return x, None
         return y, self.condition_of(x)
+
+    def generates_input(self):
+        """Whether the clean signal is `x`, so that there is no `y` to predict.
+
+        The end-to-end twin is then the same network with one block.
+        """
+        own = type(self).split is not Network.split
+        return own or self.condition_spec() is None
 
     def condition_of(self, x):
         """Condition for an input of `predict`, by default the input itself."""
@@ -166,7 +181,7 @@ class Network(Contract):
         `evaluate` calls the model on the data of `fit`, for which a generative
         model has no prediction.
         """
-        return True
+        return self.condition_spec() is not None
 
     def null_condition(self, condition):
         """Empty condition for guidance, which is zeros by default."""
@@ -178,6 +193,11 @@ class Network(Contract):
 
     def check_targets(self, x, y):
         """Raises a ValueError if there is no target to learn from."""
+        if self.condition_spec() is None and y is not None:
+            raise ValueError(
+                "The network sees no condition. Received: y. "
+                "Pass the data alone, `fit(x)`, or define `condition_spec`."
+            )
         if self.split(x, y)[0] is None:
             raise ValueError(
                 "Training needs targets. Received: y=None. "
@@ -186,10 +206,10 @@ class Network(Contract):
 
     def check_data(self, x, y=None):
         """Raises a ValueError for inputs or targets that do not fit."""
-        clean, condition = None, self.condition_of(x)
-        if y is not None:
-            clean, condition = self.split(x, y)
         spec = self.condition_spec()
+        clean, condition = None, self.condition_of(x)
+        if y is not None or spec is None:
+            clean, condition = self.split(x, y)
         if spec is not None:
             check_condition(condition, spec)
         if clean is not None:

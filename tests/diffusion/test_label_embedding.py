@@ -95,7 +95,6 @@ def test_fixed_table_depends_on_the_seed_alone():
         (np.array([-1, 2]), "0 to 3", "-1 to 2"),
         (np.array([0.0, 1.0]), "integers", "float64"),
         (np.eye(4, dtype="int32"), "integers", r"int32 of shape \(4, 4\)"),
-        (np.array([[1], [2]]), "integers", r"int64 of shape \(2, 1\)"),
     ],
 )
 def test_bad_labels_are_refused(labels, wanted, came):

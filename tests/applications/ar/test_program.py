@@ -79,7 +79,7 @@ def test_each_block_starts_where_the_last_one_stopped(text):
         after = values(block.trainable_variables)
         for one, other in zip(before, after, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-7)
-    first, second = (o.learning_rate for o in made.model.optimizer.optimizers)
+    first, second = (o.learning_rate for o in made.model.optimizer.parts)
     each = len(made.batches)
     whole = TextRun(ARTransformer, config, recipe, data)._optimizer()
     schedule = compat.schedule(whole)

@@ -231,7 +231,7 @@ def test_only_the_active_block_moves():
     model = make()
     model.compile("adamw", block_order=1)
     before = [values(block.variables) for block in model.blocks]
-    optimizers = model.optimizer.optimizers
+    optimizers = model.optimizer.parts
     states = [values(optimizer.variables) for optimizer in optimizers]
     images, labels = data()
     model.fit(images, labels, batch_size=8, verbose=0)

@@ -226,7 +226,7 @@ def test_only_the_active_block_moves():
     model = make()
     model.compile("adamw", block_order=1)
     before = [values(block.variables) for block in model.blocks]
-    optimizers = model.optimizer.optimizers
+    optimizers = model.optimizer.parts
     states = [values(optimizer.variables) for optimizer in optimizers]
     model.fit(data(), batch_size=8, verbose=0)
     kept = {id(v) for v in model.blocks[1].variables}

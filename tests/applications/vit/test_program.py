@@ -185,7 +185,7 @@ def test_rows_take_equal_layer_evaluations_and_end_their_schedule():
         if row in ("blocks", "paper"):
             assert run.model.reference == (row == "paper")
             assert run.model.on_policy == (row == "blocks")
-            optimizer = optimizer.optimizers[0]
+            optimizer = optimizer.parts[0]
             steps //= 2
         rate = compat.schedule(optimizer)
         assert float(rate(0)) == 0
