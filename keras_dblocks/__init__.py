@@ -14,6 +14,9 @@ from keras_dblocks.models.block import Block
 from keras_dblocks.models.composed import ComposedBlocks
 from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 
+# Their classes are registered with Keras, which can then load their files.
+from keras_dblocks import applications  # isort: skip
+
 __version__ = "0.2.0"
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "Partition",
     "Preconditioning",
     "Target",
+    "applications",
     "layers",
     "memory",
     "samplers",

@@ -89,7 +89,7 @@ class ArrayBatches(keras.utils.PyDataset):
         self.offset = 0  # batches of this epoch that a killed run has seen
         self.fit_start = 0
         self.first_batch = 0  # number of the epoch's next batch in this `fit`
-        self.order = None, None
+        self.order = None, None  # a pass's first step, and its rows
 
     @property
     def num_batches(self):
@@ -118,11 +118,11 @@ class ArrayBatches(keras.utils.PyDataset):
         return batch if len(batch) > 1 else batch[0]
 
     def _order_of_pass(self, number):
-        if self.order[0] != number:
+        step = self.fit_start + number * self.batches_per_pass
+        if self.order[0] != step:
             order = np.arange(self.num_rows)
             if self.shuffle:
-                step = self.fit_start + number * self.batches_per_pass
                 draws = streams.generator(self.model.seed, "data_order", step)
                 order = draws.permutation(self.num_rows)
-            self.order = number, order
+            self.order = step, order
         return self.order[1]

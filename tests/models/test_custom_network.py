@@ -1,13 +1,12 @@
 """A user's own network in under 40 lines: examples/residual_mlp.py."""
 
 import ast
-import re
 
 import keras
 import numpy as np
 import pytest
 
-from helpers.residual_mlp import EXAMPLE, ROOT, example
+from helpers.residual_mlp import EXAMPLE, example
 from helpers.small_vit import equal, refused, values
 from keras_dblocks import Target
 from keras_dblocks.layers import NoiseModulation
@@ -50,17 +49,6 @@ def test_it_takes_under_40_lines():
     methods = {n.name for n in network.body if isinstance(n, ast.FunctionDef)}
     parts = {"make_stem", "make_layer", "make_head", "make_target"}
     assert methods == parts | {"__init__", "condition_spec"}
-
-
-@pytest.mark.once
-def test_readme_shows_it():
-    readme = (ROOT / "README.md").read_text("utf-8")
-    shown = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    (shown,) = (code for code in shown if "class ResidualMLP(" in code)
-    # The same code; comments and line breaks may differ.
-    written = ast.parse(EXAMPLE.read_text("utf-8")).body
-    written = {ast.dump(node) for node in written}
-    assert all(ast.dump(node) in written for node in ast.parse(shown).body)
 
 
 @pytest.mark.once

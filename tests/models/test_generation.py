@@ -12,6 +12,7 @@ from keras_dblocks.layers import ContinuousSignal
 WIDTH = 16
 
 
+@keras.saving.register_keras_serializable("test_generation")
 class Stem(keras.layers.Layer):
     """From noisy numbers, and a condition if there is one, to a state."""
 
@@ -66,7 +67,7 @@ def composed(clean="x", condition=None, **kwargs):
     )
 
 
-def two_points(count=256):
+def two_points(count=1024):
     """(2, 2) or (8, 8), and a small spread."""
     rng = np.random.default_rng(0)
     side = rng.integers(0, 2, (count, 1))
@@ -88,11 +89,11 @@ def test_unconditional_samples_are_like_the_data(how):
     x, y = two_points()
     refused(lambda: model.fit(x, y), "sees no condition", model)
     refused(lambda: model.fit(x + 20), "value_range", model)
-    model.fit(x, batch_size=64, epochs=100, verbose=0)
+    model.fit(x, batch_size=64, epochs=40, verbose=0)
     assert np.isfinite(model.evaluate(x, verbose=0)).all()
     samples = model.generate(num_samples=50, num_steps=20)
     assert samples.shape == (50, 2)
-    assert far_from(samples, [[2, 2], [8, 8]]) < 1.0
+    assert far_from(samples, [[2, 2], [8, 8]]) < 1.5
     nearer = samples.mean(-1) > 5
     assert 5 < nearer.sum() < 45  # both points are met
     again = model.generate(num_samples=50, num_steps=20, batch_size=7)
@@ -109,7 +110,7 @@ def test_conditional_samples_follow_the_condition():
     model = composed(condition=keras.KerasTensor((None, 1)))
     model.compile(keras.optimizers.Adam(1e-2), on_policy=0.0)
     x, side = two_points()
-    model.fit(x, side, batch_size=64, epochs=100, verbose=0)
+    model.fit(x, side, batch_size=64, epochs=40, verbose=0)
     samples, steps = model.generate(
         np.float32([[0.0], [1.0]]), num_steps=12, return_trajectory=True
     )
@@ -127,7 +128,7 @@ def test_predictions_and_metrics_are_in_the_user_s_units():
         metrics=[keras.metrics.MeanSquaredError(name="mse")],
     )
     y, side = two_points()
-    model.fit(side, y, batch_size=64, epochs=30, verbose=0)
+    model.fit(side, y, batch_size=64, epochs=15, verbose=0)
     found = model.evaluate(side, y, verbose=0, return_dict=True)
     answer = model.predict(side, verbose=0)
     assert found["mse"] == pytest.approx(np.mean((answer - y) ** 2), rel=1e-3)
@@ -148,7 +149,7 @@ def test_classifiers_do_not_generate():
     [
         ({"readout": None}, r"readout must return .*\('B', 2\)"),
         ({"readout": keras.layers.Dense(1)}, r"Received: \('B', 1\)"),
-        ({"layers": [keras.layers.Dense(3)]}, "The layer must return"),
+        ({"layers": [keras.layers.Dense(3), layer()]}, "layer must return"),
         ({"stem": None}, "`stem` must be a Keras layer"),
         ({"layers": [None]}, r"`layers\[0\]` must be"),
         ({"clean": "y"}, "needs a condition"),
