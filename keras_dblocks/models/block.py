@@ -218,8 +218,8 @@ class Block(
         state = (layers or self._through_layers)(state, context)
         denoised = ops.cast(call_part(self.readout, state, context), "float32")
         if scale.c_out is not None:
-            shape = self.target.signal_shape
-            check_shape("readout", self.readout, shape, denoised.shape[1:])
+            wanted, came = noisy.shape[1:], denoised.shape[1:]
+            check_shape("readout", self.readout, wanted, came)
             denoised = expand(scale.c_out, noisy) * denoised
             denoised = expand(scale.c_skip, noisy) * noisy + denoised
         return ops.cast(call_part(self.head, denoised, context), "float32")

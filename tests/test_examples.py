@@ -1,0 +1,29 @@
+"""The examples run as they stand, for fewer epochs."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+pytest.importorskip("sklearn")  # of the extra `data`
+
+
+def example(name):
+    path = EXAMPLES / f"{name}.py"
+    assert len(path.read_text("utf-8").splitlines()) < 80
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_regression(capsys):
+    error, variance = example("regression").main(epochs=10)
+    assert error < 0.8 * variance
+    assert "mse" in capsys.readouterr().out
+
+
+def test_unconditional_digits():
+    found = example("unconditional_digits").main(epochs=8)
+    assert found["samples"] < 0.75 * found["noise"]
