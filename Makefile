@@ -39,11 +39,14 @@ demo: $(if $(wildcard $(FULL)),$(FULL),$(JAX_ONLY))
 test: $(SUITES) lint
 
 test-all: SPEED = slow or not slow
+test-all: PROGRAMS =
 test-all: test
 
 SPEED = not slow
-# What needs no backend runs once, with JAX.
-test-tensorflow test-torch: ONCE = and not once
+# What needs no backend runs once, with JAX, and by default the training
+# programs too: all that they call is tested on each backend by itself.
+PROGRAMS = and not program
+test-tensorflow test-torch: ONCE = and not once $(PROGRAMS)
 
 # The last -m wins over the one in pyproject.toml.
 $(SUITES): test-%: setup

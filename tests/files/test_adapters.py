@@ -43,9 +43,12 @@ def error_of_int8(name, twin):
     return largest_error(before, answers(name, model))
 
 
-# The tied read-out takes as long again and has a test of its own below.
+# The tied read-out takes as long again and has a test of its own below; DiT and
+# AR are made of layers that the others have.
 QUICK = [
-    pytest.param(name, marks=pytest.mark.slow) if name == "mdm_tied" else name
+    pytest.param(name, marks=pytest.mark.slow)
+    if name in ("mdm_tied", "dit", "ar")
+    else name
     for name in SYSTEMS
 ]
 

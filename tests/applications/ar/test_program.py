@@ -16,6 +16,8 @@ from keras_dblocks.applications.data import load_text
 from keras_dblocks.applications.program.text import main
 from keras_dblocks.applications.program.text_run import TextRun
 
+pytestmark = pytest.mark.program
+
 TINY = {
     "description": "for tests",
     "config": {**SIZES, "sequence_length": 8, "num_layers": 2, "num_blocks": 2},

@@ -19,6 +19,8 @@ from keras_dblocks.applications.images.pictures import (
 from keras_dblocks.applications.program import images as program
 from keras_dblocks.applications.program import main
 
+pytestmark = pytest.mark.program
+
 TINY = {
     "description": "for tests",
     "config": {

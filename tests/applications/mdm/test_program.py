@@ -18,6 +18,8 @@ from keras_dblocks.applications.program.text_picture import (
     save_unmasking,
 )
 
+pytestmark = pytest.mark.program
+
 TINY = {
     "description": "for tests",
     "config": {

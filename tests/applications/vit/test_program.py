@@ -44,7 +44,10 @@ TINY = {
 }
 
 # Of other packages: protobuf and TFDS.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+pytestmark = [
+    pytest.mark.program,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
