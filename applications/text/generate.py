@@ -70,6 +70,12 @@ class GeneratesText:
             end_token = getattr(self.tokenizer, "end_token_id", None)
         if end_token is not None:
             check_integer("end_token", end_token, 0)
+            if end_token >= self.vocabulary_size:
+                raise ValueError(
+                    "`end_token` must be a token of the vocabulary, 0 to "
+                    f"{self.vocabulary_size - 1}. Received: "
+                    f"end_token={end_token}. Leave it out for none."
+                )
         if not self.built:
             self.build()
         settings = [temperature, top_p, -1 if end_token is None else end_token]

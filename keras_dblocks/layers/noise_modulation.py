@@ -53,5 +53,10 @@ class NoiseModulation(Configured, keras.layers.Layer):
         context = {"signal": signal, "condition": condition}
         return call_part(self.layer, x, {**context, "training": training})
 
+    def compute_output_spec(self, x, noise, **context):
+        # By a symbolic call, since the wrapped layer's `call` may take more
+        # than its `compute_output_shape` does.
+        return self.call(x, noise, **context)
+
     def compute_output_shape(self, x_shape, noise_shape):
         return self.layer.compute_output_shape(x_shape)

@@ -1,5 +1,7 @@
 """Drawing tokens from logits."""
 
+import numbers
+
 from keras import ops
 
 HIDDEN = -1e9  # a logit that is never drawn
@@ -7,10 +9,11 @@ HIDDEN = -1e9  # a logit that is never drawn
 
 def check_drawing(temperature, top_p):
     """Raises a ValueError for an invalid `temperature` or `top_p`."""
-    if not temperature >= 0 or not 0 < top_p <= 1:
+    real = all(isinstance(v, numbers.Real) for v in (temperature, top_p))
+    if not real or not temperature >= 0 or not 0 < top_p <= 1:
         raise ValueError(
             "`temperature` must be at least 0 and `top_p` in (0, 1]. "
-            f"Received: temperature={temperature}, top_p={top_p}. Use 1."
+            f"Received: temperature={temperature!r}, top_p={top_p!r}. Use 1."
         )
 
 

@@ -244,7 +244,9 @@ REFUSED = {
     "nan": ({"temperature": float("nan")}, "temperature=nan"),
     "no share": ({"top_p": 0}, "top_p=0"),
     "large share": ({"top_p": 1.1}, "top_p=1.1"),
+    "no number": ({"top_p": "0.9"}, "top_p='0.9'"),
     "end": ({"end_token": -1}, "end_token=-1"),
+    "late end": ({"end_token": 99}, "end_token=99"),
 }
 STEPS = {
     "too few": ({"num_steps": 2}, "num_steps=2"),
