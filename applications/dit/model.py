@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.applications.images.sizes import check_patches
-from keras_dblocks.checks import check_share, check_sizes
+from keras_dblocks.checks import check_share
 from keras_dblocks.diffusion.label_embedding import check_labels, squeezed
 from keras_dblocks.layers import (
     ContinuousSignal,
@@ -84,12 +84,14 @@ class DiT(GeneratesImages, DiffusionBlocks):
         ema_momentum=0.9999,
         **kwargs,
     ):
-        check_patches(image_size, patch_size, hidden_dim, num_heads)
-        check_sizes(
-            optional=["intermediate_dim"],
-            num_classes=num_classes,
-            channels=channels,
-            intermediate_dim=intermediate_dim,
+        check_patches(
+            image_size,
+            patch_size,
+            hidden_dim,
+            num_heads,
+            num_classes,
+            channels,
+            intermediate_dim,
         )
         check_share("dropout", dropout, "DiT uses none.")
         if hidden_dim % 4:

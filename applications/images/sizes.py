@@ -3,9 +3,21 @@
 from keras_dblocks.checks import check_sizes
 
 
-def check_patches(image_size, patch_size, hidden_dim, num_heads):
+def check_patches(
+    image_size,
+    patch_size,
+    hidden_dim,
+    num_heads,
+    num_classes,
+    channels,
+    intermediate_dim,
+):
     """Raises a `ValueError` for sizes that do not fit together."""
     check_sizes(
+        optional=["intermediate_dim"],
+        num_classes=num_classes,
+        channels=channels,
+        intermediate_dim=intermediate_dim,
         image_size=image_size,
         patch_size=patch_size,
         hidden_dim=hidden_dim,

@@ -4,7 +4,7 @@ import keras
 
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.applications.images.sizes import check_patches
-from keras_dblocks.checks import check_share, check_sizes
+from keras_dblocks.checks import check_share
 from keras_dblocks.layers import (
     LabelEmbedding,
     NoiseEmbedding,
@@ -67,12 +67,14 @@ class ViT(DiffusionBlocks):
         dropout=0.0,
         **kwargs,
     ):
-        check_patches(image_size, patch_size, hidden_dim, num_heads)
-        check_sizes(
-            optional=["intermediate_dim"],
-            num_classes=num_classes,
-            channels=channels,
-            intermediate_dim=intermediate_dim,
+        check_patches(
+            image_size,
+            patch_size,
+            hidden_dim,
+            num_heads,
+            num_classes,
+            channels,
+            intermediate_dim,
         )
         check_share("dropout", dropout, "The reference uses 0.1.")
         super().__init__(**kwargs)

@@ -57,13 +57,15 @@ def vit_twin(
     to logits `(N, num_classes)`. Its arguments are those of `ViT`; those that
     only concern blocks have no effect.
     """
-    check_patches(image_size, patch_size, hidden_dim, num_heads)
-    check_sizes(
-        optional=["intermediate_dim"],
-        num_classes=num_classes,
-        channels=channels,
-        num_layers=num_layers,
-        intermediate_dim=intermediate_dim,
+    check_sizes(num_layers=num_layers)
+    check_patches(
+        image_size,
+        patch_size,
+        hidden_dim,
+        num_heads,
+        num_classes,
+        channels,
+        intermediate_dim,
     )
     images = keras.Input((image_size, image_size, channels), name="images")
     kwargs = {"dtype": dtype}
