@@ -410,7 +410,8 @@ class Block(
                 noisy = ops.concatenate([handed[0], noisy], 0)
         prediction = self.denoise(noisy, level, condition, training)
         loss = self.target.loss(clean_input, prediction, noisy, level)  # (B,)
-        if len(loss.shape) != 1:
+        # TensorFlow may not know the rank while it traces.
+        if getattr(loss.shape, "rank", 1) is not None and len(loss.shape) != 1:
             raise ValueError(
                 "The `loss` of a `Target` has one number for each example, "
                 f"(B,). Received: {type(self.target).__name__} with shape "
