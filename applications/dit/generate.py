@@ -101,6 +101,7 @@ class GeneratesImages:
         )
         labels = np.asarray(labels)
         network._check_generate(labels, None, sampler, batch_size)
+        labels = network._as_condition(labels)
 
         def load(index):
             block = ready.pop() if ready else read_block(paths[index])

@@ -76,7 +76,7 @@ class Generates:
             visits = [v for visit in visits for v in visit.split()]
             trajectory = generation.Trajectory()
         if condition is not None:
-            condition = tree.map_structure(ops.convert_to_numpy, condition)
+            condition = self._as_condition(condition)
         parts = generation.batches(count, batch_size, condition)
         batches = generation.generate(
             self._stages,
@@ -138,6 +138,10 @@ class Generates:
         count = len(tree.flatten(condition)[0])
         check_integer("the number of conditions", count)
         return count
+
+    def _as_condition(self, x):
+        """The condition that blocks see for an input, as numpy array(s)."""
+        return tree.map_structure(ops.convert_to_numpy, self.condition_of(x))
 
     def _starts(self, sampler):
         """Function from a `generation.Batch` to its rows' start noise."""

@@ -110,6 +110,18 @@ def test_streaming_is_bit_equal(tmp_path, sampler):
     )
 
 
+def test_a_column_of_labels_is_the_labels(tmp_path):
+    model, column = randomize(make()), np.int32([[0], [2], [1]])
+    keywords = {"num_steps": 6, "grid": "upper_edges", "guidance_scale": 2.0}
+    whole = model.generate(column[:, 0], **keywords)
+    np.testing.assert_array_equal(model.generate(column, **keywords), whole)
+    paths = [tmp_path / f"block_{i}.keras" for i in range(3)]
+    for block, path in zip(model.blocks, paths, strict=True):
+        block.save(path)
+    streamed = DiT.generate_from_blocks(paths, column, **keywords)
+    np.testing.assert_array_equal(streamed, whole)
+
+
 def test_streaming_holds_one_block(tmp_path, monkeypatch):
     model = randomize(make())
     paths = [tmp_path / f"block_{i}.keras" for i in range(3)]
