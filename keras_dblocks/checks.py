@@ -42,6 +42,15 @@ def check_share(name, value, advice):
         )
 
 
+def check_value_range(value_range):
+    """Raises a ValueError unless a range of data ascends, or is None."""
+    if value_range is not None and not value_range[0] < value_range[1]:
+        raise ValueError(
+            "`value_range` must be a pair that ascends, or None. "
+            f"Received: value_range={value_range}. Use (-1, 1) or (0, 255)."
+        )
+
+
 def check_array(array, spec, name="Input"):
     """Raises a ValueError unless `array` fits `spec` and is finite.
 

@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-# The base class of what makes batches of a dataset. `fit` takes an object of
-# it as `x`, but no public name exports it.
+# `MetricsList`: see `Losses`. `DataAdapter` is the base class of what makes
+# batches of a dataset; `fit` takes one as `x`, but no public name exports it.
 from keras.src.trainers.compile_utils import MetricsList
 from keras.src.trainers.data_adapters import get_data_adapter
 from keras.src.trainers.data_adapters.data_adapter import (

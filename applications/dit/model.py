@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.applications.images.sizes import check_patches
-from keras_dblocks.checks import check_share
+from keras_dblocks.checks import check_share, check_value_range
 from keras_dblocks.diffusion.label_embedding import check_labels, squeezed
 from keras_dblocks.layers import (
     ContinuousSignal,
@@ -101,11 +101,7 @@ class DiT(GeneratesImages, DiffusionBlocks):
             )
         check_share("class_dropout", class_dropout, "DiT uses 0.1.")
         check_share("ema_momentum", ema_momentum or 0.0, "DiT uses 0.9999.")
-        if value_range is not None and not value_range[0] < value_range[1]:
-            raise ValueError(
-                "`value_range` must be a pair that ascends, or None. "
-                f"Received: value_range={value_range}. Use (-1, 1) or (0, 255)."
-            )
+        check_value_range(value_range)
         super().__init__(**kwargs)
         self.image_size = image_size
         self.num_classes = num_classes

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dblocks.checks import check_array, is_integer
+from keras_dblocks.checks import check_array, check_value_range, is_integer
 from keras_dblocks.diffusion.target import Target
 
 
@@ -33,11 +33,7 @@ class ContinuousSignal(Target):
                 f"Received: signal_shape={signal_shape!r}. "
                 "Use (1,) for one number, and reshape the data to (N, 1)."
             )
-        if value_range is not None and not value_range[0] < value_range[1]:
-            raise ValueError(
-                "`value_range` must be a pair that ascends, or None. "
-                f"Received: value_range={value_range}. Use (-1, 1) or (0, 255)."
-            )
+        check_value_range(value_range)
         self._shape = tuple(int(size) for size in shape)
         self.value_range = value_range
 

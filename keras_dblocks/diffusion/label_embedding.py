@@ -118,12 +118,8 @@ class LabelEmbedding(Target):
         return keras.KerasTensor(shape, dtype="float32")
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "num_classes": self.num_classes,
-            "dim": self.dim,
-            "bridge": self.bridge_kind,
-        }
+        # `bridge` itself is a method.
+        return {**super().get_config(), "bridge": self.bridge_kind}
 
 
 def squeezed(labels):

@@ -475,7 +475,8 @@ class Block(
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        self.check_structure(x, y)
+        if y is None:  # TensorFlow traces this before a stream is checked
+            self.check_structure(x, y)
         rows = None
         if not training:
             batch = self.layout.batch_size_of(x)

@@ -129,7 +129,7 @@ def test_a_second_fit_starts_a_pass_of_its_own():
         assert len(np.unique(np.concatenate(seen))) == 8
 
 
-def two_inputs(**kwargs):
+def two_inputs():
     """A network with a dict of inputs."""
 
     class Stem(keras.layers.Layer):
@@ -146,7 +146,7 @@ def two_inputs(**kwargs):
         return keras.Model(state, state + keras.layers.Dense(6)(state))
 
     return DiffusionBlocks(
-        target=kwargs.pop("target", LabelEmbedding(3, 6)),
+        target=LabelEmbedding(3, 6),
         stem=Stem(),
         layers=[layer(), layer()],
         head=keras.layers.Dense(3),
@@ -155,7 +155,6 @@ def two_inputs(**kwargs):
             "left": keras.KerasTensor((None, 2)),
             "right": keras.KerasTensor((None, 3)),
         },
-        **kwargs,
     )
 
 
