@@ -15,6 +15,7 @@ from keras_dblocks.applications.text.token_embedding import (
     OneHotTokens,
     TokenEmbedding,
 )
+from keras_dblocks.applications.text.tokens import check_padding
 from keras_dblocks.checks import check_integer, check_share, check_sizes
 from keras_dblocks.diffusion.samplers import EulerSampler
 from keras_dblocks.models.parts import Shell
@@ -61,6 +62,8 @@ class ARTransformer(NextTokenBlocks):
             distribution that it is handed (`OneHotTokens`).
         clean_loss_weight: float. Weight of the next-token loss on the clean
             stream, beside the denoising loss. It needs `skip=False`.
+        padding_token: int or None. Token that fills up short sequences, and
+            does not count in losses and likelihoods.
         tokenizer: object of `keras_dblocks.applications.data`, or any
             tokenizer of keras-hub. The model then takes and returns strings.
         kwargs: keywords of `DiffusionBlocks`; `reference=True` is the paper's
@@ -100,6 +103,7 @@ class ARTransformer(NextTokenBlocks):
         tied=False,
         simplex=False,
         clean_loss_weight=0.0,
+        padding_token=None,
         tokenizer=None,
         **kwargs,
     ):
@@ -126,7 +130,9 @@ class ARTransformer(NextTokenBlocks):
                 "Leave them out."
             )
         self.skip = skip
+        check_padding(padding_token, vocabulary_size)
         self.vocabulary_size = vocabulary_size
+        self.padding_token = padding_token
         super().__init__(**kwargs)
         self.sequence_length = sequence_length
         self.hidden_dim = hidden_dim
@@ -149,6 +155,7 @@ class ARTransformer(NextTokenBlocks):
                 self.sequence_length,
                 bridge=self.bridge,
                 clean_loss_weight=self.clean_loss_weight,
+                padding_token=self.padding_token,
                 name="tokens",
             )
         return TokenEmbedding(
@@ -157,6 +164,7 @@ class ARTransformer(NextTokenBlocks):
             self.sequence_length,
             self.bridge,
             self.clean_loss_weight,
+            self.padding_token,
             name="tokens",
         )
 

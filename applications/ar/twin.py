@@ -23,7 +23,7 @@ class CausalLM(EndToEndText):
             int.
         num_key_value_heads: int or None, for as many as `num_heads`.
         intermediate_dim: int or None, for four times `hidden_dim`.
-        tokenizer: as in `ARTransformer`.
+        padding_token, tokenizer: as in `ARTransformer`.
         seed: int. Seed of the order of the data.
         blocks_only: keywords of `ARTransformer` that only concern blocks.
 
@@ -41,6 +41,7 @@ class CausalLM(EndToEndText):
         num_key_value_heads=None,
         intermediate_dim=None,
         dropout=0.0,
+        padding_token=None,
         tokenizer=None,
         seed=0,
         dtype=None,
@@ -58,6 +59,7 @@ class CausalLM(EndToEndText):
             "num_key_value_heads": num_key_value_heads,
             "intermediate_dim": intermediate_dim,
             "dropout": dropout,
+            "padding_token": padding_token,
             "seed": seed,
         }
         super().__init__(arguments, tokenizer, dtype, name)

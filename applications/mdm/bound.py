@@ -5,7 +5,10 @@ import numpy as np
 from keras import ops
 
 from keras_dblocks import compat, streams
-from keras_dblocks.applications.text.likelihood import standard_error
+from keras_dblocks.applications.text.likelihood import (
+    mean_and_error,
+    token_counts,
+)
 from keras_dblocks.checks import check_integer
 
 
@@ -56,9 +59,11 @@ class EvaluatesBound:
 
         Returns:
             Dict of `bits_per_token`; its `standard_error` over sequences (NaN
-            for one sequence); `reconstruction_bits_per_token`, its part below
-            the smallest ratio; and `block_0_bits_per_token`, ..., which with
-            that part add up to the whole.
+            for one sequence); `num_tokens`, the number of tokens that are no
+            padding, which alone count; `reconstruction_bits_per_token`, the
+            part of the bound below the smallest ratio; and
+            `block_0_bits_per_token`, ..., which with that part add up to the
+            whole.
         """
         if compat.inside_fit(kwargs):
             # Validation inside `fit` takes the training loss on fixed noise.
@@ -74,13 +79,15 @@ class EvaluatesBound:
         tokens = self.tokens_to_score(x, y, "bound")
         parts = self._bound(tokens, batch_size, num_draws, seed)
         rest = self.noise.minimum * np.log2(self.vocabulary_size)
-        whole = sum(parts.values())
+        counts = token_counts(tokens, self.padding_token)
+        mean, error = mean_and_error(sum(parts.values()), counts)
         result = {
-            "bits_per_token": float(whole.mean() + rest),
-            "standard_error": float(standard_error(whole)),
+            "bits_per_token": float(mean + rest),
+            "standard_error": error,
+            "num_tokens": float(counts.sum()),
             "reconstruction_bits_per_token": float(rest),
             **{
-                f"block_{i}_bits_per_token": float(part.mean())
+                f"block_{i}_bits_per_token": mean_and_error(part, counts)[0]
                 for i, part in parts.items()
             },
         }
@@ -100,6 +107,7 @@ class EvaluatesBound:
             spread = rng.permutation(len(repeated)) + rng.random(len(repeated))
             level = low + (high - low) * spread / len(repeated)
             masked = rng.random(repeated.shape) < level[:, None]
+            masked &= repeated != self.padding_token
             noisy = np.where(masked, self.vocabulary_size, repeated)
             nats = self._bound_stage(block.index).predict(
                 (noisy.astype("int32"), repeated, level.astype("float32")),

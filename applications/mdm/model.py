@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.applications.text.strings import TakesStrings
-from keras_dblocks.applications.text.tokens import Tokens
+from keras_dblocks.applications.text.tokens import Tokens, check_padding
 from keras_dblocks.checks import check_integer, check_share, check_sizes
 from keras_dblocks.diffusion.masking import MaskingNoise
 from keras_dblocks.diffusion.preconditioning import NoPreconditioning
@@ -48,6 +48,8 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         ema_momentum: float or None. Momentum of the moving average of the
             weights that `generate` uses, which is warmed up. Defaults to
             `0.9999`.
+        padding_token: int or None. Token that fills up short sequences. It is
+            never masked, and does not count in losses and the bound.
         tokenizer: object of `keras_dblocks.applications.data`, or any
             tokenizer of keras-hub. With it, `fit` and `evaluate` also take
             strings and `generate` returns them. It is saved if its class is
@@ -89,6 +91,7 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         tied=False,
         conditioning_dim=128,
         ema_momentum=0.9999,
+        padding_token=None,
         tokenizer=None,
         **kwargs,
     ):
@@ -109,7 +112,9 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
                 f"rotary positions. Received: num_heads={num_heads} for "
                 f"hidden_dim={hidden_dim}. Change either."
             )
+        check_padding(padding_token, vocabulary_size)
         self.vocabulary_size = vocabulary_size
+        self.padding_token = padding_token
         self.schedule = schedule
         super().__init__(**kwargs)
         self.sequence_length = sequence_length
@@ -137,13 +142,20 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         return (keras.KerasTensor((None, self.sequence_length), "int32"),)
 
     def make_noise(self):
-        return MaskingNoise(self.vocabulary_size)
+        return MaskingNoise(
+            self.vocabulary_size, padding_token=self.padding_token
+        )
 
     def make_preconditioning(self):
         return NoPreconditioning()
 
     def make_target(self):
-        return Tokens(self.vocabulary_size, self.sequence_length, name="tokens")
+        return Tokens(
+            self.vocabulary_size,
+            self.sequence_length,
+            self.padding_token,
+            name="tokens",
+        )
 
     def make_noise_embedding(self):
         return NoiseEmbedding(

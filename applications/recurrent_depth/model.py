@@ -9,6 +9,7 @@ from keras_dblocks.applications.text.in_blocks import NextTokenBlocks
 from keras_dblocks.applications.text.layers import ScaledLogits, check_heads
 from keras_dblocks.applications.text.sandwich import SandwichLayer
 from keras_dblocks.applications.text.token_embedding import TokenEmbedding
+from keras_dblocks.applications.text.tokens import check_padding
 from keras_dblocks.checks import check_integer, check_sizes
 from keras_dblocks.diffusion.samplers import EulerSampler
 from keras_dblocks.layers import NoiseEmbedding
@@ -41,7 +42,7 @@ class RecurrentDepth(NextTokenBlocks):
             itself).
         skip: bool. True adds EDM's skip from the noisy row to the answer, as
             in the paper; False takes the answer from the network alone.
-        tokenizer: as in `ARTransformer`.
+        padding_token, tokenizer: as in `ARTransformer`.
         kwargs: keywords of `DiffusionBlocks`; there is one block.
 
     Example:
@@ -79,6 +80,7 @@ class RecurrentDepth(NextTokenBlocks):
         conditioning_dim=128,
         context="states",
         skip=False,
+        padding_token=None,
         tokenizer=None,
         **kwargs,
     ):
@@ -107,7 +109,9 @@ class RecurrentDepth(NextTokenBlocks):
                 f'Received: context={context!r}. Use the default, "states".'
             )
         self.skip = skip
+        check_padding(padding_token, vocabulary_size)
         self.vocabulary_size = vocabulary_size
+        self.padding_token = padding_token
         kwargs |= {"num_layers": core_layers, "num_blocks": 1}
         super().__init__(**kwargs)
         self.sequence_length = sequence_length
@@ -126,6 +130,7 @@ class RecurrentDepth(NextTokenBlocks):
             self.vocabulary_size,
             self.hidden_dim,
             self.sequence_length,
+            padding_token=self.padding_token,
             name="tokens",
         )
 

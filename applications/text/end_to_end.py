@@ -11,8 +11,14 @@ from keras_dblocks.applications.text.generate import GeneratesText
 from keras_dblocks.applications.text.layers import check_heads
 from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
 from keras_dblocks.applications.text.strings import TakesStrings
-from keras_dblocks.applications.text.tokens import check_tokens
+from keras_dblocks.applications.text.tokens import (
+    CountsTokens,
+    check_padding,
+    check_tokens,
+    mean_over_tokens,
+)
 from keras_dblocks.checks import check_integer, check_sizes
+from keras_dblocks.diffusion.weighting import weighted_mean
 from keras_dblocks.files.atomic_files import AtomicFiles
 from keras_dblocks.files.random_states import SavedRandomStates
 from keras_dblocks.layers import Embedding
@@ -24,6 +30,7 @@ class EndToEndText(
     TakesStrings,
     EvaluatesLikelihood,
     GeneratesText,
+    CountsTokens,
     AtomicFiles,
     SavedRandomStates,
     CheckedData,
@@ -38,7 +45,8 @@ class EndToEndText(
     Args:
         arguments: dict of the subclass's constructor arguments, which become
             attributes and are in the config. They include `vocabulary_size`,
-            `sequence_length`, `hidden_dim`, `num_heads` and `seed`.
+            `sequence_length`, `hidden_dim`, `num_heads`, `padding_token` and
+            `seed`.
         tokenizer, dtype, name: as in the subclass.
         embedding_scale: float. Standard deviation of an embedded token's
             features in a fresh model.
@@ -51,6 +59,7 @@ class EndToEndText(
         self._arguments = tuple(arguments)
         self.tokenizer = tokenizer
         check_integer("vocabulary_size", self.vocabulary_size, 2)
+        check_padding(self.padding_token, self.vocabulary_size)
         check_sizes(
             optional=["intermediate_dim"],
             sequence_length=self.sequence_length,
@@ -99,11 +108,18 @@ class EndToEndText(
         entropy = keras.losses.sparse_categorical_crossentropy(
             ops.cast(x, "int32"), y_pred, from_logits=True
         )
-        return ops.mean(entropy)
+        loss = mean_over_tokens(entropy, x, self.padding_token)  # (B,)
+        counts = self.counts(x)
+        return weighted_mean(loss, sample_weight=sample_weight, counts=counts)
 
     def check_data(self, x, y=None):
         tokens = ops.convert_to_numpy(x)
-        check_tokens(tokens, self.vocabulary_size, self.sequence_length)
+        check_tokens(
+            tokens,
+            self.vocabulary_size,
+            self.sequence_length,
+            self.padding_token,
+        )
 
     def training_step(self):
         return int(compat.iterations(self.optimizer))

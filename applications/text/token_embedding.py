@@ -4,12 +4,16 @@ import numpy as np
 from keras import ops
 from keras.saving import register_keras_serializable
 
-from keras_dblocks.applications.text.tokens import check_tokens
+from keras_dblocks.applications.text.tokens import (
+    CountsTokens,
+    check_tokens,
+    mean_over_tokens,
+)
 from keras_dblocks.diffusion.label_embedding import LabelEmbedding
 
 
 @register_keras_serializable(package="keras_dblocks")
-class TokenEmbedding(LabelEmbedding):
+class TokenEmbedding(CountsTokens, LabelEmbedding):
     """Maps tokens to unit-norm rows of a table, and logits back to rows.
 
     Args:
@@ -19,6 +23,7 @@ class TokenEmbedding(LabelEmbedding):
         bridge: as in `LabelEmbedding`.
         clean_loss_weight: float. Weight of the clean stream's loss, if logits
             are `(B, 2, T, V)`, of a clean and a noisy stream.
+        padding_token: int or None. Token that does not count in the loss.
 
     Call arguments:
         tokens: int tensor `(B, T)`.
@@ -37,11 +42,13 @@ class TokenEmbedding(LabelEmbedding):
         sequence_length,
         bridge="soft",
         clean_loss_weight=0.0,
+        padding_token=None,
         **kwargs,
     ):
         super().__init__(num_classes, dim, bridge, **kwargs)
         self.sequence_length = sequence_length
         self.clean_loss_weight = clean_loss_weight
+        self.padding_token = padding_token
 
     @property
     def signal_shape(self):
@@ -54,16 +61,19 @@ class TokenEmbedding(LabelEmbedding):
         return (*labels_shape, self.dim)
 
     def loss(self, labels, logits, noisy=None, level=None):
-        """Mean cross-entropy over the sequence, `(B,)`, in nats."""
+        """Mean cross-entropy of the tokens that count, `(B,)`, in nats."""
         if len(logits.shape) == 4:
             clean, noisy = (self.loss(labels, logits[:, i]) for i in (0, 1))
             return noisy + self.clean_loss_weight * clean
-        return ops.mean(super().loss(labels, logits), axis=-1)
+        entropies = super().loss(labels, logits)  # (B, T)
+        return mean_over_tokens(entropies, labels, self.padding_token)
 
     def check(self, labels):
         """Refuses data that is not sequences of tokens."""
         labels = np.asarray(labels)
-        check_tokens(labels, self.num_classes, self.sequence_length)
+        check_tokens(
+            labels, self.num_classes, self.sequence_length, self.padding_token
+        )
 
 
 @register_keras_serializable(package="keras_dblocks")

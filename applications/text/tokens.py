@@ -4,17 +4,44 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dblocks.checks import check_integer
 from keras_dblocks.diffusion.noise import expand
 from keras_dblocks.diffusion.target import Target
 
 
+def counting(tokens, padding_token):
+    """1 for each of `tokens` `(B, T)` that counts, 0 for padding (float32)."""
+    if padding_token is None:
+        return ops.ones_like(tokens, dtype="float32")
+    return ops.cast(ops.not_equal(tokens, padding_token), "float32")
+
+
+def mean_over_tokens(values, tokens, padding_token):
+    """Mean `(B,)` of `values` `(B, T)` over the tokens that count."""
+    if padding_token is None:
+        return ops.mean(values, axis=-1)
+    counts = counting(tokens, padding_token)
+    number = ops.maximum(ops.sum(counts, axis=-1), 1.0)
+    return ops.sum(values * counts, axis=-1) / number
+
+
+class CountsTokens:
+    """Targets of tokens, of which `padding_token` (int or None) is no data."""
+
+    def counts(self, tokens):
+        if self.padding_token is None:
+            return None
+        return ops.mean(counting(tokens, self.padding_token), axis=-1)
+
+
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class Tokens(Target):
+class Tokens(CountsTokens, Target):
     """Sequences of tokens, which are masked without being embedded.
 
     Args:
         vocabulary_size: int. Tokens are 0 to `vocabulary_size - 1`.
         sequence_length: int.
+        padding_token: int or None. Token that does not count in the loss.
 
     Call arguments:
         tokens: int tensor `(B, T)`.
@@ -23,10 +50,13 @@ class Tokens(Target):
         int32 tensor `(B, T)`.
     """
 
-    def __init__(self, vocabulary_size, sequence_length, **kwargs):
+    def __init__(
+        self, vocabulary_size, sequence_length, padding_token=None, **kwargs
+    ):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.sequence_length = sequence_length
+        self.padding_token = padding_token
 
     @property
     def signal_shape(self):
@@ -53,7 +83,7 @@ class Tokens(Target):
         return self.weighted_loss(tokens, logits, weight)
 
     def weighted_loss(self, tokens, logits, weight):
-        """Mean weighted cross-entropy over the sequence, `(B,)`, in nats.
+        """Mean weighted cross-entropy over tokens that count, `(B,)`, in nats.
 
         Args:
             tokens: int tensor `(B, T)`.
@@ -63,18 +93,23 @@ class Tokens(Target):
         entropy = keras.losses.sparse_categorical_crossentropy(
             ops.cast(tokens, "int32"), logits, from_logits=True
         )
-        return ops.mean(entropy * weight, axis=-1)
+        return mean_over_tokens(entropy * weight, tokens, self.padding_token)
 
     def check(self, tokens):
         """Refuses data that is not sequences of tokens."""
-        check_tokens(tokens, self.vocabulary_size, self.sequence_length)
+        check_tokens(
+            tokens,
+            self.vocabulary_size,
+            self.sequence_length,
+            self.padding_token,
+        )
 
     def compute_output_spec(self, tokens):
         return keras.KerasTensor(tokens.shape, dtype="int32")
 
 
-def check_tokens(tokens, vocabulary_size, sequence_length):
-    """Refuses data that is not tokens `(N, sequence_length)`."""
+def check_tokens(tokens, vocabulary_size, sequence_length, padding_token=None):
+    """Refuses data that is not tokens `(N, sequence_length)`, or padding."""
     tokens = np.asarray(tokens)
     whole = np.issubdtype(tokens.dtype, np.integer)
     if not whole or tokens.shape[1:] != (sequence_length,):
@@ -90,4 +125,23 @@ def check_tokens(tokens, vocabulary_size, sequence_length):
             f"Tokens must lie in 0 to {vocabulary_size - 1}; the mask "
             f"is no data. Received: {tokens.min()} to {tokens.max()}. "
             "Use the tokenizer the model was made for."
+        )
+    if tokens.size and padding_token is not None:
+        if np.all(tokens == padding_token):
+            raise ValueError(
+                "Text needs tokens that count. Received: "
+                f"padding_token={padding_token} alone. Leave such rows out."
+            )
+
+
+def check_padding(padding_token, vocabulary_size):
+    """Refuses a padding token that is neither None nor in the vocabulary."""
+    if padding_token is None:
+        return
+    check_integer("padding_token", padding_token, 0)
+    if padding_token >= vocabulary_size:
+        raise ValueError(
+            "`padding_token` must be a token of the vocabulary, 0 to "
+            f"{vocabulary_size - 1}. Received: padding_token={padding_token}. "
+            "Leave it out if there is no padding."
         )

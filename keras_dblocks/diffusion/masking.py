@@ -21,6 +21,8 @@ class MaskingNoise(Noise):
         mask_token: int. The token that stands for a mask.
         epsilon: float. Levels lie in `[epsilon, 1 - epsilon]`, as in MD4.
             Defaults to `1e-4`.
+        padding_token: int or None. A token that is never masked, since it is
+            no data: a block sees where padding is and need not predict it.
 
     Example:
 
@@ -35,7 +37,7 @@ class MaskingNoise(Noise):
 
     dtype = "int32"  # of the tokens that `corrupt` returns
 
-    def __init__(self, mask_token, epsilon=1e-4):
+    def __init__(self, mask_token, epsilon=1e-4, padding_token=None):
         if not 0 < epsilon < 0.5:
             raise ValueError(
                 "`epsilon` must be above 0 and below 0.5. "
@@ -43,6 +45,7 @@ class MaskingNoise(Noise):
             )
         self.mask_token = mask_token
         self.epsilon = float(epsilon)
+        self.padding_token = padding_token
 
     @property
     def minimum(self):
@@ -75,7 +78,10 @@ class MaskingNoise(Noise):
         """Masks each token `(B, T)` with probability `level`."""
         clean = ops.cast(clean, "int32")
         draw = stream.uniform(rows, clean.shape[1:], step)
-        return ops.where(draw < expand(level, clean), self.mask_token, clean)
+        masked = draw < expand(level, clean)
+        if self.padding_token is not None:
+            masked = ops.logical_and(masked, clean != self.padding_token)
+        return ops.where(masked, self.mask_token, clean)
 
     def start(self, rows, shape, stream=None, step=0):
         """Returns masks alone; nothing is drawn from `stream`."""

@@ -26,7 +26,7 @@ class Target(Configured, keras.layers.Layer, Contract):
     | `signal_shape`, `build` | a block | once, when it is built |
     | `check` | `fit`, `evaluate` | before the first step, on numpy arrays |
     | `call` | a block's loss | in every step, compiled |
-    | `loss` | a block's loss | in every step, compiled |
+    | `loss`, `counts` | a block's loss | in every step, compiled |
     | `bridge` | samplers, hand-overs | after every call of a denoiser |
     | `in_units` | `predict`, `evaluate` | once a batch, compiled |
     | `restore` | `generate` | once, on numpy arrays |
@@ -80,6 +80,20 @@ class Target(Configured, keras.layers.Layer, Contract):
         Returns:
             float32 tensor `(B,)`.
         """
+
+    def counts(self, x):
+        """How much each example counts in a mean over examples.
+
+        By default all count alike. Sequences with padding count by the number
+        of their other tokens.
+
+        Args:
+            x: tensor `(B, ...)`, as `call` takes it.
+
+        Returns:
+            float32 tensor `(B,)`, or None if all count alike.
+        """
+        return None
 
     def freeze(self, seed):
         """Makes the weights constants that depend on `seed` alone.

@@ -295,8 +295,12 @@ class Block(
     def training_loss(self, data, handed, constants):
         return self.denoising_loss(*data, handed, constants, training=True)
 
-    def batch_size(self, data):
-        return self.layout.batch_size_of(data[0])
+    def batch_weight(self, data):
+        x, y, _ = data
+        counts = self.target.counts(self.layout.split(x, y)[0])
+        if counts is None:
+            return self.layout.batch_size_of(x)
+        return ops.sum(counts)
 
     def begin_hand_over(self, data, share, constants, rows=None):
         x, y, _ = data
@@ -418,7 +422,12 @@ class Block(
                 f"{tuple(loss.shape)}. Take the mean over the other axes."
             )
         return weighted_mean(
-            loss, level, method.weighting, method.preconditioning, sample_weight
+            loss,
+            level,
+            method.weighting,
+            method.preconditioning,
+            sample_weight,
+            self.target.counts(clean_input),
         )
 
     def _draw_levels(self, stream, rows, step, bounds, training):

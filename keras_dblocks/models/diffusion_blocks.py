@@ -391,7 +391,8 @@ class DiffusionBlocks(
                 rows=rows,
                 share=self.on_policy,
             )
-            tracker.update_state(loss, sample_weight=batch)
+            weight = block.batch_weight((x, y, None))
+            tracker.update_state(loss, sample_weight=weight)
             total = total + loss
         return total / self.num_blocks
 

@@ -42,7 +42,7 @@ class BlockStep:
 
     def track(self, loss, data):
         """Updates the running losses and returns their values by name."""
-        weight = self.block.batch_size(data)
+        weight = self.block.batch_weight(data)
         for tracker in self.trackers:
             tracker.update_state(loss, sample_weight=weight)
         return {tracker.name: tracker.result() for tracker in self.trackers}

@@ -80,8 +80,11 @@ class TrainableBlock(Contract):
         """
 
     @abc.abstractmethod
-    def batch_size(self, data):
-        """Number of rows of a batch (int, or a tensor where unknown)."""
+    def batch_weight(self, data):
+        """How much a batch counts in a mean over batches: its rows.
+
+        It is a number, or a tensor where the number is unknown.
+        """
 
 
 def run_hand_over(blocks, index, begin, pass_on):

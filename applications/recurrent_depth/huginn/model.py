@@ -38,7 +38,7 @@ class Huginn(EndToEndText):
             rate with this mean. Defaults to 32.
         backprop_depth: int. The largest number of iterations with gradients.
             Defaults to 8.
-        tokenizer: as in `ARTransformer`.
+        padding_token, tokenizer: as in `ARTransformer`.
         seed: int. Seed of the order of the data, of p and of first states.
         blocks_only: keywords of `RecurrentDepth` that only concern blocks.
 
@@ -58,6 +58,7 @@ class Huginn(EndToEndText):
         intermediate_dim=None,
         mean_recurrence=32,
         backprop_depth=8,
+        padding_token=None,
         tokenizer=None,
         seed=0,
         dtype=None,
@@ -80,6 +81,7 @@ class Huginn(EndToEndText):
             "hidden_dim": hidden_dim,
             "num_heads": num_heads,
             "intermediate_dim": intermediate_dim,
+            "padding_token": padding_token,
             "seed": seed,
             **counts,
         }

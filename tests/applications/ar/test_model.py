@@ -80,7 +80,7 @@ def test_likelihood(name):
     each = each.mean(1)
     assert np.ptp(each) > 0.1
     result = model.evaluate(texts, batch_size=243, return_dict=True)
-    keys = ["cross_entropy", "standard_error"]
+    keys = ["cross_entropy", "standard_error", "num_tokens"]
     if hasattr(model, "blocks"):
         keys += [f"block_{i}_cross_entropy" for i in range(3)]
         last = pytest.approx(result["cross_entropy"], rel=1e-5)
@@ -156,7 +156,8 @@ def test_it_learns_the_rule():
     result = model.evaluate(text, return_dict=True)
     names = [f"block_{i}_cross_entropy" for i in range(2)]
     losses = [f"block_{i}_loss" for i in range(2)]
-    wanted = ["cross_entropy", "standard_error", *names, *losses]
+    wanted = ["cross_entropy", "standard_error", "num_tokens"]
+    wanted += [*names, *losses]
     assert list(result) == wanted
     # Validation in `fit` is on the same fixed noise.
     for name in losses:
