@@ -27,3 +27,16 @@ def test_regression(capsys):
 def test_unconditional_digits():
     found = example("unconditional_digits").main(epochs=8)
     assert found["samples"] < 0.75 * found["noise"]
+
+
+def test_residual_cnn(capsys):
+    found = example("residual_cnn").main(epochs=4)
+    assert len(found) == 3
+    assert found[-1] > 0.7
+    assert "accuracy after each block" in capsys.readouterr().out
+
+
+def test_small_gpt(capsys):
+    nats, alone = example("small_gpt").main(epochs=2)
+    assert nats < 0.97 * alone
+    assert "The statement " in capsys.readouterr().out
