@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from helpers.small_vit import data, make, three_blocks, values
+from helpers.small_mlp import data, make, three_blocks, values
 from keras_dblocks.streams import Stream
 
 
@@ -169,7 +169,7 @@ def test_noise_is_float32_under_bfloat16():
     exact, mixed = three_blocks(), three_blocks(dtype="mixed_bfloat16")
     mixed.set_weights(exact.get_weights())
     block = mixed.blocks[0]
-    assert block.residual_layers[0].attention.compute_dtype == "bfloat16"
+    assert block.residual_layers[0].inner.compute_dtype == "bfloat16"
     assert block.target(y).dtype == exact.blocks[0].target(y).dtype
     sigma = ops.convert_to_tensor([0.0021, 0.0022, 79.0, 79.1])
     clean = ops.cast(block.target(y[:4]), "bfloat16")

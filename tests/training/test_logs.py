@@ -7,7 +7,7 @@ import numpy as np
 import pandas
 import pytest
 
-from helpers.small_vit import data, make, refused, three_blocks, values
+from helpers.small_mlp import data, make, refused, three_blocks, values
 
 
 def compiled(**kwargs):
@@ -172,7 +172,7 @@ class Overrides(type(make())):
 
 
 def test_a_step_of_one_s_own_is_refused():
-    model = Overrides(**{"image_size": 8, "num_classes": 4, "patch_size": 4})
+    model = Overrides()
     refused(lambda: model.compile("adam"), "that of its `Target`")
 
 

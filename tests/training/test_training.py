@@ -7,7 +7,7 @@ from keras import ops
 
 from helpers.hand_overs import handed_over
 from helpers.residual_mlp import example
-from helpers.small_vit import data, three_blocks, values
+from helpers.small_mlp import data, three_blocks, values
 
 
 class Losses(keras.callbacks.Callback):
@@ -244,7 +244,7 @@ def test_on_policy_share_of_the_batch():
     for share, count in ((0.5, 5), (0.25, 3), (1.0, 10)):
         model.compile("sgd", on_policy=share)
         handed, level = handed_over(model, 2, ops.convert_to_tensor(x), y)
-        assert handed.shape == (count, 12) and level.shape == (count,)
+        assert handed.shape == (count, 8) and level.shape == (count,)
     model.compile("sgd", on_policy=0)
     assert handed_over(model, 2, ops.convert_to_tensor(x), y) is None
 

@@ -6,7 +6,7 @@ import pandas
 import pytest
 from keras import ops
 
-from helpers.small_vit import data, equal, make, refused, values
+from helpers.small_mlp import data, equal, make, refused, values
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.layers import LabelEmbedding
 from keras_dblocks.training.data_order import ArrayBatches
