@@ -1,144 +1,73 @@
-"""Stem, noise embedding and readout around the two-stream layers."""
+"""Stem and readout around the layers of one causal stream."""
 
-# B batch, S streams (clean, noisy), T slots, D hidden_dim, V vocabulary_size
-
-import math
+# B batch, T slots, D hidden_dim
 
 import keras
 from keras import ops
 
 from keras_dblocks.configuration import Configured
-from keras_dblocks.layers import (
-    AdaptiveNormalization,
-    Embedding,
-    Modulation,
-    NoiseEmbedding,
-)
-
-
-@keras.saving.register_keras_serializable(package="keras_dblocks")
-class TwoLevelEmbedding(NoiseEmbedding):
-    """Embeds the levels of both streams, `(B,)` to `(B, 2, output_dim)`.
-
-    The clean stream has a fixed level, so that its keys and values do not
-    depend on the noise and can be cached.
-
-    Args:
-        clean_level: float. Noise level of the clean stream.
-        kwargs: keywords of `NoiseEmbedding`.
-    """
-
-    def __init__(self, *args, clean_level=0.002, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.clean_level = clean_level
-
-    def call(self, c_noise):
-        clean = math.log(self.clean_level) / 4 * ops.ones_like(c_noise)
-        return super().call(ops.stack([clean, c_noise], -1))
-
-    def compute_output_shape(self, c_noise_shape):
-        return (c_noise_shape[0], 2, self.output_dim)
+from keras_dblocks.layers import AdaptiveNormalization, Embedding, Modulation
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class ARStem(Configured, keras.layers.Layer):
-    """Makes clean and noisy streams: `(B, T, D)` to `(B, 2, T, D)`.
+    """Adds noisy tokens to the tokens before them: two of `(B, T, D)` to one.
 
-    Noisy slot i stands for a token, and clean slot i for the token before it.
+    Slot i holds token i - 1, which is known, and what is believed of token i,
+    which is to be predicted. Slots after it attend to it, but they know token
+    i anyway, so nothing leaks. The projection of the belief starts at zero.
 
     Args:
         vocabulary_size, hidden_dim: int.
-        target: layer of the clean signal whose embeddings are also the clean
-            stream's, as in the paper, or None for a table of its own.
-        zero_init: bool. True starts the weights of the noisy rows at zero.
 
     Call arguments:
-        noisy: scaled tensor `(B, T, D)`.
+        noisy: scaled tensor `(B, T, dim)`, the noisy tokens or what was handed
+            over. Zeros say nothing.
         condition: int tensor `(B, T)`, the token before each slot. The first
             one is `vocabulary_size`, the start token.
+
+    Returns:
+        Tensor `(B, 1, T, D)`.
     """
 
-    def __init__(
-        self,
-        vocabulary_size,
-        hidden_dim,
-        target=None,
-        zero_init=False,
-        **kwargs,
-    ):
+    def __init__(self, vocabulary_size, hidden_dim, **kwargs):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.hidden_dim = hidden_dim
-        self.target = target
-        self.zero_init = zero_init
 
     def build(self, noisy_shape, condition_shape):
-        dim, dtype = self.hidden_dim, {"dtype": self.dtype_policy}
-        own_rows = 1 if self.target is not None else self.vocabulary_size + 1
-        self.embedding = Embedding(
-            own_rows,
-            dim,
-            # Gives the first layer unit variance at any width.
-            scale=dim**0.5,
-            embeddings_initializer=keras.initializers.RandomNormal(
-                stddev=dim**-0.5
-            ),
-            name="embedding",
-            **dtype,
+        dtype = {"dtype": self.dtype_policy}
+        self.embedding = previous_tokens(
+            self.vocabulary_size + 1, self.hidden_dim, **dtype
         )
         self.embedding.build(condition_shape)
-        if self.target is None:
-            self.noisy_dense = keras.layers.Dense(
-                dim,
-                kernel_initializer="zeros"
-                if self.zero_init
-                else "glorot_uniform",
-                name="noisy",
-                **dtype,
-            )
-            self.noisy_dense.build(noisy_shape)
+        self.belief = keras.layers.Dense(
+            self.hidden_dim,
+            use_bias=False,
+            kernel_initializer="zeros",
+            name="belief",
+            **dtype,
+        )
+        self.belief.build(noisy_shape)
 
     def call(self, noisy, condition):
-        clean = self.embed(condition)  # (B, T, D)
-        if self.target is None:
-            # The token before is part of the condition. Added to the noisy
-            # row, it saves the first layer from attending to it.
-            noisy = self.noisy_dense(noisy) + clean
-        return ops.stack([clean, ops.cast(noisy, clean.dtype)], 1)
-
-    def embed(self, tokens):
-        """Embedded tokens; `vocabulary_size` is the start token."""
-        if self.target is None:
-            return self.embedding(tokens)
-        starts = ops.equal(tokens, self.vocabulary_size)
-        start = self.embedding(ops.zeros_like(tokens))
-        # EDM's c_in for sigma_data = 0.5 without noise is 2.
-        others = 2.0 * self.target(ops.where(starts, 0, tokens))
-        others = ops.cast(others, start.dtype)
-        return ops.where(ops.expand_dims(starts, -1), start, others)
+        x = self.embedding(condition)  # (B, T, D)
+        x = x + self.belief(ops.cast(noisy, x.dtype))  # (B, T, D)
+        return ops.expand_dims(x, 1)  # (B, 1, T, D)
 
     def compute_output_spec(self, noisy, condition):
-        batch, length, _ = noisy.shape
-        shape = (batch, 2, length, self.hidden_dim)
+        shape = (noisy.shape[0], 1, noisy.shape[1], self.hidden_dim)
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class ARReadout(Configured, keras.layers.Layer):
-    """Modulated norm of the noisy stream, `(B, S, T, D)` to `(B, T, D)`.
-
-    Args:
-        clean_in_training: bool. True returns both streams in training,
-            `(B, 2, T, D)`. Defaults to False.
+    """Modulated norm of the last stream, `(B, S, T, D)` to `(B, T, D)`.
 
     Call arguments:
-        x: tensor `(B, S, T, D)`, where the noisy stream is the last.
-        noise: tensor `(B, 2, noise_dim)`.
+        x: tensor `(B, S, T, D)`.
+        noise: tensor `(B, noise_dim)`, or `(B, 2, noise_dim)` of two streams.
     """
-
-    def __init__(self, clean_in_training=False, **kwargs):
-        super().__init__(**kwargs)
-        self.clean_in_training = clean_in_training
 
     def build(self, x_shape, noise_shape):
         dtype = {"dtype": self.dtype_policy}
@@ -147,10 +76,27 @@ class ARReadout(Configured, keras.layers.Layer):
         self.norm.build(x_shape)
         self.modulation.build(noise_shape, x_shape)
 
-    def call(self, x, noise, training=None):
-        with_clean = self.clean_in_training and training
-        if not with_clean:
-            x, noise = x[:, -1:], noise[:, -1:]
-        shift, scale = self.modulation(noise, x)  # each (B, S, 1, D)
-        x = self.norm(x, shift, scale)  # (B, S, T, D)
-        return x if with_clean else x[:, 0]
+    def call(self, x, noise):
+        if len(noise.shape) == 3:
+            noise = noise[:, -1]  # (B, noise_dim)
+        x = x[:, -1]  # (B, T, D)
+        shift, scale = self.modulation(noise, x)  # each (B, 1, D)
+        return self.norm(x, shift, scale)  # (B, T, D)
+
+    def compute_output_spec(self, x, noise):
+        batch, _, *rest = x.shape
+        return keras.KerasTensor((batch, *rest), dtype=self.compute_dtype)
+
+
+def previous_tokens(rows, hidden_dim, dtype):
+    """Embedding whose output gives the first layer unit variance."""
+    return Embedding(
+        rows,
+        hidden_dim,
+        scale=hidden_dim**0.5,
+        embeddings_initializer=keras.initializers.RandomNormal(
+            stddev=hidden_dim**-0.5
+        ),
+        dtype=dtype,
+        name="embedding",
+    )

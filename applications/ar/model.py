@@ -18,14 +18,12 @@ from keras_dblocks.applications.text.token_embedding import (
 from keras_dblocks.applications.text.tokens import check_padding
 from keras_dblocks.checks import check_integer, check_share, check_sizes
 from keras_dblocks.diffusion.samplers import EulerSampler
+from keras_dblocks.layers import NoiseEmbedding
 from keras_dblocks.models.parts import Shell
 
-from .layers import (
-    ARReadout,
-    ARStem,
-    TwoLevelEmbedding,
-)
+from .layers import ARReadout, ARStem
 from .presets import PRESETS
+from .two_streams import TwoLevelEmbedding, TwoStreamStem, TwoStreamWriter
 from .writers import BlockWriter
 
 
@@ -33,10 +31,12 @@ from .writers import BlockWriter
 class ARTransformer(NextTokenBlocks):
     """Language model whose blocks denoise the embedding of the next token.
 
-    Every block runs its own layers on two streams. Clean tokens are causal and
-    never see noise. Each noisy token attends to the clean tokens before it and
-    to itself. By default the chain starts from zero, so that its last logits
-    are an ordinary predictive distribution. `fit(tokens)` takes ints
+    Every block runs its own layers on one causal stream: slot i holds token
+    i - 1 and, added to it, what is believed of token i (`layers.ARStem`). By
+    default the chain starts from zero, so that its last logits are an
+    ordinary predictive distribution, and blocks hand over their last state
+    too. With `reference=True` clean and noisy tokens are two streams, as in
+    the paper (`two_streams`). `fit(tokens)` takes ints
     `(N, sequence_length)`, and `predict(tokens)` gives the logits `(N, T, V)`
     of each token given those before it.
 
@@ -60,8 +60,6 @@ class ARTransformer(NextTokenBlocks):
         simplex: bool. True takes the unit vector of the token as the clean
             signal instead of a row of a table. A block then corrects the
             distribution that it is handed (`OneHotTokens`).
-        clean_loss_weight: float. Weight of the next-token loss on the clean
-            stream, beside the denoising loss. It needs `skip=False`.
         padding_token: int or None. Token that fills up short sequences, and
             does not count in losses and likelihoods.
         tokenizer: object of `keras_dblocks.applications.data`, or any
@@ -86,6 +84,9 @@ class ARTransformer(NextTokenBlocks):
     # Otherwise a late block only learns to read the token off the noisy row,
     # a hint that inference never gives (docs/method.md#on-policy-noise).
     default_on_policy = 1.0
+    default_hand_over = "state"
+    default_sharing = "targets"
+    default_curriculum = "in_sequence"
 
     def __init__(
         self,
@@ -102,7 +103,6 @@ class ARTransformer(NextTokenBlocks):
         logit_scale=1.0,
         tied=False,
         simplex=False,
-        clean_loss_weight=0.0,
         padding_token=None,
         tokenizer=None,
         **kwargs,
@@ -116,12 +116,6 @@ class ARTransformer(NextTokenBlocks):
         )
         check_heads(hidden_dim, num_heads, num_key_value_heads)
         check_share("dropout", dropout, "0 to 0.2 is usual.")
-        if clean_loss_weight and (skip or kwargs.get("reference")):
-            raise ValueError(
-                "`clean_loss_weight` needs the network's own answer. "
-                f"Received: clean_loss_weight={clean_loss_weight} with EDM's "
-                "skip. Leave `skip` and `reference` out."
-            )
         if simplex and (skip or tied or kwargs.get("reference")):
             raise ValueError(
                 "`simplex` has no table of rows to skip from or to tie. "
@@ -145,7 +139,6 @@ class ARTransformer(NextTokenBlocks):
         self.logit_scale = logit_scale
         self.tied = tied
         self.simplex = simplex
-        self.clean_loss_weight = clean_loss_weight
         self.tokenizer = tokenizer
 
     def make_target(self):
@@ -154,7 +147,6 @@ class ARTransformer(NextTokenBlocks):
                 self.vocabulary_size,
                 self.sequence_length,
                 bridge=self.bridge,
-                clean_loss_weight=self.clean_loss_weight,
                 padding_token=self.padding_token,
                 name="tokens",
             )
@@ -163,32 +155,28 @@ class ARTransformer(NextTokenBlocks):
             self.hidden_dim,
             self.sequence_length,
             self.bridge,
-            self.clean_loss_weight,
-            self.padding_token,
+            padding_token=self.padding_token,
             name="tokens",
         )
 
     def make_noise_embedding(self):
+        options = {"output_activation": None, "name": "noise_embedding"}
+        if not self.reference:
+            return NoiseEmbedding(self.conditioning_dim, **options)
         return TwoLevelEmbedding(
-            self.conditioning_dim,
-            output_activation=None,
-            clean_level=self.noise.minimum,
-            name="noise_embedding",
+            self.conditioning_dim, clean_level=self.noise.minimum, **options
         )
 
     def make_stem(self, target=None):
-        return ARStem(
-            self.vocabulary_size,
-            self.hidden_dim,
-            target,
-            zero_init=self.simplex,
-            name="stem",
-        )
+        sizes = self.vocabulary_size, self.hidden_dim
+        if self.reference:
+            return TwoStreamStem(*sizes, target, name="stem")
+        return ARStem(*sizes, name="stem")
 
     def make_shell(self, target):
         return Shell(
             noise_embedding=self.make_noise_embedding(),
-            stem=self.make_stem(target if self.reference else None),
+            stem=self.make_stem(target),
             readout=self.make_readout(),
             head=self.make_head(target if self.tied else None),
         )
@@ -200,7 +188,7 @@ class ARTransformer(NextTokenBlocks):
             self.num_key_value_heads,
             self.dropout,
             open_gates=not self.reference,
-            last_only=self._is_last(index) and not self.clean_loss_weight,
+            last_only=self.reference and self._is_last(index),
             name=f"layer_{index}",
         )
 
@@ -210,7 +198,7 @@ class ARTransformer(NextTokenBlocks):
         return index in {layers_of(block)[-1] for block in blocks}
 
     def make_readout(self):
-        return ARReadout(bool(self.clean_loss_weight), name="readout")
+        return ARReadout(name="readout")
 
     def make_head(self, target=None):
         if self.simplex:
@@ -220,7 +208,7 @@ class ARTransformer(NextTokenBlocks):
         )
 
     def make_writer(self, num_steps):
-        """Makes the `writers.BlockWriter` of this model."""
+        """Makes the writer of one token of this model."""
         if not isinstance(self.sampler, EulerSampler):
             raise ValueError(
                 "Text is written by Euler's method, one call a block. "
@@ -228,7 +216,8 @@ class ARTransformer(NextTokenBlocks):
                 "`model.sampler = EulerSampler()`."
             )
         sampler = dataclasses.replace(self.sampler, num_steps=num_steps)
-        return BlockWriter(self, sampler)
+        kind = TwoStreamWriter if self.reference else BlockWriter
+        return kind(self, sampler)
 
     def make_twin(self, num_layers, name):
         config = {**self.get_config(), "num_layers": num_layers, "name": name}

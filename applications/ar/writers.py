@@ -14,10 +14,11 @@ from keras_dblocks.diffusion.samplers import loop
 
 
 class BlockWriter:
-    """Next-token logits of the whole chain, with a cache for each layer.
+    """Next-token logits of the whole chain, with caches for each call.
 
-    Block b's clean pass for a token and its noisy pass for the next one are
-    the two streams of one pass.
+    As in training and in `predict`, a slot attends to the slots before it as
+    they were at the same call of the chain. Each call therefore has caches of
+    its own.
 
     Args:
         model: `ARTransformer`.
@@ -27,19 +28,21 @@ class BlockWriter:
     def __init__(self, model, sampler):
         self.model = model
         self.sampler = sampler
-        self.visits = loop.plan(sampler, model.partition)
+        visits = loop.plan(sampler, model.partition)
+        self.visits = [one for visit in visits for one in visit.split()]
         self.start_token = model.vocabulary_size
 
-    def fill(self, tokens):
-        """Caches `{block: [(keys, values) of each layer]}` of `tokens`."""
-        caches = {}
-        for block in self.model.blocks:
-            noise = block.noise_embedding(ops.zeros((ops.shape(tokens)[0],)))
-            state = ops.expand_dims(block.stem.embed(tokens), 1)
-            caches[str(block.index)] = fill_caches(
-                block.residual_layers, state, noise=noise[:, :1]
-            )
-        return caches
+    def fill(self, tokens, starts):
+        """Caches of all calls on `tokens` `(N, T)`, a list of lists."""
+        batch, length = ops.shape(tokens)[0], tokens.shape[1]
+        caches = [
+            [
+                layer.attention.empty_cache(batch, length)
+                for layer in self.model.blocks[visit.block].residual_layers
+            ]
+            for visit in self.visits
+        ]
+        return self._chain(tokens, caches, 0, starts)[1]
 
     def starts(self, shape, generator):
         """Start noise `(N, T, D)` of each token's chain, or one zero each."""
@@ -47,15 +50,19 @@ class BlockWriter:
 
     def write(self, previous, caches, index, start):
         """Logits `(N, V)` after slot `index`, which holds `previous` `(N,)`."""
-        batch = ops.shape(previous)[0]
         condition = ops.expand_dims(previous, 1)
-        noisy = ops.zeros((batch, 1, self.model.target.dim)) + start
-        state = self.sampler.initial(noisy)
-        caches = dict(caches)
-        for visit in [one for v in self.visits for one in v.split()]:
+        logits, caches = self._chain(condition, caches, index, start)
+        return logits[:, 0], caches
+
+    def _chain(self, condition, caches, index, start):
+        """Logits `(N, T, V)` of slots from `index` on, and the new caches."""
+        batch, length = ops.shape(condition)[0], condition.shape[1]
+        noisy = ops.zeros((batch, length, self.model.target.dim)) + start
+        state, handed = self.sampler.initial(noisy), ()
+        caches = [list(of_call) for of_call in caches]
+        for visit, kept in zip(self.visits, caches, strict=True):
             block = self.model.blocks[visit.block]
             call = {name: value for name, (value,) in visit.calls.items()}
-            kept = caches[str(visit.block)]
 
             def through(state, context, block=block, kept=kept):
                 layers = block.residual_layers
@@ -64,10 +71,12 @@ class BlockWriter:
                 )
 
             level = call["level"] * ops.ones((batch,))
-            logits = block.denoise(state[0], level, condition, layers=through)
+            logits, handed = block.forward(
+                state[0], level, condition, handed, layers=through
+            )
             denoised = block.target.bridge(logits)
             state = self.sampler.step(state, denoised, call, None)
-        return logits[:, 0], caches
+        return logits, caches
 
 
 class TwinWriter:
@@ -81,7 +90,7 @@ class TwinWriter:
         self.model = model
         self.start_token = model.vocabulary_size
 
-    def fill(self, tokens):
+    def fill(self, tokens, starts):
         """Caches `[(keys, values) of each layer]` of `tokens`."""
         state = self.model.embed(tokens)
         return fill_caches(self.model.residual_layers, state)

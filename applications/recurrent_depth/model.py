@@ -196,13 +196,14 @@ class RecurrentDepth(NextTokenBlocks):
             def adapted(scaled):
                 return stem.adapt(scaled, context)
 
-            def body(i, noisy):
+            def body(i, state):
                 levels = level_of(i), level_of(i + 1)
-                state = noisy, None
-                return block.pass_on(state, condition, levels, adapted)[0]
+                return block.pass_on(state, condition, levels, adapted)
 
-            noisy = ops.fori_loop(0, steps, body, noisy)
-            return noisy, level_of(steps) * ops.ones_like(noisy[:, 0, 0])
+            batch = ops.shape(noisy)[0]
+            level = level_of(0) * ops.ones((batch,), dtype="float32")
+            state = noisy, level, *block.nothing_handed(batch)
+            return ops.fori_loop(0, steps, body, state)
 
         return start
 

@@ -55,7 +55,7 @@ class RecurrentWriter:
         """Layers that an iteration runs."""
         return [*self.block.residual_layers, *self.block.readout.coda]
 
-    def fill(self, tokens):
+    def fill(self, tokens, starts):
         """Caches of the prelude, and of all iterations on `tokens` `(N, T)`."""
         stem, batch = self.block.stem, ops.shape(tokens)[0]
         length = tokens.shape[1]
@@ -68,7 +68,7 @@ class RecurrentWriter:
             )
             for layer in self.layers
         ]
-        start = ops.zeros((batch, length, self.block.target.dim))
+        start = ops.zeros((batch, length, self.block.target.dim)) + starts
         _, core = self._iterate(start, stem.context(state), core, 0, None)
         return {"prelude": prelude, "core": core}
 

@@ -39,7 +39,7 @@ class Decoder(keras.Model):
         length = tokens.shape[1]
         columns = ops.arange(length, dtype="int32")  # (T,)
         start_token = self.writer.start_token
-        caches = self.writer.fill(shift_right(tokens, start_token))
+        caches = self.writer.fill(shift_right(tokens, start_token), starts)
 
         def more(i, tokens, done, caches):
             return ops.logical_and(i < length, ops.logical_not(ops.all(done)))

@@ -80,8 +80,6 @@ class AmendedLogits(ScaledLogits):
         share = ops.expand_dims(self.share(ops.silu(noise)), 1)  # (B, 1, 1)
         handed = share * ops.log(ops.maximum(signal, 0.0) + self.floor)
         logits = ops.cast(super().call(x), "float32")
-        if len(logits.shape) == 4:  # both streams
-            return ops.stack([logits[:, 0], logits[:, 1] + handed], 1)
         return logits + handed
 
 

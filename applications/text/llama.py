@@ -34,7 +34,8 @@ class LlamaLayer(Configured, keras.layers.Layer):
 
     Call arguments:
         x: tensor `(B, S, T, D)`. Stream 0 is clean, and stream 1 noisy.
-        noise: tensor `(B, S, noise_dim)`, the embedded level of each stream.
+        noise: tensor `(B, noise_dim)`, the embedded level, or
+            `(B, S, noise_dim)`, that of each stream.
         cache, index: see `CausalAttention`.
 
     Returns:

@@ -21,8 +21,6 @@ class TokenEmbedding(CountsTokens, LabelEmbedding):
         dim: int. Width of a row.
         sequence_length: int. T.
         bridge: as in `LabelEmbedding`.
-        clean_loss_weight: float. Weight of the clean stream's loss, if logits
-            are `(B, 2, T, V)`, of a clean and a noisy stream.
         padding_token: int or None. Token that does not count in the loss.
 
     Call arguments:
@@ -41,13 +39,11 @@ class TokenEmbedding(CountsTokens, LabelEmbedding):
         dim,
         sequence_length,
         bridge="soft",
-        clean_loss_weight=0.0,
         padding_token=None,
         **kwargs,
     ):
         super().__init__(num_classes, dim, bridge, **kwargs)
         self.sequence_length = sequence_length
-        self.clean_loss_weight = clean_loss_weight
         self.padding_token = padding_token
 
     @property
@@ -62,9 +58,6 @@ class TokenEmbedding(CountsTokens, LabelEmbedding):
 
     def loss(self, labels, logits, noisy=None, level=None):
         """Mean cross-entropy of the tokens that count, `(B,)`, in nats."""
-        if len(logits.shape) == 4:
-            clean, noisy = (self.loss(labels, logits[:, i]) for i in (0, 1))
-            return noisy + self.clean_loss_weight * clean
         entropies = super().loss(labels, logits)  # (B, T)
         return mean_over_tokens(entropies, labels, self.padding_token)
 

@@ -6,6 +6,7 @@ from keras_dblocks.layers.activated_dense import ActivatedDense
 from keras_dblocks.layers.adaptive_normalization import AdaptiveNormalization
 from keras_dblocks.layers.embedding import Embedding
 from keras_dblocks.layers.gated_residual import GatedResidual
+from keras_dblocks.layers.handed_state import HandedState
 from keras_dblocks.layers.modulation import Modulation
 from keras_dblocks.layers.moving_average import MovingAverage
 from keras_dblocks.layers.noise_embedding import NoiseEmbedding
@@ -20,6 +21,7 @@ __all__ = [
     "ContinuousSignal",
     "Embedding",
     "GatedResidual",
+    "HandedState",
     "LabelEmbedding",
     "Modulation",
     "MovingAverage",

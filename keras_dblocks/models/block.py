@@ -82,6 +82,7 @@ class Block(
         self.residual_layers = parts.residual_layers
         self.readout = parts.shell.readout
         self.head = parts.shell.head
+        self.state_input = parts.state_input
         self.shared_average = parts.shared_average
         self.average = parts.average
         self._streams = {
@@ -122,8 +123,11 @@ class Block(
         )
         level = keras.KerasTensor((None,))
         with dtype_scope(self.dtype_policy):
-            prediction = self.denoise(noisy, level, self.layout.condition_spec)
+            prediction, state = self.forward(
+                noisy, level, self.layout.condition_spec
+            )
         self.prediction_shape = tuple(prediction.shape[1:])
+        self.state_shape = tuple(state[0].shape[1:]) if state else None
         self._build_averages()
         streams.seed_layers([self], self.seed, "dropout", self.index)
         self.make_row_counter()
@@ -149,8 +153,10 @@ class Block(
         self.average.follow(own)
 
     def shell_variables(self):
-        """Trainable variables of all parts but the residual layers."""
-        layers = self.residual_layers
+        """Trainable variables of all parts that blocks may share."""
+        layers = list(self.residual_layers)
+        if self.state_input is not None:
+            layers.append(self.state_input)
         own = {id(v) for layer in layers for v in layer.variables}
         return [v for v in self.trainable_variables if id(v) not in own]
 
@@ -197,6 +203,32 @@ class Block(
                 replaces the stem, for example by one that has computed its
                 part of the condition before.
         """
+        return self.forward(
+            noisy, level, condition, (), training, layers, stem
+        )[0]
+
+    def forward(
+        self,
+        noisy,
+        level,
+        condition=None,
+        handed=(),
+        training=False,
+        layers=None,
+        stem=None,
+    ):
+        """`denoise` from what was handed over, and what to hand over.
+
+        Args:
+            handed: the second value of the call before this one in the chain,
+                or an empty tuple if there is none.
+            noisy, level, condition, training, layers, stem: as in `denoise`.
+
+        Returns:
+            Pair of the prediction and a tuple. It holds the last state
+            `(B, ...)`, float32, if the network hands states over; otherwise
+            it is empty.
+        """
         spec = self.layout.condition_spec
         if spec is not None:
             condition = tree.map_structure(
@@ -215,14 +247,44 @@ class Block(
             state = call_part(self.stem, scaled, context)
         else:
             state = stem(scaled)
+        if self.state_input is not None:
+            state = self._with_handed(state, handed)
         state = (layers or self._through_layers)(state, context)
+        handed = ()
+        if self.state_input is not None:
+            handed = (ops.cast(state, "float32"),)
         denoised = ops.cast(call_part(self.readout, state, context), "float32")
         if scale.c_out is not None:
             wanted, came = noisy.shape[1:], denoised.shape[1:]
             check_shape("readout", self.readout, wanted, came)
             denoised = expand(scale.c_out, noisy) * denoised
             denoised = expand(scale.c_skip, noisy) * noisy + denoised
-        return ops.cast(call_part(self.head, denoised, context), "float32")
+        prediction = call_part(self.head, denoised, context)
+        return ops.cast(prediction, "float32"), handed
+
+    def _with_handed(self, state, handed):
+        if not handed:  # the gradient of what reads it is then 0, not missing
+            handed = (ops.zeros_like(state),)
+        wanted, came = tuple(state.shape[1:]), tuple(handed[0].shape[1:])
+        if came != wanted:
+            raise ValueError(
+                "A state is handed over to blocks whose states have its shape. "
+                f"Received: a state of {came} for one of {wanted}. "
+                'Pass hand_over="signal".'
+            )
+        return self.state_input(state, ops.cast(handed[0], state.dtype))
+
+    def nothing_handed(self, batch, guided=False):
+        """What is handed to the first call of a chain: zeros, or nothing.
+
+        Args:
+            batch: number of rows.
+            guided: bool. Whether `guided_forward` gets it, with a scale.
+        """
+        if self.state_input is None:
+            return ()
+        zeros = ops.zeros((batch, *self.state_shape), dtype="float32")
+        return (zeros, zeros) if guided else (zeros,)
 
     def _through_layers(self, state, context):
         layers, method = self.residual_layers, self.method
@@ -244,12 +306,25 @@ class Block(
             noisy, level, condition: as in `denoise`.
             scale: float, or None for the plain prediction.
         """
-        prediction = self.denoise(noisy, level, condition)
+        return self.guided_forward(noisy, level, condition, scale, ())[0]
+
+    def guided_forward(self, noisy, level, condition, scale, handed):
+        """`guided` from what was handed over, and what to hand over.
+
+        Args:
+            noisy, level, condition, scale: as in `guided`.
+            handed: what the call before returned. With a scale it holds two
+                states, with the condition and without.
+
+        Returns:
+            Pair of the prediction and the tuple to hand over.
+        """
+        prediction, state = self.forward(noisy, level, condition, handed[:1])
         if scale is None:
-            return prediction
+            return prediction, state
         empty = self.layout.null_condition(condition)
-        without = self.denoise(noisy, level, empty)
-        return without + scale * (prediction - without)
+        without, other = self.forward(noisy, level, empty, handed[1:])
+        return without + scale * (prediction - without), (*state, *other)
 
     def quantize(self, *args, **kwargs):
         """`keras.Model.quantize`, of the averaged weights where there are any.
@@ -269,11 +344,23 @@ class Block(
 
     # Training: see `TrainableBlock`.
 
-    def loss_constants(self):
+    def loss_constants(self, as_only_block=False):
         """Ends of the widened range, and the keys of level and noise draws."""
         drawn = self._streams["noise_level"], self._streams["noise"]
         keys = [stream.key for stream in drawn]
-        return self.range_bounds(overlap=True), *keys
+        bounds = self.range_bounds(overlap=True)
+        if as_only_block:
+            noise = self.method.noise
+            bounds = 0.0, 1.0, noise.minimum, noise.maximum
+            bounds = tuple(np.float32(bound) for bound in bounds)
+        return bounds, *keys
+
+    def copied_variables(self):
+        counters = {id(v) for v in self.counters()}
+        return [v for v in self.weights if id(v) not in counters]
+
+    def was_trained(self):
+        return int(self.draws) > 0
 
     def range_bounds(self, overlap):
         """Ends of the range: two probabilities and two levels, float32."""
@@ -327,26 +414,29 @@ class Block(
             draws = streams.Stream(self.seed, f"{purpose}_start", self.index)
             state = self.hand_over_start(self, noisy, condition, draws, step)
             return state, condition
-        ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
-        return (noisy, constants[0] * ones), condition
+        batch = ops.shape(noisy)[0]
+        level = constants[0] * ops.ones((batch,), dtype="float32")
+        return (noisy, level, *self.nothing_handed(batch)), condition
 
     def pass_on(self, state, context, constants, stem=None):
         """One Euler step with this block, from its upper edge to the next one.
 
         Args:
-            state: pair of the noisy signal `(B, ...)` and its levels `(B,)`.
+            state: tuple of the noisy signal `(B, ...)`, its levels `(B,)` and
+                what else is handed over, see `forward`.
             context: the condition, tensor(s) `(B, ...)`.
             constants: two scalars, the noise levels before and after the step.
             stem: as in `denoise`.
         """
-        noisy, _ = state
+        noisy, _, *handed = state
         ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
-        prediction = self.denoise(
-            noisy, constants[0] * ones, context, stem=stem
+        prediction, handed = self.forward(
+            noisy, constants[0] * ones, context, tuple(handed), stem=stem
         )
         denoised = self.target.bridge(prediction)
         noisy = euler_step(noisy, denoised, *constants)
-        return ops.stop_gradient(noisy), constants[1] * ones
+        noisy, *handed = map(ops.stop_gradient, (noisy, *handed))
+        return noisy, constants[1] * ones, *handed
 
     def denoising_loss(
         self,
@@ -364,8 +454,8 @@ class Block(
         Args:
             x, y: a batch as given to `fit`.
             sample_weight: tensor `(B,)` or None.
-            handed: the noisy signals and levels that were handed over for the
-                first examples, or None. The other examples are noised.
+            handed: the noisy signals, levels and states that were handed over
+                for the first examples, or None. The other examples are noised.
             constants: what `loss_constants` returns, used in training only,
                 or None to compute it.
             training: bool. False fixes the noise and drops the overlap, so
@@ -399,20 +489,27 @@ class Block(
             of_level = self._streams["validation_noise_level"]
             of_noise = self._streams["validation_noise"]
         if handed is not None and isinstance(batch, int) and count == batch:
-            noisy, level = handed
+            noisy, level, *state = handed
         else:
             rest, left = clean[count:], rows[count:]
             level = self._draw_levels(of_level, left, step, bounds, training)
             noisy = method.noise.corrupt(rest, level, of_noise, left, step)
+            made = noisy, level, *self.nothing_handed(ops.shape(rest)[0])
             if spread:
                 chosen = streams.spread(rows, 0.0) < share
-                level = ops.where(chosen, handed[1], level)
-                chosen = expand(chosen, noisy)
-                noisy = ops.where(chosen, handed[0], noisy)
+                made = [
+                    ops.where(expand(chosen, one), other, one)
+                    for one, other in zip(made, handed, strict=True)
+                ]
             elif handed is not None:
-                level = ops.concatenate([handed[1], level], 0)
-                noisy = ops.concatenate([handed[0], noisy], 0)
-        prediction = self.denoise(noisy, level, condition, training)
+                made = [
+                    ops.concatenate([other, one], 0)
+                    for one, other in zip(made, handed, strict=True)
+                ]
+            noisy, level, *state = made
+        prediction, _ = self.forward(
+            noisy, level, condition, tuple(state), training
+        )
         loss = self.target.loss(clean_input, prediction, noisy, level)  # (B,)
         # TensorFlow may not know the rank while it traces.
         if getattr(loss.shape, "rank", 1) is not None and len(loss.shape) != 1:

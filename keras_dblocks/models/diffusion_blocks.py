@@ -13,7 +13,7 @@ from keras_dblocks.diffusion.samplers import generation, loop
 from keras_dblocks.diffusion.target import Target
 from keras_dblocks.diffusion.weighting import check_weighting
 from keras_dblocks.files import file_format
-from keras_dblocks.layers import NoiseModulation
+from keras_dblocks.layers import HandedState, NoiseModulation
 from keras_dblocks.layers.context import accepts
 from keras_dblocks.models import assembly, table, twins
 from keras_dblocks.models.block import Block, dtype_scope
@@ -61,7 +61,12 @@ class DiffusionBlocks(
         sharing: `"all"` (stem, noise embedding and head are shared and
             trained at every step, as in the reference) or `"targets"` (each
             block has its own, and only the fixed table of targets is common,
-            so that blocks can be trained apart).
+            so that blocks can be trained apart). Defaults to `"all"`, and to
+            `"targets"` for classes that train blocks in sequence.
+        hand_over: `"signal"` or `"state"`, what a block is handed by the one
+            before it: the noisy signal, or also its last state
+            (docs/method.md#state-handed-over). Defaults to what measured best
+            for the class, and to `"signal"` with `reference=True`.
         partition: `"equal_probability"`, `"log_uniform"` or `"linear"`.
         loss_weighting: `"none"`, `"edm"` or `"batch_mean"`, see
             docs/method.md#loss-and-weighting. Defaults to what suits the
@@ -101,7 +106,8 @@ class DiffusionBlocks(
         num_blocks=3,
         layers_per_block=None,
         overlap=0.05,
-        sharing="all",
+        sharing=None,
+        hand_over=None,
         partition="equal_probability",
         loss_weighting=None,
         sampler=None,
@@ -112,6 +118,8 @@ class DiffusionBlocks(
         name=None,
     ):
         super().__init__(dtype=dtype, name=name)
+        if sharing is None:
+            sharing = "all" if reference else self.default_sharing
         if sharing not in ("all", "targets"):
             raise ValueError(
                 '`sharing` must be "all" or "targets". '
@@ -123,12 +131,20 @@ class DiffusionBlocks(
                 f"Received: dtype={self.dtype_policy.name}, whose loss scaling "
                 'does not work per block. Use "mixed_bfloat16".'
             )
+        if hand_over not in (None, "signal", "state"):
+            raise ValueError(
+                '`hand_over` must be "signal" or "state". '
+                f"Received: hand_over={hand_over!r}. Leave it out for the "
+                "default of the class."
+            )
         check_weighting(loss_weighting)
         check_integer("seed", seed, 0)
         self.num_layers = num_layers
         self.num_blocks = num_blocks
         self.overlap = overlap
         self.sharing = sharing
+        default = "signal" if reference else self.default_hand_over
+        self.hand_over = hand_over or default
         self.loss_weighting = loss_weighting
         self.reference = reference
         self.seed = seed
@@ -213,6 +229,7 @@ class DiffusionBlocks(
                     target=target,
                     shell=shared or self.make_shell(target),
                     residual_layers=self._residual_layers(index),
+                    state_input=self._state_input(),
                     shared_average=average,
                     average=self.make_average(),
                 )
@@ -234,6 +251,11 @@ class DiffusionBlocks(
             layer if accepts(layer, "noise") else NoiseModulation(layer)
             for layer in layers
         ]
+
+    def _state_input(self):
+        if self.hand_over != "state":
+            return None
+        return HandedState(name="state_input")
 
     def _method(self):
         return Method(

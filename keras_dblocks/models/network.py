@@ -52,6 +52,8 @@ class Network(Contract):
             layers, which plans of memory change.
         remat_last: bool. True lets `remat` compute a block's last layer again
             too, which saves memory if much comes after it.
+        default_hand_over, default_sharing: str. What `hand_over` and
+            `sharing` are if the constructor was not told.
         interchangeable: tuple of str. Constructor keywords in which the
             model and a block loaded into it may differ.
     """  # noqa: E501
@@ -59,6 +61,8 @@ class Network(Contract):
     ema_momentum = None
     layers_keyword = "num_layers"
     remat_last = False
+    default_hand_over = "signal"
+    default_sharing = "all"
     interchangeable = ("name", "seed", "sampler", "dtype", "overlap", "remat")
 
     # The parts.

@@ -40,6 +40,8 @@ class BlockParts:
         target: `Target`, the same object in all blocks.
         shell: `Shell`, the same object in all blocks or the block's own.
         residual_layers: list of layers, the block's own.
+        state_input: `layers.HandedState`, the block's own, or None if blocks
+            hand over the noisy signal alone.
         shared_average: `MovingAverage` of the shared weights, or None.
         average: `MovingAverage` of the block's own weights, or None.
     """
@@ -47,6 +49,7 @@ class BlockParts:
     target: Target
     shell: Shell
     residual_layers: list
+    state_input: Any = None
     shared_average: Any = None
     average: Any = None
 

@@ -12,13 +12,15 @@ class BlockStep:
     Args:
         trainer: `BlockTrainer`.
         index: int. Number of the block.
+        as_only_block: bool. Whether it trains as if there was no other.
     """
 
-    def __init__(self, trainer, index):
+    def __init__(self, trainer, index, as_only_block=False):
         self.trainer = trainer
         self.index = index
         self.block = trainer.blocks[index]
         self.optimizer = trainer.block_optimizer(index)
+        self.loss_constants = self.block.loss_constants(as_only_block)
         self.trackers = trainer.loss_trackers(index)
 
     @property
@@ -46,6 +48,17 @@ class BlockStep:
         for tracker in self.trackers:
             tracker.update_state(loss, sample_weight=weight)
         return {tracker.name: tracker.result() for tracker in self.trackers}
+
+
+def assign(trainer, pairs):
+    """Sets variables to others' values before a step.
+
+    Args:
+        trainer: `BlockTrainer`.
+        pairs: list of pairs of a variable and the one whose value it gets.
+    """
+    for variable, other in pairs:
+        variable.assign(other)
 
 
 def next_batches(iterator, count):

@@ -25,6 +25,10 @@ class CheckedData(compat.KeptState):
     def check_data(self, x, y=None):
         """Raises a ValueError for data this model cannot be trained on."""
 
+    def own_callbacks(self):
+        """List of callbacks that every `fit` calls after the user's."""
+        return []
+
     def input_specs(self):
         """`keras.KerasTensor` of an input, or a tree of them; None unknown."""
 
@@ -98,6 +102,7 @@ class CheckedData(compat.KeptState):
             self._check_arrays(*validation_data)
         else:
             validation_data = checked(validation_data, self.check_batch)
+        callbacks = _with(callbacks, self.own_callbacks())
         with own_errors(x, validation_data):
             return super().fit(
                 x=x,
@@ -202,6 +207,16 @@ class CheckedData(compat.KeptState):
             self.check_targets(x, y)
             self.check_data(x, y)
             check_rows(x, y, sample_weight)
+
+
+def _with(callbacks, own):
+    """The callbacks of `fit`, as Keras takes them, followed by our own."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        for callback in own:
+            callback.set_params(callbacks.params)
+            callbacks.append(callback)
+        return callbacks
+    return [*tree.flatten(callbacks or []), *own]
 
 
 def _split(arrays, share):

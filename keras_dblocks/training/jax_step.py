@@ -32,9 +32,22 @@ def make_train_function(trainer):
     return train_function
 
 
-def make_step(trainer, index):
+def assign(trainer, pairs, state):
+    """See `block_step.assign`; during an epoch the lists hold the values."""
+    places = {
+        id(v): (kind, i)
+        for kind, variables in enumerate(state_variables(trainer))
+        for i, v in enumerate(variables)
+    }
+    for variable, other in pairs:
+        (kind, i), (its_kind, its_i) = places[id(variable)], places[id(other)]
+        # A copy: a step donates the buffers of the block that it trains.
+        state[kind][i] = jax.numpy.copy(state[its_kind][its_i])
+
+
+def make_step(trainer, index, as_only_block=False):
     """The step of one block, a function of a batch and the four lists."""
-    step = JaxStep(trainer, index, trainer.programs)
+    step = JaxStep(trainer, index, trainer.programs, as_only_block)
     return OffloadedStep(step) if trainer.offload else step
 
 
@@ -51,10 +64,11 @@ class JaxStep(BlockStep):
         trainer: `BlockTrainer`.
         index: int. Number of the block.
         programs: `Programs` to be shared with other blocks, or None.
+        as_only_block: see `BlockStep`.
     """
 
-    def __init__(self, trainer, index, programs=None):
-        super().__init__(trainer, index)
+    def __init__(self, trainer, index, programs=None, as_only_block=False):
+        super().__init__(trainer, index, as_only_block)
         block = self.block
         self.groups = (
             # In the optimizer's order, which `stateless_apply` expects.
@@ -70,7 +84,7 @@ class JaxStep(BlockStep):
             for i, v in enumerate(variables)
         }
         self.active_places = [self.places_of(group) for group in self.groups]
-        self.constants = as_arrays(block.loss_constants())
+        self.constants = as_arrays(self.loss_constants)
         first = trainer.blocks[0].hand_over_constants()
         self.first_constants = as_arrays(first)
         programs = programs or Programs()

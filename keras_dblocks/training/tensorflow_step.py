@@ -7,8 +7,15 @@ be made only once, when the function is traced.
 import tensorflow as tf
 
 from keras_dblocks import compat
-from keras_dblocks.training.block_step import BlockStep, next_batches, unpack
+from keras_dblocks.training.block_step import (
+    BlockStep,
+    assign,
+    next_batches,
+    unpack,
+)
 from keras_dblocks.training.trainable_block import hand_over
+
+__all__ = ["assign", "make_step", "make_train_function"]
 
 
 def make_train_function(trainer):
@@ -52,9 +59,9 @@ def each_batch(dataset, look):
     return dataset.map(looked_at)
 
 
-def make_step(trainer, index):
+def make_step(trainer, index, as_only_block=False):
     """The traced step of one block, a function of a batch."""
-    step = TensorFlowStep(trainer, index)
+    step = TensorFlowStep(trainer, index, as_only_block)
     if not trainer.run_eagerly:
         step = tf.function(
             step,
@@ -74,7 +81,7 @@ class TensorFlowStep(BlockStep):
         handed = self.hand_over(data)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in variables])
-            loss = self.loss(data, handed, self.block.loss_constants())
+            loss = self.loss(data, handed, self.loss_constants)
         grads = tape.gradient(loss, [v.value for v in variables])
         # `global_clipnorm` cannot scale the sparse gradients of an embedding.
         grads = [g if g is None else tf.convert_to_tensor(g) for g in grads]

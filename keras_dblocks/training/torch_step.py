@@ -2,9 +2,11 @@
 
 import torch
 
-from keras_dblocks.training.block_step import BlockStep, unpack
+from keras_dblocks.training.block_step import BlockStep, assign, unpack
 from keras_dblocks.training.torch_offload_step import offloaded
 from keras_dblocks.training.trainable_block import hand_over
+
+__all__ = ["assign", "make_step", "make_train_function"]
 
 
 def make_train_function(trainer):
@@ -22,9 +24,9 @@ def make_train_function(trainer):
     return train_function
 
 
-def make_step(trainer, index):
+def make_step(trainer, index, as_only_block=False):
     """The step of one block, a function of a batch."""
-    step = TorchStep(trainer, index)
+    step = TorchStep(trainer, index, as_only_block)
     return offloaded(trainer, index, step) if trainer.offload else step
 
 
@@ -34,9 +36,7 @@ class TorchStep(BlockStep):
     def __call__(self, data):
         data = unpack(data)
         variables = self.block.trainable_variables
-        loss = self.loss(
-            data, self.hand_over(data), self.block.loss_constants()
-        )
+        loss = self.loss(data, self.hand_over(data), self.loss_constants)
         loss.backward()
         with torch.no_grad():
             self.optimizer.apply([v.value.grad for v in variables], variables)

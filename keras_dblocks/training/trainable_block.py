@@ -28,8 +28,13 @@ class TrainableBlock(Contract):
     """
 
     @abc.abstractmethod
-    def loss_constants(self):
-        """Numbers that `training_loss` needs: a tree of numpy arrays."""
+    def loss_constants(self, as_only_block=False):
+        """Numbers that `training_loss` needs: a tree of numpy arrays.
+
+        Args:
+            as_only_block: bool. True asks for those of a block that learns
+                the whole task, as if there was no other.
+        """
 
     @abc.abstractmethod
     def hand_over_constants(self):
@@ -78,6 +83,17 @@ class TrainableBlock(Contract):
         Returns:
             Tree of tensors like `state`.
         """
+
+    @abc.abstractmethod
+    def copied_variables(self):
+        """Variables whose values a block that starts as a copy of it gets.
+
+        They stand in the same order in every block (list).
+        """
+
+    @abc.abstractmethod
+    def was_trained(self):
+        """Whether the block has taken a training step (bool)."""
 
     @abc.abstractmethod
     def batch_weight(self, data):

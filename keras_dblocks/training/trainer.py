@@ -8,8 +8,9 @@ import numpy as np
 from keras import ops
 
 from keras_dblocks import compat
-from keras_dblocks.checks import check_share
+from keras_dblocks.checks import check_integer, check_share
 from keras_dblocks.files.atomic_files import AtomicFiles
+from keras_dblocks.training import curriculum as curricula
 from keras_dblocks.training.block_optimizers import BlockOptimizers, clone
 from keras_dblocks.training.block_order import BlockOrder
 from keras_dblocks.training.data_checks import CheckedData
@@ -31,6 +32,9 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
     # `compile(on_policy="auto")`. Applications set what they measured.
     default_on_policy = 0.5
 
+    # `compile(curriculum="auto")` of a model that was not trained yet.
+    default_curriculum = "sampled"
+
     offload, offload_parameters = None, False  # until `compile` sets them
     _built_in = None
     _block_logs = None  # the latest losses by name, while there are any
@@ -49,6 +53,8 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         offload=None,
         offload_parameters=False,
         steps_per_visit=1,
+        curriculum="auto",
+        curriculum_steps=None,
         **of_keras,
     ):
         """Configures training.
@@ -78,6 +84,20 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
                 them back at any other time.
             steps_per_visit: int. Consecutive steps that a block is drawn for.
                 With more steps, less is moved.
+            curriculum: which blocks are trained when, and what they start
+                from: `"sampled"` (the paper's: one is drawn for each batch),
+                `"in_sequence"`, `"common_start"`, or a list of
+                `training.curriculum.Phase`. `"auto"` is the class's default
+                for a model that is not trained yet, if neither `block_order`
+                nor `on_policy=0` asks for something else; otherwise
+                `"sampled"`. After the curriculum, blocks are drawn. A
+                learning-rate schedule, written for the steps of one of
+                equally long phases (all steps by `num_blocks`), is gone
+                through as a whole in each phase. Callbacks that stop training
+                end the whole curriculum.
+            curriculum_steps: int, the length of the curriculum in steps.
+                Defaults to the length of the first `fit`. It is saved with
+                the model.
 
         Raises:
             ValueError: for a loss, for values out of range, and for what
@@ -92,6 +112,9 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         if on_policy == "auto":
             on_policy = self.default_on_policy
         check_share("on_policy", on_policy, 'Use "auto", the default.')
+        plan = self._plan(curriculum, on_policy, block_order)
+        if curriculum_steps is not None:
+            check_integer("curriculum_steps", curriculum_steps)
         check_offload(offload, offload_parameters)
         self.bring_home()  # in case an epoch was interrupted
         self.block_order = BlockOrder(
@@ -118,10 +141,37 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             "offload": offload,
             "offload_parameters": self.offload_parameters,
             "steps_per_visit": steps_per_visit,
+            "curriculum": curricula.as_config(curriculum),
+            "curriculum_steps": curriculum_steps,
             **plain,
         }
-        optimizers = self._make_optimizers(template)
+        optimizers, schedules = self._make_optimizers(template, bool(plan))
+        self.__dict__["curriculum_run"] = curricula.CurriculumRun(
+            self, plan, curriculum_steps, schedules
+        )
+        if plan is not None:
+            self.curriculum_length.assign(0)
         super().compile(optimizer=optimizers, loss=None, **plain)
+
+    def _plan(self, curriculum, on_policy, block_order):
+        """The `Curriculum` that `compile` was asked for, or None."""
+        asked = curriculum
+        if curriculum == "auto":
+            fresh = not any(block.was_trained() for block in self.blocks)
+            free = on_policy and block_order == "uniform" and fresh
+            curriculum = self.default_curriculum if free else "sampled"
+        plan = curricula.get(curriculum, self.num_blocks)
+        if plan is None or not self.shared_variables():
+            return plan
+        if all(p.block is None or p.as_only_block for p in plan.phases):
+            return plan
+        if asked == "auto":
+            return None
+        raise ValueError(
+            "A block that is trained alone would change what the others share "
+            f"with it. Received: curriculum={asked!r} of a model with "
+            'shared parts. Build it with sharing="targets".'
+        )
 
     def _refuse_own_steps(self):
         kinds = type(self).__mro__
@@ -135,7 +185,8 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
                     "a `Target` with the `loss` that you want."
                 )
 
-    def _make_optimizers(self, template):
+    def _make_optimizers(self, template, phased):
+        """Optimizers of all groups, and their schedules in a curriculum."""
         groups = self._variable_groups()
         self.__dict__["_groups"] = groups
         joint = template.gradient_accumulation_steps is None
@@ -143,11 +194,23 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         optimizers = [
             # The shared optimizer steps whenever any block does.
             clone(
-                template, self.num_blocks if i == self.num_blocks else 1, joint
+                template,
+                1 if phased or i < self.num_blocks else self.num_blocks,
+                joint,
             )
             for i in range(len(groups))
         ]
-        return BlockOptimizers(optimizers, groups, clip)
+        schedules = []
+        for i, optimizer in enumerate(optimizers if phased else []):
+            schedule = compat.schedule(optimizer)
+            if isinstance(
+                schedule, keras.optimizers.schedules.LearningRateSchedule
+            ):
+                schedule = curricula.PhasedSchedule(schedule)
+                compat.set_schedule(optimizer, schedule)
+                block = i if i < self.num_blocks else None
+                schedules.append((block, schedule))
+        return BlockOptimizers(optimizers, groups, clip), schedules
 
     def _variable_groups(self):
         # A group for each block, then one for shared variables if any train.
@@ -235,12 +298,53 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             self._next_step = read_step()
         if self._block_logs is None:
             self._remember_losses()
-        index = self.block_order(self._next_step)
+        for source, target in self.curriculum_run.copies(self._next_step):
+            self._copy_block(source, target, *state)
+        index, as_only_block = key = self._turn(self._next_step)
         self._next_step += 1
-        if index not in self._steps:
-            self._steps[index] = _import_step().make_step(self, index)
-        self._block_logs.update(self._steps[index](data, *state))
+        if key not in self._steps:
+            self._steps[key] = _import_step().make_step(
+                self, index, as_only_block
+            )
+        self._block_logs.update(self._steps[key](data, *state))
         return dict(self._block_logs)
+
+    def _turn(self, step):
+        """The block of a step, and whether it trains as the only one."""
+        phase = self.curriculum_run.phase(step)
+        if phase is None or phase.block not in self.block_order.blocks:
+            return self.block_order(step), False
+        return phase.block, phase.as_only_block
+
+    def _copy_block(self, source, target, *state):
+        pairs = zip(
+            self.blocks[source].copied_variables(),
+            self.blocks[target].copied_variables(),
+            strict=True,
+        )
+        pairs = [(mine, its) for its, mine in pairs if mine is not its]
+        _import_step().assign(self, pairs, *state)
+
+    def own_callbacks(self):
+        return [*super().own_callbacks(), CurriculumCallback()]
+
+    def begin_curriculum(self, epochs, steps):
+        """Called when `fit` begins, after a backup was restored."""
+        if self.curriculum_run.begin(epochs, steps):
+            self.make_train_function(force=True)
+
+    def end_curriculum(self):
+        """Called when `fit` ends, perhaps before the curriculum does."""
+        step = self.training_step()
+        for source, target in self.curriculum_run.copies_at_the_end(step):
+            for mine, its in zip(
+                self.blocks[target].copied_variables(),
+                self.blocks[source].copied_variables(),
+                strict=True,
+            ):
+                if mine is not its:
+                    # A copy: on JAX, the next step donates its buffers.
+                    mine.assign(np.array(ops.convert_to_numpy(its)))
 
     def track_progress(self):
         """Also remembers the blocks' last losses, for the logs."""
@@ -252,13 +356,21 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             trainable=False,
             name="last_losses",
         )
+        self.curriculum_length = self.add_weight(
+            shape=(),
+            initializer="zeros",
+            dtype="int32",
+            trainable=False,
+            name="curriculum_length",
+        )
 
     def counters(self):
-        return [*super().counters(), self.last_losses]
+        counted = self.last_losses, self.curriculum_length
+        return [*super().counters(), *counted]
 
     def upcoming_block(self):
         """Block of the step after the current one."""
-        return self.block_order(self._next_step)
+        return self._turn(self._next_step)[0]
 
     def bring_home(self):
         """Puts offloaded parameters back into device memory."""
@@ -310,6 +422,17 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             value = found[metric.name]
             found[metric.name] = ops.where(metric.count > 0, value, last)
         return found
+
+
+class CurriculumCallback(keras.callbacks.Callback):
+    """Tells a `BlockTrainer` when `fit` begins and ends."""
+
+    def on_train_begin(self, logs=None):
+        params = self.params or {}
+        self.model.begin_curriculum(params.get("epochs"), params.get("steps"))
+
+    def on_train_end(self, logs=None):
+        self.model.end_curriculum()
 
 
 def refuse_loss(loss):

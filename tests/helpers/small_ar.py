@@ -77,7 +77,9 @@ OPTIONS |= {"sharing": "targets", "num_key_value_heads": 1}
 MODELS = {
     "blocks": PLAIN,
     "options": OPTIONS,
-    "simplex": {"skip": False, "simplex": True, "clean_loss_weight": 0.5},
+    "simplex": {"skip": False, "simplex": True},
+    "signal": {"hand_over": "signal"},
+    "two_streams": {"reference": True, "sampler": {"name": "euler"}},
     "twin": {"twin": True, "num_key_value_heads": 1},
 }
 

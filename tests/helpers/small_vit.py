@@ -50,7 +50,7 @@ def values(variables):
 
 def weights(model):
     """Every number of a model but what it remembers of its last `fit`."""
-    names = ("last_losses", "fit_start")
+    names = ("last_losses", "fit_start", "curriculum_length")
     return values(v for v in model.weights if v.name not in names)
 
 

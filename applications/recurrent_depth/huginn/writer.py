@@ -25,7 +25,7 @@ class HuginnWriter:
         self.num_steps = num_steps
         self.start_token = model.vocabulary_size
 
-    def fill(self, tokens):
+    def fill(self, tokens, starts):
         """Caches `{part: [(keys, values) of each layer]}` of `tokens`."""
         shape = (ops.shape(tokens)[0], tokens.shape[1])
         model = self.model

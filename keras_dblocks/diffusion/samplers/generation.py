@@ -61,12 +61,18 @@ class Stage(keras.Model):
         """State and result after the calls, as numpy arrays.
 
         Args:
-            state: tuple of numpy arrays.
+            state: pair as in `loop.run`, of numpy arrays.
             calls: dict of tuples of floats, those of a `Visit`.
             batch: `Batch`.
             seed_of: `Sampler` whose seed the random draws follow from.
         """
         calls = {k: np.array(v, "float32") for k, v in calls.items()}
+        if not self.block.built:
+            self.block.build()
+        state = tree.map_structure(
+            ops.convert_to_numpy,
+            loop.with_handed(self.block, self.sampler, state),
+        )
         key = loop.stream_of(seed_of, "step").key
         inputs = (state, calls, batch.rows, key)
         if batch.condition is not None:
@@ -142,7 +148,7 @@ def generate(stages, visits, sampler, parts, starts, progress, keep=None):
     for batch in parts:
         state = _initial(sampler, starts(batch))
         for visit in visits:
-            before = state[0]
+            before = state[0][0]
             stage = stages(
                 visit.block, sampler, visit.num_calls, len(batch.rows)
             )
@@ -206,5 +212,5 @@ class Trajectory:
 
 
 def _initial(sampler, noisy):
-    state = sampler.initial(ops.convert_to_tensor(noisy))
-    return tree.map_structure(ops.convert_to_numpy, state)
+    own, handed = loop.begin(sampler, ops.convert_to_tensor(noisy))
+    return tree.map_structure(ops.convert_to_numpy, own), handed

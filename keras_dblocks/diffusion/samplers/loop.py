@@ -94,12 +94,26 @@ def sample(blocks, partition, sampler, noisy, condition, rows):
         condition: tensor(s) `(B, ...)`, or None.
         rows: int32 tensor `(B,)`.
     """
-    state, stream = sampler.initial(noisy), stream_of(sampler, "step")
+    state, stream = begin(sampler, noisy), stream_of(sampler, "step")
     for index, calls in plan(sampler, partition):
         state, result = run(
             blocks[index], sampler, calls, state, condition, rows, stream
         )
     return result
+
+
+def begin(sampler, noisy):
+    """The chain's first state: the sampler's, and nothing handed over yet."""
+    return sampler.initial(noisy), None
+
+
+def with_handed(block, sampler, state):
+    """The chain's state with zeros where no call has handed over anything."""
+    own, handed = state
+    if handed is None:
+        guided = sampler.guidance_scale is not None
+        handed = block.nothing_handed(ops.shape(own[0])[0], guided)
+    return own, handed
 
 
 def trajectory(blocks, partition, sampler, noisy, condition, rows):
@@ -109,11 +123,11 @@ def trajectory(blocks, partition, sampler, noisy, condition, rows):
         List of one dict per call: the call's entries, `block`, `noisy` (what
         the block was called with), `prediction` and `denoised`.
     """
-    state, stream = sampler.initial(noisy), stream_of(sampler, "step")
+    state, stream = begin(sampler, noisy), stream_of(sampler, "step")
     visits, steps = plan(sampler, partition), []
     for index, calls in [one for visit in visits for one in visit.split()]:
         call = {name: value for name, (value,) in calls.items()}
-        made = {**call, "block": index, "noisy": state[0]}
+        made = {**call, "block": index, "noisy": state[0][0]}
         state, made["prediction"], made["denoised"] = advance(
             blocks[index], sampler, call, state, condition, rows, stream
         )
@@ -130,7 +144,8 @@ def run(block, sampler, calls, state, condition, rows, stream):
         block: `Block`.
         sampler: `Sampler`.
         calls: dict of floats `(num_calls,)`, those of a `Visit`.
-        state: tuple of tensors, see `Sampler.initial`.
+        state: pair of a tuple of tensors, see `Sampler.initial`, and of what
+            the call before handed over, see `Block.forward`, or None.
         condition: tensor(s) `(B, ...)`, or None.
         rows: int32 tensor `(B,)`.
         stream: `Stream`, see `stream_of`.
@@ -148,22 +163,26 @@ def run(block, sampler, calls, state, condition, rows, stream):
         state, prediction, _ = advance(
             block, sampler, call, carry[0], condition, rows, stream
         )
-        return state, sampler.result(state, prediction)
+        return state, sampler.result(state[0], prediction)
 
+    state = with_handed(block, sampler, state)
     count = ops.shape(calls["level"])[0]  # a tensor while TensorFlow traces
     if isinstance(count, int) and count == 1:
         return body(0, (state,))
-    blank = sampler.no_result(state, block.prediction_shape)
+    blank = sampler.no_result(state[0], block.prediction_shape)
     return ops.fori_loop(0, count, body, (state, blank))
 
 
 def advance(block, sampler, call, state, condition, rows, stream):
     """State, prediction and denoised signal after one call of a denoiser."""
+    own, handed = with_handed(block, sampler, state)
     level = ops.cast(call["level"], "float32")
-    level = level * ops.ones((ops.shape(state[0])[0],), dtype="float32")
-    scale = sampler.guidance_scale
-    prediction = block.guided(state[0], level, condition, scale)
+    level = level * ops.ones((ops.shape(own[0])[0],), dtype="float32")
+    prediction, handed = block.guided_forward(
+        own[0], level, condition, sampler.guidance_scale, handed
+    )
     denoised = block.target.bridge(prediction)
     step = ops.cast(call["number"], "int32")
     draws = Draws(stream, rows, step)
-    return sampler.step(state, denoised, call, draws), prediction, denoised
+    own = sampler.step(own, denoised, call, draws)
+    return (own, handed), prediction, denoised

@@ -183,6 +183,7 @@ class MaskedAttention(CausalAttention):
 def test_step_of_a_block(monkeypatch):
     """Loss and all gradients, through stem, layers, readout and head."""
     kwargs = {"num_layers": 2, "num_blocks": 1, "num_key_value_heads": 1}
+    kwargs |= {"reference": True}
     ours = randomize(make(**kwargs)).block(0)
     monkeypatch.setattr(llama, "CausalAttention", MaskedAttention)
     oracle = randomize(make(**kwargs)).block(0)

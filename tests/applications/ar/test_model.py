@@ -54,8 +54,10 @@ def test_no_leak(name):
     check_no_leak(shared(name))
 
 
-def test_noisy_tokens_see_the_past_and_themselves():
-    model = shared("blocks")
+@pytest.mark.parametrize("name", ["blocks", "two_streams"])
+def test_what_is_believed_of_a_token_is_seen_from_it_on(name):
+    """In one stream; of two, the clean one never sees it."""
+    model = shared(name)
     noisy = np.random.default_rng(0).normal(size=(6, 6, 16)).astype("float32")
     level = np.geomspace(0.01, 10, 6).astype("float32")
     past, rows = random_tokens(6), np.arange(6)
@@ -66,7 +68,11 @@ def test_noisy_tokens_see_the_past_and_themselves():
         for z, x in ((noisy, past), (other, past), (noisy, changed(past)))
     )
     differs = (logits != after).any(-1)
-    np.testing.assert_array_equal(differs, np.eye(6, dtype=bool))
+    own = np.eye(6, dtype=bool)
+    if name == "two_streams":
+        np.testing.assert_array_equal(differs, own)
+    else:
+        assert differs[own].all() and not np.tril(differs, -1).any()
     check_differ_from(logits, later, 0)
 
 
@@ -108,31 +114,6 @@ def test_likelihood_of_each_block_and_of_a_new_sampler():
     wanted = pytest.approx(entropies[-1, 0], abs=1e-5)
     assert one["cross_entropy"] == wanted
     assert np.isnan(one["standard_error"])
-
-
-def test_clean_stream_is_a_causal_model(monkeypatch):
-    """Its loss is added in training, and knows nothing of the noise."""
-    losses = []
-    for weight in (0.0, 1.0, 3.0):
-        model = randomize(make(**PLAIN, clean_loss_weight=weight))
-        block = model.block(0)
-        losses.append(numpy(block.denoising_loss(data(6), None)))
-    clean = losses[1] - losses[0]
-    assert losses[2] - losses[0] == pytest.approx(3 * clean, rel=1e-4)
-    level = ops.convert_to_tensor(np.full(6, 0.5, "float32"))
-    tokens = ops.convert_to_tensor(data(6))
-    past = model.condition_of(tokens)
-    streams = []
-    for scale in (0.0, 1.0):
-        noisy = scale * ops.ones((6, 6, 16))
-        both = block.denoise(noisy, level, past, training=True)
-        streams.append(numpy(both))
-    first, second = np.stack(streams).swapaxes(1, 2)[:, :2]
-    np.testing.assert_array_equal(first[0], second[0])
-    assert (first[1] != second[1]).any(-1).all()
-    assert nats(first[0], data(6)).mean() == pytest.approx(clean, rel=1e-4)
-    # At inference nobody asks for it.
-    assert block.denoise(noisy, level, past).shape == (6, 6, 3)
 
 
 # Training.
@@ -276,11 +257,6 @@ BLOCKS_ONLY = {
     "bridge": ({"bridge": "raw"}, "bridge='raw'"),
     "dropout": ({"dropout": 1.5}, "dropout=1.5"),
     "conditioning": ({"conditioning_dim": 0}, "conditioning_dim=0"),
-    "skip": ({"clean_loss_weight": 0.5, "skip": True}, "weight=0.5"),
-    "reference": (
-        {"clean_loss_weight": 0.5, "reference": True},
-        "weight=0.5",
-    ),
     "simplex": ({"simplex": True, "tied": True}, "tied=True"),
 }
 

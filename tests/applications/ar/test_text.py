@@ -43,7 +43,7 @@ def test_cached_logits(name):
         seen = np.concatenate([tokens[:, :given], 0 * tokens[:, given:]], 1)
         begin = np.full((6, 1), writer.start_token)
         seen = np.concatenate([begin, seen[:, :-1]], 1).astype("int32")
-        caches = writer.fill(ops.convert_to_tensor(seen))
+        caches = writer.fill(ops.convert_to_tensor(seen), ops.zeros((6, 6, 1)))
         for i in range(given, 6):
             previous = tokens[:, i - 1] if i else begin[:, 0]
             previous = ops.convert_to_tensor(previous, dtype="int32")

@@ -60,7 +60,7 @@ def test_a_caches_logits_are_those_of_the_whole(model):
     tokens = random_tokens(2)
     writer = model.make_writer(4)
     past = model.condition_of(ops.convert_to_tensor(tokens))
-    caches = writer.fill(ops.zeros_like(past))  # of other tokens
+    caches = writer.fill(ops.zeros_like(past), 0.0)  # of other tokens
     start = ops.zeros((2, 1, 1))
     for i in range(6):
         logits, caches = writer.write(past[:, i], caches, i, start)

@@ -251,7 +251,7 @@ def test_cached_equals_uncached(num_steps):
     wanted = predict(model, tokens, num_steps=num_steps)
     previous = np.insert(tokens[:, :-1], 0, writer.start_token, 1)
     filled = np.where(np.arange(8) < 4, previous, 0)  # as a prompt of 3 is
-    caches = writer.fill(ops.convert_to_tensor(filled))
+    caches = writer.fill(ops.convert_to_tensor(filled), None)
     for i in range(4, 8):
         slot = ops.convert_to_tensor(i, dtype="int32")
         here = ops.convert_to_tensor(previous[:, i])
