@@ -62,7 +62,6 @@ def main(epochs=10):
         head=layers.Dense(WIDTH),
         num_blocks=3,
         condition=keras.KerasTensor((None, LENGTH), "int32"),
-        loss_weighting="none",  # "edm" unless told, for a target of one's own
     )
     model.compile(keras.optimizers.AdamW(3e-3), on_policy=1.0)
     x, y = rows[:, :-1], rows[:, 1:]

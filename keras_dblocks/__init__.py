@@ -7,6 +7,8 @@ from keras_dblocks.diffusion.noise import Noise
 from keras_dblocks.diffusion.partition import Partition
 from keras_dblocks.diffusion.preconditioning import (
     EDMPreconditioning,
+    InputPreconditioning,
+    NoPreconditioning,
     Preconditioning,
 )
 from keras_dblocks.diffusion.target import Target
@@ -24,8 +26,10 @@ __all__ = [
     "ComposedBlocks",
     "DiffusionBlocks",
     "EDMPreconditioning",
+    "InputPreconditioning",
     "LogNormalNoise",
     "MaskingNoise",
+    "NoPreconditioning",
     "Noise",
     "Partition",
     "Preconditioning",

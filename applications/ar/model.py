@@ -124,6 +124,8 @@ class ARTransformer(NextTokenBlocks):
                 "Leave them out."
             )
         self.skip = skip
+        # Of two streams a block's last layer returns one.
+        self.keeps_shape = not kwargs.get("reference", False)
         check_padding(padding_token, vocabulary_size)
         self.vocabulary_size = vocabulary_size
         self.padding_token = padding_token

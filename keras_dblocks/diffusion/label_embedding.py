@@ -133,6 +133,14 @@ def check_labels(labels, num_classes):
     labels = np.asarray(labels)
     if labels.shape[1:] == (1,):
         labels = labels[:, 0]
+    if labels.ndim > 1 and np.issubdtype(labels.dtype, np.integer):
+        one_hot = labels.ndim == 2 and (labels.sum(-1) == 1).all()
+        if not one_hot or labels.min() < 0:
+            raise ValueError(
+                "Labels must be integers of shape (N,) or (N, 1). "
+                f"Received: {labels.dtype} of shape {labels.shape}. For "
+                "sequences write a `Target`, as in examples/small_gpt.py."
+            )
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
             "Labels must be integers of shape (N,) or (N, 1). "

@@ -13,7 +13,12 @@ from keras_dblocks.diffusion.weighting import weighted_mean
 from keras_dblocks.files import file_format
 from keras_dblocks.files.atomic_files import AtomicFiles
 from keras_dblocks.files.random_states import SavedRandomStates
-from keras_dblocks.layers.context import call_part, check_arguments, known
+from keras_dblocks.layers.context import (
+    accepts,
+    call_part,
+    check_arguments,
+    known,
+)
 from keras_dblocks.models.built_when_read import BuiltWhenRead
 from keras_dblocks.models.export import Exportable
 from keras_dblocks.models.numbered_rows import NumberedRows
@@ -109,6 +114,16 @@ class Block(
                     f"Return one from `make_{part}`."
                 )
             check_arguments(layer, part)
+        spec = self.layout.condition_spec
+        parts = [layer for layer, _ in [*shell, *layers]] + [self.head]
+        if spec is not None and not any(
+            accepts(layer, "condition") for layer in parts
+        ):
+            raise ValueError(
+                "What the network predicts from is the `condition`, which a "
+                "part's `call` must name. Received: parts that name none. "
+                "Name it in the stem: `def call(self, noisy, condition)`."
+            )
 
     @property
     def seed(self):
@@ -127,6 +142,7 @@ class Block(
                 noisy, level, self.layout.condition_spec
             )
         self.prediction_shape = tuple(prediction.shape[1:])
+        self._check_bridge(prediction)
         self.state_shape = tuple(state[0].shape[1:]) if state else None
         self._build_averages()
         streams.seed_layers([self], self.seed, "dropout", self.index)
@@ -140,6 +156,25 @@ class Block(
             name="draws",
         )
         self.track_progress()
+
+    def _check_bridge(self, prediction):
+        """Refuses a head whose output the target cannot turn into a signal."""
+        wanted, problem = tuple(self.target.signal_shape), ""
+        try:
+            signal = Bridge(self.target).compute_output_spec(prediction)
+            came = tuple(signal.shape[1:])
+        except Exception as error:  # of any backend
+            came, problem = None, f" ({str(error).splitlines()[0]})"
+        if came != wanted:
+            kind = type(self.target).__name__
+            raise ValueError(
+                f"The head must return what {kind}.bridge turns into a signal "
+                f"of shape {('B', *wanted)}. Received: a prediction of shape "
+                f"{('B', *self.prediction_shape)}, which gives "
+                f"{came and ('B', *came)}{problem}. Pass a `head` that ends in "
+                "one logit for each class, for labels, or in the signal's "
+                "shape."
+            )
 
     def _build_averages(self):
         if self.average is None:
@@ -295,7 +330,7 @@ class Block(
             again = method.remat and context["training"] and not last
             call = rematerialized(layer) if again else layer
             before, state = state, call(state, **known(layer, context))
-            if layer is not layers[-1]:  # the next one takes the same shape
+            if method.keeps_shape or layer is not layers[-1]:
                 check_shape("layer", layer, before.shape[1:], state.shape[1:])
         return state
 
@@ -630,6 +665,17 @@ class Block(
         return network.block(config["index"], build=False)
 
 
+class Bridge(keras.layers.Layer):
+    """A target's `bridge` as a layer, whose output's shape can be asked for."""
+
+    def __init__(self, target):
+        super().__init__(autocast=False)
+        self.target = target
+
+    def call(self, prediction):
+        return self.target.bridge(prediction)
+
+
 def check_shape(part, layer, wanted, came):
     """Raises a ValueError unless a part's output has the shape it must have.
 
@@ -644,6 +690,7 @@ def check_shape(part, layer, wanted, came):
     ):
         return
     advice = "Make it end in that shape"
+    layer = getattr(layer, "layer", layer)  # of a wrapper
     if part == "readout":
         advice = "Pass a `readout` that ends in the clean signal's shape"
     raise ValueError(

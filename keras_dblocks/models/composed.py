@@ -4,11 +4,14 @@ import copy
 
 import keras
 
+from keras_dblocks.diffusion.continuous_signal import ContinuousSignal
 from keras_dblocks.diffusion.label_embedding import LabelEmbedding
 from keras_dblocks.diffusion.noise import Noise
 from keras_dblocks.diffusion.preconditioning import Preconditioning
 from keras_dblocks.diffusion.target import Target
+from keras_dblocks.layers.functional_part import FunctionalPart
 from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
+from keras_dblocks.models.network import check_spec
 from keras_dblocks.models.twins import plain_twin
 
 # Constructor arguments that are not plain attributes but parts.
@@ -25,7 +28,8 @@ class ComposedBlocks(DiffusionBlocks):
     block has its own (`sharing="targets"`), and in the twins, the layer is
     made again from its configuration, with fresh weights. A part's `call` gets
     its input and those of `noise`, `signal`, `condition` and `training` that
-    it names; see `Network`.
+    it names; see `Network`. A functional model with several inputs gets them
+    by the names of its `keras.Input`; see `layers.FunctionalPart`.
 
     Args:
         target: `Target`, the clean signal: `layers.LabelEmbedding` for
@@ -145,6 +149,7 @@ class ComposedBlocks(DiffusionBlocks):
                 "object more than once. Make one for each, "
                 "`[make() for _ in range(6)]`."
             )
+        check_spec(condition)
         self._noise, self._preconditioning = noise, preconditioning
         self._condition = condition
         self.clean = clean
@@ -204,9 +209,11 @@ class ComposedBlocks(DiffusionBlocks):
         return self.clean == "y"
 
     def default_loss_weighting(self):
-        if isinstance(self._templates["target"].layer, LabelEmbedding):
-            return super().default_loss_weighting()
-        return "edm"
+        # EDM's weights are those of its squared error, see
+        # docs/method.md#loss-and-weighting.
+        if isinstance(self._templates["target"].layer, ContinuousSignal):
+            return "edm"
+        return super().default_loss_weighting()
 
     def batch_spec(self):
         condition = self.condition_spec()
@@ -293,18 +300,32 @@ class Template:
         return keras.saving.deserialize_keras_object(copy.deepcopy(self.config))
 
 
+def _has_several_inputs(layer):
+    try:
+        return isinstance(layer, keras.Model) and len(layer.inputs) > 1
+    except (AttributeError, TypeError, ValueError):  # no functional model
+        return False
+
+
 def _template(name, part, optional=False):
     if part is None and optional:
         return None
-    layer = part
+    layer, problem = part, ""
     if not isinstance(part, keras.layers.Layer) and callable(part):
-        layer = part()
+        try:
+            layer = part()
+        except TypeError as error:
+            problem = f", which cannot be called without arguments ({error})"
     if not isinstance(layer, keras.layers.Layer):
+        advice = "A computation becomes a layer as the `call` of a subclass."
+        if part is None:
+            advice = "Only `readout`, `head` and `noise_embedding` may be None."
         raise ValueError(
             f"`{name}` must be a Keras layer, or a function of no arguments "
-            f"that makes one. Received: {part!r}. "
-            "Pass an object, not its class with arguments left out."
+            f"that makes one. Received: {part!r}{problem}. {advice}"
         )
+    if _has_several_inputs(layer):
+        layer = FunctionalPart(layer)
     try:
         return Template(layer)
     except Exception as error:

@@ -20,7 +20,7 @@ from keras_dblocks.models.block import Block, dtype_scope
 from keras_dblocks.models.built_when_read import BuiltWhenRead
 from keras_dblocks.models.export import Exportable
 from keras_dblocks.models.generation import Generates
-from keras_dblocks.models.network import Network
+from keras_dblocks.models.network import Network, check_spec
 from keras_dblocks.models.numbered_rows import NumberedRows
 from keras_dblocks.models.parts import BatchLayout, BlockParts, Method
 from keras_dblocks.streams import rows_of
@@ -267,10 +267,12 @@ class DiffusionBlocks(
             stratified=not self.reference,
             remat=self.remat,
             remat_last=self.remat_last,
+            keeps_shape=self.keeps_shape,
             starts_from_noise=lambda: self.sampler.starts_from_noise,
         )
 
     def _batch_layout(self):
+        check_spec(self.condition_spec())
         return BatchLayout(
             condition_spec=_untracked(self.condition_spec()),
             split=self.split,

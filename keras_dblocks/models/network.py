@@ -52,6 +52,8 @@ class Network(Contract):
             layers, which plans of memory change.
         remat_last: bool. True lets `remat` compute a block's last layer again
             too, which saves memory if much comes after it.
+        keeps_shape: bool. Whether a block's last layer must return the shape
+            that it was given, as the others must.
         default_hand_over, default_sharing: str. What `hand_over` and
             `sharing` are if the constructor was not told.
         interchangeable: tuple of str. Constructor keywords in which the
@@ -61,6 +63,7 @@ class Network(Contract):
     ema_momentum = None
     layers_keyword = "num_layers"
     remat_last = False
+    keeps_shape = True
     default_hand_over = "signal"
     default_sharing = "all"
     interchangeable = ("name", "seed", "sampler", "dtype", "overlap", "remat")
@@ -218,6 +221,20 @@ class Network(Contract):
             check_condition(condition, spec)
         if clean is not None:
             self.target.check(ops.convert_to_numpy(clean))
+
+
+def check_spec(spec):
+    """Raises a ValueError unless a condition's spec is one, or None."""
+    for leaf in tree.flatten(spec):
+        if leaf is None:
+            continue
+        shape = getattr(leaf, "shape", None)
+        if not isinstance(leaf, keras.KerasTensor) or not shape or shape[0]:
+            raise ValueError(
+                "A condition is described by a `keras.KerasTensor` whose first "
+                f"size is None, for the batch, or a tree of them. Received: "
+                f"{leaf!r}. Write keras.KerasTensor((None, 32, 32, 3))."
+            )
 
 
 def check_condition(condition, spec):

@@ -68,6 +68,7 @@ class Method:
         remat: bool. Whether layers are computed again in the backward pass.
         remat_last: bool. Whether this includes the last residual layer, which
             saves nothing unless much comes after it.
+        keeps_shape: bool, see `Network`.
         starts_from_noise: function of no arguments that returns whether the
             network's present sampler starts the chain from noise.
     """
@@ -80,6 +81,7 @@ class Method:
     stratified: bool = True
     remat: bool = False
     remat_last: bool = False
+    keeps_shape: bool = True
     starts_from_noise: Callable = lambda: False
 
 

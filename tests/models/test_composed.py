@@ -233,3 +233,84 @@ def test_a_layer_without_noise_sees_the_condition():
     ]
     assert first.shape == (2, 3)
     assert np.abs(seen[0] - seen[1]).max() > 1e-3
+
+
+# What a stranger met.
+
+
+def functional_stem(kind=list, names=(None, "condition")):
+    noisy = keras.Input((WIDTH,), name=names[0])
+    point = keras.Input((2,), name=names[1])
+    dense = keras.layers.Dense
+    inputs = [noisy, point]
+    if kind is dict:
+        inputs = {"condition": point, "noisy": noisy}
+    return keras.Model(inputs, dense(WIDTH)(noisy) + dense(WIDTH)(point))
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [(list, (None, None)), (dict, ("noisy", "condition"))],
+)
+def test_a_functional_stem_with_two_inputs(kind, names, tmp_path):
+    model = make(stem=functional_stem(kind, names))
+    model.compile("adamw")
+    x, y = spirals(40)
+    model.fit(x, y, batch_size=20, verbose=0)
+    before = model.predict(x, verbose=0)
+    assert np.abs(before - model.predict(-x, verbose=0)).max() > 1e-3
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded.predict(x, verbose=0), before, atol=1e-6)
+
+
+def three_inputs():
+    a, b, c = (keras.Input((WIDTH,)) for _ in range(3))
+    return keras.Model([a, b, c], a + b + c)
+
+
+def narrowing():
+    state = keras.Input((WIDTH,))
+    return keras.Model(state, keras.layers.Dense(4)(state))
+
+
+STRANGE = {
+    "a head for other classes": (
+        {"head": keras.layers.Dense(4)},
+        "head must return.*LabelEmbedding",
+    ),
+    "no head": ({"head": None}, "head must return"),
+    "no spec": ({"condition": (None, 2)}, "KerasTensor"),
+    "no batch": ({"condition": keras.KerasTensor((2,))}, "None, for the batch"),
+    "a lambda": ({"stem": lambda noisy, condition: noisy}, "missing 2"),
+    "no stem": ({"stem": None}, "may be None"),
+    "blind": ({"stem": keras.layers.Dense(WIDTH)}, "name none"),
+    "three inputs": ({"stem": three_inputs}, "must be named"),
+    "a last layer that narrows": (
+        {"layers": [residual(), narrowing()], "num_blocks": 2},
+        "layer must return shape.*Functional",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_strange_networks_are_refused(name):
+    changes, match = STRANGE[name]
+    refused(lambda: make(**changes).compile("adamw"), match)
+
+
+def test_labels_for_sequences_are_refused_with_the_way():
+    model = make()
+    model.compile("adamw")
+    x, _ = spirals(4)
+    refused(lambda: model.fit(x, np.full((4, 3), 1), verbose=0), "small_gpt")
+    refused(
+        lambda: model.fit(x, np.eye(4, 3, dtype=int), verbose=0), "Received"
+    )
+
+
+def test_a_loss_of_ones_own_is_not_weighted():
+    class Own(LabelEmbedding):
+        pass
+
+    assert make(target=Own(3, WIDTH)).default_loss_weighting() == "none"
