@@ -1,5 +1,6 @@
 """The program of all systems: trains a preset, generates, or compares."""
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -36,7 +37,7 @@ def main(model_class, argv=None):
     """
     argv = sys.argv[1:] if argv is None else argv
     prog = f"python -m {model_class.__module__.rpartition('.')[0]}"
-    command = f"{prog} {shlex.join(argv)}".rstrip()
+    command = f"{_environment()}{prog} {shlex.join(argv)}".rstrip()
     system = system_of(model_class)
     args = parse(model_class, system, prog, argv)
     try:
@@ -107,6 +108,12 @@ def _make_runs(model_class, system, args, rows):
         row: system.run_class(model_class, config, recipe, data, row)
         for row in rows
     }
+
+
+def _environment():
+    """The choice of the backend, as it is written before a command."""
+    backend = os.environ.get("KERAS_BACKEND")
+    return f"KERAS_BACKEND={backend} " if backend else ""
 
 
 def _what_to_do(args, command):

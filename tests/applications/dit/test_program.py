@@ -165,7 +165,7 @@ def test_latents_from_images_to_training(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(latents, "load_vae", lambda name: Halved())
     path = tmp_path / "latents.npy"
-    assert latents.main(["--data", "digits", "--out", str(path)]) == 0
+    assert latents.main(["--data", "digits", "--output", str(path)]) == 0
     config = {**TINY["config"], "value_range": None, "patch_size": 2}
     monkeypatch.setitem(DiT.presets, "tiny", {**TINY, "config": config})
     folder = tmp_path / "run"

@@ -210,7 +210,7 @@ def test_epochs_are_shortened():
 
 def test_the_record_of_a_run(trained):
     record = json.loads((trained[0] / "whole" / "record.json").read_text())
-    assert record["command"].startswith("python -m keras_dblocks.applications.")
+    assert "python -m keras_dblocks.applications.vit" in record["command"]
     assert record["finished"] and record["seed"] == 0
     backend = keras.backend.backend()
     assert record["backend"] == backend
@@ -384,16 +384,16 @@ def test_ctrl_c_says_in_one_line_how_to_go_on(tmp_path):
         start_new_session=True,
     )
     for line in process.stdout:
-        if line.startswith("epoch 2 of 2,000, "):
+        if re.match("epoch (?!1 of)", line):  # a line each ten seconds
             break
     process.send_signal(signal.SIGINT)
     printed, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "Traceback" not in printed + errors
     assert errors.splitlines()[-1] == (
-        "interrupted; to go on from the last complete epoch: "
-        f"python -m keras_dblocks.applications.vit {' '.join(arguments)} "
-        "--resume"
+        "interrupted; to go on from the last complete epoch: KERAS_BACKEND="
+        f"{keras.backend.backend()} python -m keras_dblocks.applications.vit "
+        f"{' '.join(arguments)} --resume"
     )
     record = json.loads((tmp_path / "run" / "record.json").read_text())
     assert not record["finished"]
@@ -418,6 +418,7 @@ def test_plain_lines_where_there_is_no_terminal(trained):
     assert len(lines) == len(set(lines))
 
 
+@pytest.mark.slow
 def test_a_bar_in_a_terminal(tmp_path):
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()
