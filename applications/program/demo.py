@@ -13,7 +13,7 @@ from .progress import Progress
 from .report import report
 from .run import ROWS
 
-CAPTION = """Equal layer evaluations; training includes compilation.
+CAPTION = """Equal layer evaluations; seconds include compilation.
 Standard error of an accuracy, with {count} test images: {error:.1f} %"""
 
 
@@ -75,7 +75,7 @@ def table(accuracies, seconds, count):
     share = np.clip(max(map(max, accuracies.values())) / 100, 0.01, 0.99)
     error = 100 * (share * (1 - share) / count) ** 0.5
     caption = CAPTION.format(count=count, error=error)
-    result = Table("", "test accuracy, %", "training, s", caption=caption)
+    result = Table("", "accuracy, %", "seconds", caption=caption)
     for column in result.columns[1:]:
         column.justify = "right"
     for row, values in accuracies.items():
