@@ -25,10 +25,11 @@ import time
 
 import keras
 import numpy as np
-from steps import BACKEND, commit, print_line, seconds, stepper
+from steps import BACKEND, print_line, seconds, stepper
 
 from keras_dblocks import applications, memory
 from keras_dblocks.applications.program.memory import twin
+from keras_dblocks.applications.program.record import commit
 from keras_dblocks.memory.plan import example
 from keras_dblocks.models.block import Block
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from steps import BACKEND, commit, print_line
+from steps import BACKEND, print_line
 
 from keras_dblocks.applications import DiT
 from keras_dblocks.applications.data import load_images
@@ -34,6 +34,7 @@ from keras_dblocks.applications.metrics import (
     precision_recall,
 )
 from keras_dblocks.applications.program.optimizer import make_optimizer
+from keras_dblocks.applications.program.record import commit
 from keras_dblocks.applications.recipes import IMAGES
 
 

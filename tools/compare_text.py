@@ -15,12 +15,13 @@ import json
 import time
 from pathlib import Path
 
-from steps import BACKEND, commit, print_line
+from steps import BACKEND, print_line
 
 from keras_dblocks.applications import MDM, ARTransformer, RecurrentDepth
 from keras_dblocks.applications.data import chunks, load_text
+from keras_dblocks.applications.program.curriculum_run import CurriculumRun
+from keras_dblocks.applications.program.record import commit
 from keras_dblocks.applications.program.run import ROWS
-from keras_dblocks.applications.program.text_run import TextRun
 from keras_dblocks.applications.recipes import TEXT
 
 MODELS = {"mdm": MDM, "ar": ARTransformer, "recurrent": RecurrentDepth}
@@ -30,7 +31,7 @@ EPOCHS = 20
 
 
 def make(args, data, row, seed):
-    """Makes the `TextRun` of a row."""
+    """Makes the `CurriculumRun` of a row."""
     sizes = {"num_layers": args.num_layers, "num_blocks": args.num_blocks}
     if args.application == "recurrent":
         sizes = {}  # the default numbers of layers
@@ -54,7 +55,8 @@ def make(args, data, row, seed):
         "in_sequence": args.in_sequence,
         "on_policy": args.on_policy,
     }
-    return TextRun(MODELS[args.application], config, recipe, data, row)
+    model_class = MODELS[args.application]
+    return CurriculumRun(model_class, config, recipe, data, row)
 
 
 def main():

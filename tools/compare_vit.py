@@ -16,10 +16,11 @@ import json
 import time
 
 import keras
-from steps import BACKEND, commit, print_line
+from steps import BACKEND, print_line
 
 from keras_dblocks.applications.data import load_images
 from keras_dblocks.applications.program.optimizer import make_optimizer
+from keras_dblocks.applications.program.record import commit
 from keras_dblocks.applications.recipes import IMAGES
 from keras_dblocks.applications.vit import ViT
 

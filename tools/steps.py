@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import subprocess
 import time
 
 import keras
@@ -85,13 +84,6 @@ def median_seconds(actions, repeats, warmups=1):
         name: statistics.median(values[warmups:])
         for name, values in taken.items()
     }
-
-
-def commit():
-    """Short hash of the commit that is checked out."""
-    command = ["git", "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip()
 
 
 def report(figure, **values):

@@ -26,6 +26,9 @@ class AugmentedDataset(keras.utils.PyDataset):
         seed: int.
         shuffle: bool.
         drop_remainder: bool. Leaves out the last batch if it is not full.
+        steps_per_epoch: int, batches of each epoch. None gives those of one
+            pass over the images. Each epoch begins a new pass, and one that is
+            longer than a pass goes on with another.
 
     `fit` needs two arguments for it. `shuffle=False`, because Keras would
     shuffle the batches again, with a random state that is lost when a run is
@@ -62,6 +65,7 @@ class AugmentedDataset(keras.utils.PyDataset):
         seed=0,
         shuffle=True,
         drop_remainder=False,
+        steps_per_epoch=None,
     ):
         # With more than one worker Keras (3.15.1) reads ahead, and batches of
         # one epoch end up in the next.
@@ -81,6 +85,7 @@ class AugmentedDataset(keras.utils.PyDataset):
         self.seed = seed
         self.shuffle = shuffle
         self.drop_remainder = drop_remainder
+        self.steps_per_epoch = steps_per_epoch
         if batch_size < 1 or self.num_batches == 0:
             raise ValueError(
                 "`batch_size` must be above 0 and leave at least one batch. "
@@ -91,14 +96,21 @@ class AugmentedDataset(keras.utils.PyDataset):
 
     @property
     def num_batches(self):
+        if self.steps_per_epoch is not None:
+            return self.steps_per_epoch
         rounded = math.floor if self.drop_remainder else math.ceil
         return rounded(len(self.x) / self.batch_size)
 
     def set_epoch(self, epoch):
         """Sets the epoch, an int from 0, to which the next batches belong."""
-        order = np.arange(len(self.x))
+        passes = 1
+        if self.steps_per_epoch is not None:
+            passes = -(-self.steps_per_epoch * self.batch_size // len(self.x))
+        order = [np.arange(len(self.x))] * passes
         if self.shuffle:
-            order = self._generator(epoch, 0).permutation(len(self.x))
+            generator = self._generator(epoch, 0)
+            order = [generator.permutation(len(self.x)) for _ in order]
+        order = np.concatenate(order)
         # One assignment, because tf.data reads from another thread.
         self._epoch = (epoch, order)
 

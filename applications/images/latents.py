@@ -1,7 +1,7 @@
 """Latents of images, computed by a VAE of keras-hub, for latent diffusion.
 
     python -m keras_dblocks.applications.images.latents \\
-        --data imagenet_256.npz --vae vae.keras --out imagenet_latents.npy
+        --data imagenet_256.npz --vae vae.keras --output imagenet_latents.npy
 """
 
 import argparse
@@ -154,19 +154,22 @@ def main(argv=None):
     text = "images: a name or file that the training program accepts"
     add("--data", metavar="NAME", required=True, help=text)
     text = "preset of keras-hub or saved VAE (default: %(default)s)"
-    add("--vae", default="stable_diffusion_3_medium", help=text)
-    add("--out", type=Path, required=True, help="a .npy file")
-    add("--batch-size", type=int, default=32)
+    name = "stable_diffusion_3_medium"
+    add("--vae", metavar="NAME", default=name, help=text)
+    text = "the .npy file that is written"
+    add("--output", metavar="FILE", type=Path, required=True, help=text)
+    text = "images per step (default: %(default)s)"
+    add("--batch-size", metavar="N", type=int, default=32, help=text)
     args = parser.parse_args(argv)
     try:
         data = load_images(args.data).with_signed_pixels()
         images = data.x_train
-        encode(load_vae(args.vae), images, args.out, args.batch_size)
-        np.save(args.out.with_suffix(".labels.npy"), data.y_train)
-    except (DataUnavailable, ValueError) as error:
+        encode(load_vae(args.vae), images, args.output, args.batch_size)
+        np.save(args.output.with_suffix(".labels.npy"), data.y_train)
+    except (DataUnavailable, ValueError, OSError) as error:
         print("error:", " ".join(str(error).split()), file=sys.stderr)
         return 2
-    print(f"{len(images)} latents in {args.out}")
+    print(f"{len(images)} latents in {args.output}")
     return 0
 
 

@@ -3,7 +3,7 @@
 import sys
 
 from keras_dblocks.applications.mdm import MDM
-from keras_dblocks.applications.program.text import main
+from keras_dblocks.applications.program import main
 
 if __name__ == "__main__":
     sys.exit(main(MDM))

@@ -1,4 +1,4 @@
-"""The training programs, and the demo of the classifiers."""
+"""The program of all systems: `train`, `generate`, `demo`."""
 
 from keras_dblocks.applications.program.command import main
 

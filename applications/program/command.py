@@ -1,80 +1,123 @@
-"""The program that trains on images: one preset, or the demo."""
+"""The program of all systems: trains a preset, generates, or compares."""
 
-import dataclasses
+import os
+import shlex
+import sys
 from pathlib import Path
 
-from keras_dblocks.applications.data import DataUnavailable, load_images
-from keras_dblocks.applications.images.latents import load_latent_data
+from keras_dblocks.applications.data import DataUnavailable
 
-from .arguments import (
-    folder_of,
-    make_config,
-    make_parser,
-    make_recipe,
-    print_error,
-)
+from .arguments import given, print_error
 from .demo import demo
-from .run import ROWS, Run
-from .train import claim, train
+from .figures import lines
+from .folder import claim, make_folder
+from .parser import parse
+from .record import recorded
+from .run import ROWS
+from .systems import system_of
+from .train import train
+
+# Options that change the entries of a recipe of the same names.
+RECIPE = ("data", "epochs", "steps_per_epoch", "batch_size", "learning_rate")
+RECIPE += ("train_examples", "on_policy", "tokenizer")
 
 
-def main(model_class, argv=None, run_class=Run, more=None):
+def main(model_class, argv=None):
     """Runs the program.
 
     Args:
-        model_class: subclass of `DiffusionBlocks` for images, with `presets`.
+        model_class: subclass of `DiffusionBlocks` with `presets`.
         argv: list of strings, or None for the command line's.
-        run_class: subclass of `Run`. The demo supports `Run` only.
-        more: string, the description of a further command for `--help`.
 
     Returns:
-        Exit status: 0, or 2 for settings that do not fit together and data
-        that are not available. Arguments that cannot be parsed raise
+        Exit status: 0; 2 for settings that do not fit together, data that are
+        not available and files that cannot be read or written; 130 if it was
+        interrupted by Ctrl-C. Arguments that cannot be parsed raise
         `SystemExit` with status 2.
     """
-    package = model_class.__module__.rpartition(".")[0]
-    presets = model_class.presets
-    parser = make_parser(
-        model_class.__name__, f"python -m {package}", presets, more
-    )
-    args = parser.parse_args(argv)
-    is_demo = args.command == "demo"
-    folder = folder_of(args)
-    if is_demo:
-        folder = args.output or Path("runs", args.preset)
+    argv = sys.argv[1:] if argv is None else argv
+    prog = f"python -m {model_class.__module__.rpartition('.')[0]}"
+    command = f"{_environment()}{prog} {shlex.join(argv)}".rstrip()
+    system = system_of(model_class)
+    args = parse(model_class, system, prog, argv)
     try:
-        runs = _make_runs(
-            run_class, model_class, args, ROWS if is_demo else [args.row]
-        )
-        if not is_demo:
-            claim(folder, runs[args.row].settings(), args.resume)
-    except (DataUnavailable, ValueError) as error:
+        if args.command == "generate":
+            system.generate.generate(model_class, args)
+        elif args.command == "demo":
+            _demo(model_class, system, args, command)
+        else:
+            _train(model_class, system, args, command)
+    except (DataUnavailable, ValueError, OSError) as error:
         return print_error(error)
-    if is_demo:
-        demo(runs, folder)
-    else:
-        train(runs[args.row], folder)
+    except KeyboardInterrupt:
+        print(f"interrupted; {_what_to_do(args, command)}", file=sys.stderr)
+        return 130
     return 0
 
 
-def _make_runs(run_class, model_class, args, rows):
+def _train(model_class, system, args, command):
+    if args.on_policy is not None and args.row != "blocks":
+        raise ValueError(
+            "On-policy noise is what blocks hand over. Received: "
+            f"--on-policy for the {ROWS[args.row]}. Leave it out."
+        )
+    name = f"{args.preset}-{args.row.replace('_', '-')}-seed{args.seed}"
+    folder = args.output or Path("runs", name)
+    run = _make_runs(model_class, system, args, [args.row])[args.row]
+    before = claim(folder, run, args.resume)
+    if before is not None and before < run.recipe["epochs"]:
+        print(
+            f"lengthened from {before} to {run.recipe['epochs']} epochs: the "
+            "learning rate follows the schedule of the new length from here"
+        )
+    settings = run.settings()
+    entries = {"seed": args.seed, "row": args.row, "settings": settings}
+    with recorded(folder, command, **entries) as figures:
+        train(run, folder)
+        results = run.results(folder)
+        print(*lines(results), sep="\n", flush=True)
+        figures.update(results)
+
+
+def _demo(model_class, system, args, command):
+    folder = args.output or Path("runs", args.preset)
+    runs = _make_runs(model_class, system, args, ROWS)
+    make_folder(folder)
+    settings = runs["blocks"].settings()
+    entries = {"seed": args.seed, "settings": settings}
+    with recorded(folder, command, **entries) as figures:
+        figures.update(demo(runs, folder))
+
+
+def _make_runs(model_class, system, args, rows):
     preset = model_class.presets[args.preset]
-    recipe = make_recipe(args, preset)
-    latents = str(recipe["data"]).endswith(".npy")
-    data = (load_latent_data if latents else load_images)(recipe["data"])
-    data = dataclasses.replace(
-        data,
-        x_train=data.x_train[: args.train_images],
-        y_train=data.y_train[: args.train_images],
-    )
+    changed = preset.get("reference_training", {}) if args.reference else {}
+    recipe = {**preset["training"], **changed, **given(args, RECIPE)}
+    data = system.run_class.load(recipe)
+    sizes = given(args, ("num_layers", "num_blocks"))
+    if "num_layers" in sizes:
+        sizes[model_class.layers_keyword] = sizes.pop("num_layers")
     config = {
-        **make_config(args, preset),
-        "image_size": data.x_train.shape[1],
-        "channels": data.x_train.shape[-1],
-        "num_classes": data.num_classes,
+        **preset["config"],
+        **sizes,
+        **system.run_class.sizes_of(data),
+        "reference": args.reference,
+        "seed": args.seed,
     }
-    on_policy = "auto" if args.on_policy is None else args.on_policy
     return {
-        row: run_class(model_class, config, recipe, data, row, on_policy)
+        row: system.run_class(model_class, config, recipe, data, row)
         for row in rows
     }
+
+
+def _environment():
+    """The choice of the backend, as it is written before a command."""
+    backend = os.environ.get("KERAS_BACKEND")
+    return f"KERAS_BACKEND={backend} " if backend else ""
+
+
+def _what_to_do(args, command):
+    if args.command != "train":
+        return "nothing was kept"
+    resume = "" if args.resume else " --resume"
+    return f"to go on from the last complete epoch: {command}{resume}"

@@ -4,23 +4,28 @@ import time
 
 import keras
 import numpy as np
-from rich import progress
 from rich.console import Console
 from rich.table import Table
 
+from .classifier_run import accuracy_figures
+from .figures import Figure
+from .progress import Progress
 from .report import report
 from .run import ROWS
 
 CAPTION = """Equal layer evaluations; seconds include compilation.
-Standard error of an accuracy, with {count} test images: {error:.1f}"""
+Standard error of an accuracy, with {count} test images: {error:.1f} %"""
 
 
 def demo(runs, folder):
     """Trains and compares the runs; saves DiffusionBlocks and loads them again.
 
     Args:
-        runs: dict of `Run` by row of `ROWS`, "blocks" first.
+        runs: dict of `ClassifierRun` by row of `ROWS`, "blocks" first.
         folder: path of the folder for the files.
+
+    Returns:
+        Dict of `Figure`s by name.
     """
     console = Console(highlight=False)
     losses, accuracies, seconds = {}, {}, {}
@@ -28,7 +33,10 @@ def demo(runs, folder):
     for row, run in runs.items():
         console.print(run.describe(), soft_wrap=True)
         begin = time.perf_counter()
-        losses[row] = fit_with_bar(run, console)
+        means = Losses()
+        with Progress(run) as progress:
+            run.fit([means, progress], verbose=0)
+        losses[row] = means.means
         seconds[row] = time.perf_counter() - begin
         accuracies[row] = run.accuracies()
     count = len(blocks.data.y_test)
@@ -38,47 +46,28 @@ def demo(runs, folder):
     picture = folder / "report.png"
     report(picture, blocks.model, losses["blocks"], accuracies)
     console.print(f"picture: {picture}", soft_wrap=True)
-
-
-def fit_with_bar(run, console):
-    """Trains with one progress bar for the whole run.
-
-    Returns:
-        Dict of losses by name, each a list of `(step, mean of the epoch)`.
-    """
-    columns = (
-        progress.TextColumn("{task.completed}/{task.total}"),
-        progress.BarColumn(None),  # the remaining width of the line
-        progress.TimeElapsedColumn(),
-        progress.TextColumn("{task.fields[losses]}"),
-    )
-    with progress.Progress(*columns, console=console, expand=True) as bar:
-        callback = Losses(bar, run.num_steps)
-        run.fit([callback], verbose=0)
-    return callback.means
+    figures = {}
+    for row, values in accuracies.items():
+        of_row = accuracy_figures(values)
+        of_row["training time"] = Figure(round(seconds[row], 1), "s")
+        figures |= {f"{ROWS[row]}, {n}": f for n, f in of_row.items()}
+    return figures
 
 
 class Losses(keras.callbacks.Callback):
-    """Shows the losses in a progress bar, and collects their means."""
+    """Collects the means of the losses of each epoch.
 
-    def __init__(self, bar, num_steps):
+    `means` is a dict of losses by name, each a list of `(step, mean)`.
+    """
+
+    def __init__(self):
         super().__init__()
-        self.bar = bar
-        self.task = bar.add_task("", total=num_steps, losses="compiling")
-        self.step = 0
         self.means = {}
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.step += 1
-        names = sorted(n for n in logs if n.startswith("block_")) or ["loss"]
-        text = "  ".join(
-            f"{n[:7].replace('_', ' ')} {logs[n]:.3f}" for n in names
-        )
-        self.bar.update(self.task, advance=1, losses=text)
-
     def on_epoch_end(self, epoch, logs=None):
+        step = (epoch + 1) * self.params["steps"]
         for name, value in logs.items():
-            self.means.setdefault(name, []).append((self.step, value))
+            self.means.setdefault(name, []).append((step, value))
 
 
 def table(accuracies, seconds, count):
@@ -86,7 +75,7 @@ def table(accuracies, seconds, count):
     share = np.clip(max(map(max, accuracies.values())) / 100, 0.01, 0.99)
     error = 100 * (share * (1 - share) / count) ** 0.5
     caption = CAPTION.format(count=count, error=error)
-    result = Table("", "test accuracy", "seconds", caption=caption)
+    result = Table("", "accuracy, %", "seconds", caption=caption)
     for column in result.columns[1:]:
         column.justify = "right"
     for row, values in accuracies.items():
@@ -94,7 +83,7 @@ def table(accuracies, seconds, count):
             last = i == len(values) - 1
             place = f", after block {i}" if len(values) > 1 else ""
             time_taken = f"{seconds[row]:.0f}" if last else ""
-            result.add_row(ROWS[row] + place, f"{value:.2f} %", time_taken)
+            result.add_row(ROWS[row] + place, f"{value:.2f}", time_taken)
     return result
 
 

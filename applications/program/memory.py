@@ -16,7 +16,7 @@ from keras_dblocks.memory.plan import (
 from keras_dblocks.memory.usage import MIB
 from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 
-from .arguments import print_error
+from .arguments import number, print_error
 
 
 def table(model, batch_size):
@@ -119,11 +119,21 @@ def main(classes, argv=None):
         description="Predicts how much memory each training method needs.",
     )
     add = parser.add_argument
-    add("--preset", required=True, choices=sorted(presets), metavar="NAME")
-    add("--batch-size", type=int, default=128)
-    add("--num-blocks", type=int)
-    add("--vocabulary-size", type=int, help="default: the model's")
-    add("--budget", help='such as "8 GiB": print settings that fit')
+    text = f"one of {', '.join(sorted(presets))}"
+    names = sorted(presets)
+    add("--preset", required=True, choices=names, metavar="NAME", help=text)
+    count = number(int, 1)
+    text = "examples per step (default: %(default)s)"
+    add("--batch-size", metavar="N", type=count, default=128, help=text)
+    text = "blocks into which the layers are divided (default: the preset's)"
+    add("--num-blocks", metavar="N", type=count, help=text)
+    text = "kinds of tokens of a text system (default: the model's)"
+    add("--vocabulary-size", metavar="N", type=count, help=text)
+    text = (
+        'memory such as "8 GiB": print settings that fit it (default: print '
+        "none)"
+    )
+    add("--budget", metavar="SIZE", help=text)
     args = parser.parse_args(argv)
     names = ("num_blocks", "vocabulary_size")
     config = {k: getattr(args, k) for k in names if getattr(args, k)}

@@ -1,31 +1,31 @@
 """Trains a run with backups and a log, and saves its model."""
 
-import json
-
 import keras
+
+from .progress import Progress
 
 
 def train(run, folder):
-    """Trains a run, saves its model and prints its results.
+    """Trains a run and saves its model.
 
     Args:
         run: `Run`.
         folder: path of the run's folder, which `claim` has created.
     """
     run.prepare_fit(folder)
-    print(run.describe())
+    print(run.describe(), flush=True)
     backup = keras.callbacks.BackupAndRestore(
         folder / "backup", double_checkpoint=True, delete_checkpoint=False
     )
     log = EpochLog(run, folder / "history.csv")
-    run.fit(
-        callbacks=[log, *run.callbacks(folder), backup],
-        validation_data=run.validation_data(),
-        validation_freq=max(1, run.epochs // 20),
-    )
-    print("saved", *run.save(folder))
-    for line in run.results(folder):
-        print(line)
+    with Progress(run) as progress:
+        run.fit(
+            callbacks=[log, *run.callbacks(folder), progress, backup],
+            validation_data=run.validation_data(),
+            validation_freq=max(1, run.epochs // 20),
+            verbose=0,
+        )
+    print("saved", *run.save(folder), flush=True)
 
 
 class EpochLog(keras.callbacks.CSVLogger):
@@ -53,39 +53,3 @@ class EpochLog(keras.callbacks.CSVLogger):
             for _ in range(1 + epoch):
                 file.readline()
             file.truncate(file.tell())
-
-
-def claim(folder, settings, resume):
-    """Creates the folder of a run, or checks that it belongs to the run.
-
-    Args:
-        folder: path.
-        settings: dict of the run's settings.
-        resume: bool. Whether the folder may hold a run with these settings.
-
-    Raises:
-        ValueError: if the folder holds a run and `resume` is False, or a run
-            with other settings.
-    """
-    path = folder / "settings.json"
-    settings = json.loads(json.dumps(settings))
-    if path.exists() and not resume:
-        raise ValueError(
-            "A run needs a folder of its own. "
-            f"Received: {folder}, which holds one. Pass --resume to continue "
-            "it, or another --output."
-        )
-    before = json.loads(path.read_text()) if path.exists() else settings
-    changed = [
-        f"{name}={settings.get(name)} (was {before.get(name)})"
-        for name in sorted({*before, *settings})
-        if settings.get(name) != before.get(name)
-    ]
-    if changed:
-        raise ValueError(
-            "A run must be resumed with its original settings. Received: "
-            f"{', '.join(changed)}. Do not change them, or pass another "
-            "--output."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(settings, indent=2) + "\n")

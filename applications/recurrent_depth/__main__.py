@@ -2,7 +2,7 @@
 
 import sys
 
-from keras_dblocks.applications.program.text import main
+from keras_dblocks.applications.program import main
 from keras_dblocks.applications.recurrent_depth import RecurrentDepth
 
 if __name__ == "__main__":

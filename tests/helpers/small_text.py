@@ -1,6 +1,6 @@
 """What the tests of the text programs share: a file of text, and the run."""
 
-from keras_dblocks.applications.program.text import main
+from keras_dblocks.applications.program import main
 
 
 def write_text(folder):
@@ -12,5 +12,5 @@ def write_text(folder):
 
 def run(model_class, folder, text, *more):
     """Exit status of training the preset `tiny`."""
-    arguments = ["--preset", "tiny", "--text", text, "--output", folder, *more]
+    arguments = ["--preset", "tiny", "--data", text, "--output", folder, *more]
     return main(model_class, [str(a) for a in arguments])

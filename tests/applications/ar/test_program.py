@@ -13,8 +13,8 @@ from helpers.small_vit import values
 from keras_dblocks import compat
 from keras_dblocks.applications.ar import ARTransformer
 from keras_dblocks.applications.data import load_text
-from keras_dblocks.applications.program.text import main
-from keras_dblocks.applications.program.text_run import TextRun
+from keras_dblocks.applications.program import main
+from keras_dblocks.applications.program.curriculum_run import CurriculumRun
 
 pytestmark = pytest.mark.program
 
@@ -47,8 +47,15 @@ def test_train_resume_and_generate(tmp_path, text, capsys):
     assert run(folder, text) == 0
     printed = capsys.readouterr().out
     assert printed.count("sample: ") == 2  # an epoch for each block
-    assert "block_1_cross_entropy: " in printed
+    # That after the last block is that of the model, printed once.
+    assert "test cross-entropy: " in printed
+    assert "test block 0 cross-entropy: " in printed
+    assert "test block 1 cross-entropy" not in printed
     assert run(folder, text, "--resume") == 0
+    capsys.readouterr()
+    # Which block is trained when would change.
+    assert run(folder, text, "--resume", "--epochs", "2") == 2
+    assert "epochs=2 (was 1)" in capsys.readouterr().err
     model = keras.saving.load_model(folder / "model.keras")
     assert model.sharing == "targets"
     files = [folder / f"block_{i}.keras" for i in range(2)]
@@ -63,9 +70,11 @@ def test_train_resume_and_generate(tmp_path, text, capsys):
     assert main(ARTransformer, [str(a) for a in arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and all(line.startswith("rou") for line in lines)
-    arguments += ["--picture", tmp_path / "none.png"]
-    assert main(ARTransformer, [str(a) for a in arguments]) == 2
-    assert "Leave it out" in capsys.readouterr().err
+    written = tmp_path / "written" / "texts.txt"
+    arguments += ["--output", written]
+    arguments[2:3] = files  # in place of the whole model
+    assert main(ARTransformer, [str(a) for a in arguments]) == 0
+    assert written.read_text().splitlines() == lines
 
 
 def test_each_block_starts_where_the_last_one_stopped(text):
@@ -74,7 +83,7 @@ def test_each_block_starts_where_the_last_one_stopped(text):
     config = {**TINY["config"], "vocabulary_size": 27, "seed": 0}
     rate, decay = {"learning_rate": 1e-20}, {"weight_decay": 0.0}
     recipe = {**TINY["training"], **rate, **decay}
-    made = TextRun(ARTransformer, config, recipe, data)
+    made = CurriculumRun(ARTransformer, config, recipe, data)
     before = values(made.model.blocks[0].trainable_variables)
     assert made.train_in_memory() == made.num_steps == 2 * len(made.batches)
     for block in made.model.blocks:
@@ -83,7 +92,7 @@ def test_each_block_starts_where_the_last_one_stopped(text):
             np.testing.assert_allclose(one, other, atol=1e-7)
     first, second = (o.learning_rate for o in made.model.optimizer.parts)
     each = len(made.batches)
-    whole = TextRun(ARTransformer, config, recipe, data)._optimizer()
+    whole = CurriculumRun(ARTransformer, config, recipe, data).make_optimizer()
     schedule = compat.schedule(whole)
     np.testing.assert_allclose(float(first), float(schedule(each)))
     np.testing.assert_allclose(float(second), float(schedule(2 * each)))

@@ -87,6 +87,20 @@ def test_an_epoch_visits_each_image_once_in_an_order_of_its_own():
     assert [len(y) for _, y in dataset()] == [8] * 6 + [2]
 
 
+def test_an_epoch_is_shorter_or_longer_than_a_pass():
+    short = dataset(steps_per_epoch=2)
+    assert short.num_batches == len(list(short)) == 2
+    first = labels_of(short)
+    assert len(set(first)) == 16
+    short.set_epoch(1)  # of another pass
+    assert (labels_of(short) != first).any()
+    long = labels_of(dataset(steps_per_epoch=15))
+    assert len(long) == 120
+    np.testing.assert_array_equal(long[:50], labels_of(dataset()))
+    assert sorted(long[50:100]) == list(range(50))
+    assert (long[50:100] != long[:50]).any()
+
+
 def test_images_are_augmented_as_pixels(generator):
     mean, std = np.float32([0.4, 0.5]), np.float32([0.2, 0.3])
     pixels = generator.random((10, 4, 4, 2), "float32")

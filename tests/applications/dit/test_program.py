@@ -16,8 +16,9 @@ from keras_dblocks.applications.images.pictures import (
     save_grid,
     save_trajectory,
 )
-from keras_dblocks.applications.program import images as program
+from keras_dblocks.applications.program import generator_run as program
 from keras_dblocks.applications.program import main
+from keras_dblocks.applications.program.generate_images import read_labels
 
 pytestmark = pytest.mark.program
 
@@ -54,13 +55,12 @@ def pixels(path):
 
 
 def run(folder, *more):
-    arguments = ["--preset", "tiny", "--train-images", "64", "--output"]
-    return main(
-        DiT,
-        [*arguments, str(folder), *more],
-        run_class=program.GenerationRun,
-        more=program.GENERATE,
-    )
+    arguments = ["--preset", "tiny", "--train-examples", "64", "--output"]
+    return main(DiT, [*arguments, str(folder), *more])
+
+
+def generate(*arguments):
+    return main(DiT, ["generate", *map(str, arguments)])
 
 
 def test_train_resume_and_generate(tmp_path, capsys):
@@ -87,8 +87,7 @@ def test_train_resume_and_generate(tmp_path, capsys):
     made = []
     for number, paths in enumerate((files, blocks)):
         out = tmp_path / f"{number}.png"
-        arguments = ["--model", *map(str, paths), "--out", str(out), *options]
-        assert program.generate(DiT, arguments, "dit") == 0
+        assert generate("--model", *paths, "--output", out, *options) == 0
         made.append(pixels(out))
     np.testing.assert_array_equal(*made)
     images = model.generate([0, 1, 2, 7], num_steps=3)
@@ -98,7 +97,7 @@ def test_train_resume_and_generate(tmp_path, capsys):
 
 
 def test_generate_refuses(tmp_path, capsys):
-    assert program.read_labels("3,0-2") == [3, 0, 1, 2]
+    assert read_labels("3,0-2") == [3, 0, 1, 2]
     model = tmp_path / "model.keras"
     DiT(**TINY["config"]).save(model)
     other = tmp_path / "other.keras"
@@ -107,12 +106,12 @@ def test_generate_refuses(tmp_path, capsys):
     for arguments, wanted in (
         (["--model", model, "--labels", "a"], "`--labels` must be"),
         (["--model", model, "--labels", "11"], "11 to 11"),
-        (["--model", model, "--num-steps", "0"], "num_steps=0"),
+        (["--model", model, "--output", model / "a.png"], "be written"),
         (["--model", other], "must hold a DiT"),
         (["--model", tmp_path / "none.keras"], "none.keras"),
         (["--model", model, model, "--trajectory", "t.png"], "whole model"),
     ):
-        assert program.generate(DiT, [*map(str, arguments)], "dit") == 2
+        assert generate(*arguments) == 2
         error = capsys.readouterr().err
         assert wanted in error and len(error.splitlines()) == 1, error
 
@@ -153,7 +152,7 @@ def test_help(command):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    for word in ("generate", "default", "--seed"):
+    for word in ("generate", "default: ", "--seed"):
         assert word in done.stdout
 
 
@@ -166,12 +165,13 @@ def test_latents_from_images_to_training(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(latents, "load_vae", lambda name: Halved())
     path = tmp_path / "latents.npy"
-    assert latents.main(["--data", "digits", "--out", str(path)]) == 0
+    assert latents.main(["--data", "digits", "--output", str(path)]) == 0
     config = {**TINY["config"], "value_range": None, "patch_size": 2}
     monkeypatch.setitem(DiT.presets, "tiny", {**TINY, "config": config})
     folder = tmp_path / "run"
     assert run(folder, "--data", str(path)) == 0
-    assert "first channels" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "grid.png" in printed and "Frechet" not in printed
     model = keras.saving.load_model(folder / "model.keras")
     assert (model.image_size, model.channels) == (4, 4)
     # About unit noise of the data's scale, not clipped to [-1, 1].

@@ -1,6 +1,8 @@
 """The program of the text systems: trains, resumes, samples, generates."""
 
 import functools
+import json
+import re
 import subprocess
 import sys
 
@@ -12,7 +14,7 @@ from helpers import small_text
 from helpers.small_text import write_text
 from keras_dblocks.applications.data import Text8Tokenizer
 from keras_dblocks.applications.mdm import MDM
-from keras_dblocks.applications.program.text import main
+from keras_dblocks.applications.program import main
 from keras_dblocks.applications.program.text_picture import (
     revealed_by,
     save_unmasking,
@@ -59,7 +61,13 @@ def test_train_resume_and_generate(tmp_path, text, capsys):
     assert printed.count("sample: ") == 2
     assert printed.startswith("The model from which blocks start")
     assert (folder / "start" / "model.keras").exists()
-    assert "bits_per_token: " in printed and "block_1_bits_per" in printed
+    bound = re.search(r"^test bound: ([\d.]+) bits per token$", printed, re.M)
+    assert "test block 1 bound: " in printed
+    record = json.loads((folder / "record.json").read_text())
+    figure = record["figures"]["test bound"]
+    assert figure["unit"] == "bits per token"
+    assert figure["value"] == pytest.approx(float(bound[1]), rel=1e-3)
+    assert record["settings"]["tokenizer"] == "text8"
     history = (folder / "history.csv").read_text().splitlines()
     assert len(history) == 2 and "val_block_1_loss" in history[0]
     assert run(folder, text) == 2
@@ -70,7 +78,14 @@ def test_train_resume_and_generate(tmp_path, text, capsys):
     picture = tmp_path / "unmasking.png"
     options = ["--num-samples", "2", "--num-steps", "4", "--prompt", "Round"]
     model = folder / "model.keras"
-    arguments = ["generate", "--model", model, "--picture", picture, *options]
+    arguments = [
+        "generate",
+        "--model",
+        model,
+        "--trajectory",
+        picture,
+        *options,
+    ]
     assert main(MDM, [str(a) for a in arguments]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and all(len(line) == 12 for line in lines)
@@ -78,8 +93,12 @@ def test_train_resume_and_generate(tmp_path, text, capsys):
     assert picture.stat().st_size > 1000
 
 
-def test_twin_has_one_block(tmp_path, text):
-    assert run(tmp_path / "run", text, "--layer-matched") == 0
+def test_twin_has_one_block(tmp_path, text, capsys):
+    shorter = ["--steps-per-epoch", "2", "--train-examples", "9"]
+    assert run(tmp_path / "run", text, "--layer-matched", *shorter) == 0
+    # Two blocks, so two epochs; nine sequences of twelve tokens.
+    printed = capsys.readouterr().out
+    assert " on 108 tokens of rhyme: 2 epochs of 2 steps, 1 of 2" in printed
     model = keras.saving.load_model(tmp_path / "run" / "model.keras")
     assert (model.num_blocks, model.num_layers) == (1, 1)
 
@@ -91,11 +110,10 @@ def test_refusals(tmp_path, text, capsys):
     empty = tmp_path / "empty.txt"
     empty.write_text("")
     for arguments, wanted in (
-        (["generate"], "--model model.keras"),
         (["generate", "--model", other], "must hold a MDM"),
-        (["--preset", "tiny", "--text", empty], "Received"),
+        (["--preset", "tiny", "--data", empty], "Received"),
         (["--preset", "tiny", "--data", "no such text"], "no such text"),
-        (["--text", text, "--num-blocks", "3"], "num_blocks=3"),
+        (["--data", text, "--num-blocks", "3"], "num_blocks=3"),
     ):
         assert main(MDM, [str(a) for a in arguments]) == 2
         error = capsys.readouterr().err
@@ -125,5 +143,5 @@ def test_help():
         [sys.executable, "-m", module, "--help"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    for word in ("mdm_austen", "--picture", "generate"):
+    for word in ("mdm_text8", "--on-policy", "generate"):
         assert word in done.stdout

@@ -14,7 +14,8 @@ from keras_dblocks.applications import (
 )
 from keras_dblocks.applications.data import augmentation
 from keras_dblocks.applications.data.images import READERS
-from keras_dblocks.applications.program.arguments import make_parser
+from keras_dblocks.applications.program.parser import parse
+from keras_dblocks.applications.program.systems import system_of
 from keras_dblocks.applications.vit.presets import PRESETS
 
 RECIPE = {"data", "epochs", "batch_size", "learning_rate", "warmup_epochs"}
@@ -50,11 +51,10 @@ def test_preset_says_how_to_train_it(name):
     assert recipe["data"] in READERS
     augmentation(recipe["augmentation"], preset["config"]["channels"])
     assert preset["description"] and preset["expected"]
-    parser = make_parser("ViT", "vit", PRESETS)
     python, flag, module, *arguments = shlex.split(preset["command"])
     assert (python, flag) == ("python", "-m")
     assert module == "keras_dblocks.applications.vit"
-    assert parser.parse_args(arguments).preset == name
+    assert parse(ViT, system_of(ViT), "vit", arguments).preset == name
 
 
 def test_from_preset_takes_keywords():

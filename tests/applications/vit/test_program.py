@@ -5,7 +5,9 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -16,7 +18,9 @@ import pytest
 from keras_dblocks import compat
 from keras_dblocks.applications.data import load_images
 from keras_dblocks.applications.program import command, main
-from keras_dblocks.applications.program.run import ROWS, Run
+from keras_dblocks.applications.program.classifier_run import ClassifierRun
+from keras_dblocks.applications.program.run import ROWS
+from keras_dblocks.applications.program.time_left import TimeLeft
 from keras_dblocks.applications.vit import ViT
 
 PROGRAM = [sys.executable, "-m", "keras_dblocks.applications.vit"]
@@ -56,7 +60,7 @@ def tiny(monkeypatch):
 
 
 def run_main(folder, *arguments):
-    images = [] if "--data" in arguments else ["--train-images", "96"]
+    images = [] if "--data" in arguments else ["--train-examples", "96"]
     output = ["--output", str(folder)]
     return main(ViT, ["--preset", "tiny", *output, *images, *arguments])
 
@@ -82,7 +86,7 @@ def make_run(row, **recipe):
     config = {**TINY["config"], "image_size": 8, "channels": 1}
     config.update(num_classes=10, seed=0)
     recipe = {**TINY["training"], **recipe}
-    return Run(ViT, config, recipe, load_images("digits"), row)
+    return ClassifierRun(ViT, config, recipe, load_images("digits"), row)
 
 
 # Training.
@@ -103,16 +107,16 @@ class Photograph(keras.callbacks.Callback):
 
 def run_and_photograph(folder, *arguments):
     """Runs in `folder / "whole"`; `folder / "killed"` is its photograph."""
-    fit = Run.fit
+    fit = ClassifierRun.fit
     photograph = Photograph(folder / "whole", folder / "killed")
 
     def fit_and_photograph(run, callbacks, **kwargs):
-        log, backup = callbacks
-        return fit(run, [log, photograph, backup], **kwargs)
+        *others, backup = callbacks
+        return fit(run, [*others, photograph, backup], **kwargs)
 
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Run, "fit", fit_and_photograph)
+        patch.setattr(ClassifierRun, "fit", fit_and_photograph)
         patch.setitem(ViT.presets, "tiny", TINY)
         with contextlib.redirect_stdout(printed):
             assert run_main(folder / "whole", "--epochs", "2", *arguments) == 0
@@ -135,7 +139,8 @@ def test_blocks_are_trained_saved_and_scored(trained):
     again = ViT.from_blocks(blocks).predict(data.x_test, verbose=0)
     np.testing.assert_allclose(again, logits, atol=1e-5)
     accuracy = 100 * np.mean(logits.argmax(-1) == data.y_test)
-    assert f"after block 1: {accuracy:.2f} %" in printed
+    assert f"\ntest accuracy: {accuracy:.4g} %\n" in printed
+    assert printed.count("\ntest accuracy after block ") == 1  # the first
 
     log = log_of(folder)
     assert [row["epoch"] for row in log] == ["0", "1", "2", "3"]
@@ -178,6 +183,54 @@ def test_a_folder_with_another_run_is_refused(trained, capsys):
     assert (folder / "model.keras").stat().st_mtime_ns == before
 
 
+def test_a_run_is_lengthened(trained, tmp_path, capsys):
+    """The weights go on; the rate follows the schedule of the new length."""
+    folder = tmp_path / "longer"
+    shutil.copytree(trained[0] / "whole", folder)
+    before = log_of(folder)
+    assert run_main(folder, "--epochs", "3", "--resume") == 0
+    assert "lengthened from 2 to 3 epochs" in capsys.readouterr().out
+    log = log_of(folder)
+    assert [row["epoch"] for row in log] == list("012345")
+    assert log[:4] == before
+    model = keras.saving.load_model(folder / "model.keras")
+    assert model.training_step() == 18
+    rate = compat.schedule(model.optimizer.parts[0])
+    assert float(rate(9)) == pytest.approx(5e-4)  # at its end only
+    assert float(rate(8)) > 6e-4
+    assert run_main(folder, "--epochs", "2", "--resume") == 2
+    assert "epochs=2 (was 3)" in error_line(capsys)
+
+
+def test_epochs_are_shortened():
+    run = make_run("blocks", epochs=3, steps_per_epoch=2, on_policy=0.5)
+    assert run.num_steps == 2 * 3 * 2 and run.model.on_policy == 0.5
+    assert ": 6 epochs of 2 steps," in run.describe()
+
+
+def test_the_record_of_a_run(trained):
+    record = json.loads((trained[0] / "whole" / "record.json").read_text())
+    assert "python -m keras_dblocks.applications.vit" in record["command"]
+    assert record["finished"] and record["seed"] == 0
+    backend = keras.backend.backend()
+    assert record["backend"] == backend
+    for name in ("keras", "numpy", backend):
+        assert record["versions"][name] == sys.modules[name].__version__
+    hardware = record["hardware"]
+    assert hardware["cpu"] and hardware["cpu_count"] >= 1
+    assert isinstance(hardware["gpus"], list)
+    git = ["git", "rev-parse", "--short", "HEAD"]
+    head = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    assert (record["commit"] or "").startswith(head)
+    figures = record["figures"]
+    assert figures["duration"]["value"] > 0
+    assert figures["duration"]["unit"] == "s"
+    printed = trained[1]
+    accuracy = figures["test accuracy"]
+    assert f"test accuracy: {accuracy['value']:.4g} %\n" in printed
+    assert accuracy["unit"] == "%"
+
+
 def test_rows_take_equal_layer_evaluations_and_end_their_schedule():
     evaluations = set()
     for row in ROWS:
@@ -202,6 +255,7 @@ def test_reference_changes_model_and_recipe(tmp_path, monkeypatch):
     monkeypatch.setitem(ViT.presets, "tiny", preset)
     runs = []
     monkeypatch.setattr(command, "train", lambda run, _: runs.append(run))
+    monkeypatch.setattr(ClassifierRun, "results", lambda run, _: {})
     assert run_main(tmp_path, "--reference", "--learning-rate", "0.1") == 0
     assert runs[0].model.reference and runs[0].model.on_policy == 0
     settings = json.loads((tmp_path / "settings.json").read_text())
@@ -308,9 +362,116 @@ def test_help_says_what_can_be_asked(capsys):
     text = capsys.readouterr().out
     for word in (*ViT.presets, "python -m keras_dblocks.applications.vit demo"):
         assert word in text
-    for option in ("data", "epochs", "resume", "end-to-end", "on-policy"):
-        assert f"--{option}" in text
-    assert text.count("default: ") > 8
+    options = re.split(r"\n  (?=-)", text[: text.index("\nexamples:")])[2:]
+    assert len(options) > 14
+    for option in options:
+        assert "(default:" in " ".join(option.split()), option
+
+
+# Interrupted, and not in a terminal.
+
+SMALL = ["--num-layers", "2", "--num-blocks", "2", "--train-examples", "96"]
+
+
+def test_ctrl_c_says_in_one_line_how_to_go_on(tmp_path):
+    arguments = [*SMALL, "--epochs", "1000", "--output", "run"]
+    process = subprocess.Popen(
+        [*PROGRAM, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    for line in process.stdout:
+        if re.match("epoch (?!1 of)", line):  # a line each ten seconds
+            break
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in printed + errors
+    assert errors.splitlines()[-1] == (
+        "interrupted; to go on from the last complete epoch: KERAS_BACKEND="
+        f"{keras.backend.backend()} python -m keras_dblocks.applications.vit "
+        f"{' '.join(arguments)} --resume"
+    )
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert not record["finished"]
+    assert list(record["figures"]) == ["duration"]
+    assert (tmp_path / "run" / "backup").exists()
+
+
+def test_plain_lines_where_there_is_no_terminal(trained):
+    printed = trained[1]
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", printed)
+    assert re.search(
+        r"^epoch 1 of 4, step 1 of 3: .*, compiling$", printed, re.M
+    )
+    assert re.search(
+        r"^epoch 4 of 4, step 3 of 3: block 0 loss [\d.]+, block 1 loss "
+        r"[\d.]+, 0:00:\d\d left$",
+        printed,
+        re.M,
+    )
+    assert printed.count(": val accuracy ") == 4
+    lines = printed.splitlines()
+    assert len(lines) == len(set(lines))
+
+
+@pytest.mark.slow
+def test_a_bar_in_a_terminal(tmp_path):
+    pty = pytest.importorskip("pty")
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*PROGRAM, *SMALL, "--epochs", "1", "--output", "run"],
+        stdout=theirs,
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "80", "TERM": "xterm"},
+    )
+    os.close(theirs)
+    printed = b""
+    with contextlib.suppress(OSError):  # the end of what is printed
+        while part := os.read(ours, 4096):
+            printed += part
+    os.close(ours)
+    assert process.wait() == 0
+    assert b"\x1b[" in printed and b" left " in printed
+    assert b"\rtest accuracy: " in printed.replace(b"\n", b"\r")
+
+
+@pytest.mark.once
+def test_time_left_leaves_out_what_compiles():
+    left = TimeLeft(epochs=3, steps_per_epoch=4, compilations=2)
+    left.steps.add(10.0)
+    left.steps.add(0.5)
+    assert left.after(epoch=0, step=2) is None
+    left.steps.add(20.0)  # the second block, drawn later
+    assert left.after(epoch=0, step=3) == pytest.approx(9 * 0.5)
+    left.steps.add(0.7)
+    assert left.after(epoch=0, step=4) == pytest.approx(8 * 0.6)
+    left.ends.add(7.0)  # compiles the validation
+    assert left.after(epoch=1, step=0) == pytest.approx(8 * 0.6)
+    left.ends.add(0.1)
+    assert left.after(epoch=2, step=1) == pytest.approx(3 * 0.6 + 0.1)
+
+
+@pytest.mark.once
+def test_an_output_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert run_main(tmp_path / "file" / "run") == 2
+    line = error_line(capsys)
+    assert "can be written" in line and "another --output" in line
+    folder = tmp_path / "demo"
+    folder.touch()
+    arguments = ["demo", "--preset", "tiny", "--output", str(folder)]
+    assert main(ViT, arguments) == 2
+    assert "can be written" in error_line(capsys)
+
+
+def test_on_policy_noise_is_not_for_twins(tmp_path, capsys):
+    assert run_main(tmp_path, "--end-to-end", "--on-policy", "1") == 2
+    assert "Leave it out" in error_line(capsys)
 
 
 # The demo.
@@ -319,14 +480,19 @@ def test_help_says_what_can_be_asked(capsys):
 def test_demo_compares_saves_and_draws(tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
-    images = ["--train-images", "96"]
+    images = ["--train-examples", "96"]
     assert main(ViT, ["demo", "--preset", "tiny", *images]) == 0
     printed = capsys.readouterr().out
     folder = tmp_path / "runs" / "tiny"
+    record = json.loads((folder / "record.json").read_text())
+    assert record["command"].endswith(
+        "vit demo --preset tiny " + " ".join(images)
+    )
     assert {path.name for path in folder.iterdir()} == {
         "block_0.keras",
         "block_1.keras",
         "model.keras",
+        "record.json",
         "report.png",
     }
     assert (folder / "report.png").read_bytes()[1:4] == b"PNG"
@@ -336,5 +502,7 @@ def test_demo_compares_saves_and_draws(tmp_path, monkeypatch, capsys):
     assert "end-to-end twin " in printed and "layer-matched twin " in printed
     logits = logits_of(folder / "model.keras")
     accuracy = np.mean(logits.argmax(-1) == load_images("digits").y_test)
-    assert f"{100 * accuracy:.2f} %" in printed
+    assert f"{100 * accuracy:.2f} " in printed
+    figure = record["figures"]["DiffusionBlocks, test accuracy"]
+    assert figure == {"value": pytest.approx(100 * accuracy), "unit": "%"}
     assert printed.count("same predictions") == 2

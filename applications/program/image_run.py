@@ -1,0 +1,73 @@
+"""A run that trains on images, of whatever use."""
+
+import dataclasses
+
+from keras_dblocks.applications.data import (
+    AugmentedDataset,
+    augmentation,
+    load_images,
+)
+from keras_dblocks.applications.images.latents import load_latent_data
+
+from .run import Run
+
+
+class ImageRun(Run):
+    """Trains a model on images and labels, which are an `ImageData`."""
+
+    examples = "images"
+    data_help = (
+        "digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, an .npz file "
+        "with x_train, y_train, x_test, y_test, or an .npy file of latents "
+        "(see keras_dblocks.applications.images.latents); the size of the "
+        "images and the number of classes follow from the data"
+    )
+    example_file = "my_images.npz"
+
+    @staticmethod
+    def load(recipe):
+        latents = str(recipe["data"]).endswith(".npy")
+        return (load_latent_data if latents else load_images)(recipe["data"])
+
+    @staticmethod
+    def sizes_of(data):
+        return {
+            "image_size": data.x_train.shape[1],
+            "channels": data.x_train.shape[-1],
+            "num_classes": data.num_classes,
+        }
+
+    def prepare(self, data, blocks):
+        count = self.recipe.get("train_examples")
+        return dataclasses.replace(
+            data, x_train=data.x_train[:count], y_train=data.y_train[:count]
+        )
+
+    def make_batches(self, blocks):
+        data, recipe = self.data, self.recipe
+        blocks.check_data(data.x_train, data.y_train)
+        return AugmentedDataset(
+            data.x_train,
+            data.y_train,
+            batch_size=min(recipe["batch_size"], len(data.x_train)),
+            augment=augmentation(
+                recipe["augmentation"], self.config["channels"]
+            ),
+            mean=data.mean,
+            std=data.std,
+            seed=self.config["seed"],
+            drop_remainder=True,  # a step is compiled for each batch size
+            steps_per_epoch=recipe.get("steps_per_epoch"),
+        )
+
+    def warmup_steps(self, steps):
+        recipe = self.recipe
+        warmup = steps * recipe["warmup_epochs"] // recipe["epochs"]
+        return max(1, min(warmup, steps // 2))
+
+    def describe_data(self):
+        return f"{len(self.data.x_train):,} images of {self.data.name}"
+
+    def validation_data(self):
+        """The data on which `fit` computes `val_loss`."""
+        return self.data.x_test, self.data.y_test
