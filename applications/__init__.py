@@ -15,7 +15,6 @@ from keras_dblocks.applications.vit import (
 # Modules whose classes are found in files and nowhere else.
 import keras_dblocks.applications.ar.twin  # isort: skip
 import keras_dblocks.applications.data.text
-import keras_dblocks.applications.program.curriculum_run
 import keras_dblocks.applications.recurrent_depth.huginn.model
 import keras_dblocks.applications.vit.twin  # noqa: F401
 

@@ -1,10 +1,10 @@
 """Trains and evaluates the rows of a text system's table of results.
 
-All rows take the same number of layer evaluations. One block takes K steps
-through all layers. B blocks, including the model from which they start, and
-the layer-matched model take B * K steps through 1 / B of the layers. The tool
-prints one line of JSON for each row and seed, with the metrics that `evaluate`
-returns for the test text:
+All rows are trained by `model.fit` alone, with the same number of layer
+evaluations: the end-to-end twin takes K steps, the layer-matched twin and B
+blocks B * K steps through 1 / B of the layers. The tool prints one line of JSON
+for each row and seed, with the metrics that `evaluate` returns for the test
+text:
 
     KERAS_BACKEND=torch python tools/compare_text.py --application mdm \
         --data austen.txt --rows end_to_end layer_matched blocks --seeds 0 1
@@ -15,48 +15,62 @@ import json
 import time
 from pathlib import Path
 
+import keras
 from steps import BACKEND, print_line
 
 from keras_dblocks.applications import MDM, ARTransformer, RecurrentDepth
-from keras_dblocks.applications.data import chunks, load_text
-from keras_dblocks.applications.program.curriculum_run import CurriculumRun
+from keras_dblocks.applications.data import RandomChunks, chunks, load_text
 from keras_dblocks.applications.program.record import commit
 from keras_dblocks.applications.program.run import ROWS
-from keras_dblocks.applications.recipes import TEXT
 
 MODELS = {"mdm": MDM, "ar": ARTransformer, "recurrent": RecurrentDepth}
-# K steps are divided into this number of epochs, of which a share trains the
-# model from which the blocks start.
-EPOCHS = 20
 
 
-def make(args, data, row, seed):
-    """Makes the `CurriculumRun` of a row."""
-    sizes = {"num_layers": args.num_layers, "num_blocks": args.num_blocks}
+def optimizer(args, steps):
+    """AdamW with a warm-up of a twentieth and a cosine decay to a twentieth."""
+    warmup = max(1, steps // 20)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        max(1, steps - warmup),
+        alpha=0.05,
+        warmup_target=args.learning_rate,
+        warmup_steps=warmup,
+    )
+    return keras.optimizers.AdamW(
+        schedule, weight_decay=0.03, global_clipnorm=1.0
+    )
+
+
+def train(args, data, row, seed):
+    """Trains a row; returns the model and its number of steps."""
+    blocks = args.num_blocks
+    keras.utils.set_random_seed(seed)
+    sizes = {"num_layers": args.num_layers, "num_blocks": blocks}
     if args.application == "recurrent":
-        sizes = {}  # the default numbers of layers
-    config = {
-        "vocabulary_size": data.vocabulary_size,
-        "sequence_length": args.sequence_length,
+        sizes, blocks = {}, 1  # the default numbers of layers
+    in_blocks = row in ("blocks", "paper")
+    model = MODELS[args.application](
+        vocabulary_size=data.vocabulary_size,
+        sequence_length=args.sequence_length,
+        hidden_dim=args.hidden_dim,
+        num_heads=args.num_heads,
+        seed=seed,
         **sizes,
-        "hidden_dim": args.hidden_dim,
-        "num_heads": args.num_heads,
-        "seed": seed,
+        **({"reference": True} if row == "paper" else {}),
         **(args.options if row == "blocks" else {}),
-    }
-    recipe = {
-        **TEXT,
-        "epochs": EPOCHS,
-        "steps_per_epoch": max(1, args.steps // EPOCHS),
-        "batch_size": args.batch_size,
-        "learning_rate": args.learning_rate,
-        "warmup_steps": args.steps // 20,
-        "start_share": 0 if args.in_sequence else args.start_share,
-        "in_sequence": args.in_sequence,
-        "on_policy": args.on_policy,
-    }
-    model_class = MODELS[args.application]
-    return CurriculumRun(model_class, config, recipe, data, row)
+    )
+    epochs = 1 if row == "end_to_end" else blocks
+    steps = args.steps
+    if not in_blocks:
+        model = getattr(model, row)()
+        steps *= epochs
+    options = args.compile if row == "blocks" else {}
+    model.compile(optimizer(args, steps), **options)
+    batches = RandomChunks(
+        data.train, args.sequence_length, args.batch_size, args.steps, seed
+    )
+    model.fit(batches, epochs=epochs, verbose=0)
+    return model, epochs * args.steps
 
 
 def main():
@@ -74,15 +88,9 @@ def main():
     add("--hidden-dim", type=int, default=96)
     add("--num-heads", type=int, default=4)
     add("--learning-rate", type=float, default=2e-3)
-    add("--start-share", type=float, default=0.75)
-    add("--in-sequence", action="store_true", help="block after block")
-    add("--on-policy", type=json.loads, default='"auto"')
-    add(
-        "--options",
-        type=json.loads,
-        default={},
-        help="further keywords of our blocks, as JSON",
-    )
+    options = {"type": json.loads, "default": {}}
+    add("--options", help="keywords of the blocks, as JSON", **options)
+    add("--compile", help="keywords of their `compile`, as JSON", **options)
     add("--test-sequences", type=int, default=400)
     text = "evaluate after these numbers of iterations too (recurrent)"
     add("--iterations", type=int, nargs="*", default=[], help=text)
@@ -99,38 +107,37 @@ def main():
     data = load_text(args.data, args.tokenizer)
     text = data.validation if args.validation else data.test
     test = chunks(text, args.sequence_length)[: args.test_sequences]
-    train = chunks(data.train, args.sequence_length)[: args.test_sequences]
+    first = chunks(data.train, args.sequence_length)[: args.test_sequences]
     lines = {}
     for seed in args.seeds:
         for row in args.rows:
-            run = make(args, data, row, seed)
             begin, busy = time.time(), time.process_time()
-            steps = run.train_in_memory()
+            model, steps = train(args, data, row, seed)
             seconds, busy = time.time() - begin, time.process_time() - busy
-            scores = run.model.evaluate(test, return_dict=True, batch_size=64)
-            seen = run.model.evaluate(train, return_dict=True, batch_size=64)
+            scores = model.evaluate(test, return_dict=True, batch_size=64)
+            seen = model.evaluate(first, return_dict=True, batch_size=64)
             name = next(iter(scores))
             result = {
                 "row": row,
                 "seed": seed,
                 "steps": steps,
-                "layers": run.num_layers,
                 "seconds": round(seconds),
                 "cpu_seconds": round(busy),
                 **{k: round(v, 4) for k, v in scores.items()},
                 f"train_{name}": round(seen[name], 4),
+                "options": {**args.options, **args.compile},
                 "backend": BACKEND,
                 "commit": commit(),
             }
             for steps in args.iterations:
-                entropy = run.model.evaluate(test, num_steps=steps)[0]
+                entropy = model.evaluate(test, num_steps=steps)[0]
                 result[f"after_{steps}"] = round(entropy, 4)
                 line = lines.setdefault(f"{row}, seed {seed}", [])
                 line.append((steps, entropy))
             print_line(result)
             if args.folder:
                 args.folder.mkdir(parents=True, exist_ok=True)
-                run.model.save(args.folder / f"{row}-{seed}.keras")
+                model.save(args.folder / f"{row}-{seed}.keras")
     if args.plot:
         save_plot(args.plot, lines)
 

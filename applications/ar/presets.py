@@ -10,20 +10,17 @@ from keras_dblocks.applications.recipes import (
     with_commands,
 )
 
-# Blocks are trained one after the other; each starts from the weights of the
-# one before it.
-_IN_SEQUENCE = {"in_sequence": True}
 _SMALL = {"sequence_length": 128, "num_layers": 6, "num_blocks": 3}
 _SMALL |= {"hidden_dim": 128, "num_heads": 4}
 _PAPER = {"num_layers": 12, "num_blocks": 4, "overlap": 0.1}
 _PAPER |= {"hidden_dim": 768, "num_heads": 12, "vocabulary_size": 32_000}
-_PAPER_RECIPE = {**TEXT_OF_THE_PAPER, **_IN_SEQUENCE, "epochs": 10}
+_PAPER_RECIPE = {**TEXT_OF_THE_PAPER, "epochs": 10}
 
 PRESETS = {
     "ar_demo": {
         "description": "text that ships with Python; minutes on two cores",
         "config": {**_SMALL, "sequence_length": 64, "hidden_dim": 64},
-        "training": {**TEXT, **_IN_SEQUENCE, "data": "python"},
+        "training": {**TEXT, "data": "python"},
         "expected": "not measured",
     },
     "ar_austen": {
@@ -31,7 +28,6 @@ PRESETS = {
         "config": {**_SMALL, "num_layers": 12, "hidden_dim": 256},
         "training": {
             **TEXT,
-            **_IN_SEQUENCE,
             "data": "austen.txt",
             "epochs": 2,
             "batch_size": 64,

@@ -78,6 +78,7 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
     )
     # Masks hide the answer at every ratio, so blocks see no false hints.
     default_on_policy = 0.0
+    default_curriculum = "common_start"
 
     def __init__(
         self,
@@ -218,7 +219,7 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
                 "What earlier blocks reveal is another text than the one to "
                 f"be learned. Received: on_policy={on_policy}. Leave it out."
             )
-        super().compile(*args, on_policy=0.0, **kwargs)
+        super().compile(*args, **kwargs)
 
     def check_data(self, x, y=None):
         self.check_targets(x, y)

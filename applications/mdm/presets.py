@@ -10,9 +10,6 @@ from keras_dblocks.applications.recipes import (
     with_commands,
 )
 
-# This share of the blocks' steps trains one shallow model on all noise levels;
-# all blocks start from its weights.
-_COMMON_START = {"start_share": 0.75}
 _SMALL = {"vocabulary_size": 27, "sequence_length": 128, "num_layers": 6}
 _SMALL |= {"num_blocks": 3, "hidden_dim": 128, "num_heads": 4}
 _PAPER = {**_SMALL, "sequence_length": 256, "num_layers": 12}
@@ -22,7 +19,7 @@ PRESETS = {
     "mdm_demo": {
         "description": "text that ships with Python; minutes on two cores",
         "config": {**_SMALL, "sequence_length": 64, "hidden_dim": 64},
-        "training": {**TEXT, **_COMMON_START, "data": "python", "epochs": 2},
+        "training": {**TEXT, "data": "python", "epochs": 2},
         "expected": "not measured yet",
     },
     "mdm_austen": {
@@ -30,7 +27,6 @@ PRESETS = {
         "config": {**_SMALL, "num_layers": 12, "hidden_dim": 256},
         "training": {
             **TEXT,
-            **_COMMON_START,
             "data": "austen.txt",
             "epochs": 9,
             "batch_size": 64,
@@ -44,7 +40,6 @@ PRESETS = {
         "config": _PAPER,
         "training": {
             **TEXT_OF_THE_PAPER,
-            **_COMMON_START,
             "data": "text8",
             "epochs": 100,
             "warmup_steps": 2000,

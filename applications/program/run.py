@@ -41,7 +41,6 @@ class Run:
 
     metrics = ()
     tokenizers = ()  # names of those that text can be read with
-    can_be_lengthened = True
 
     def __init__(self, model_class, config, recipe, data, row="blocks"):
         # Initializers take their seeds from here. `keras.utils.set_random_seed`
@@ -103,6 +102,15 @@ class Run:
             return {}
         return {"on_policy": self.recipe.get("on_policy", "auto")}
 
+    @property
+    def can_be_lengthened(self):
+        """Whether a resumed run may have more epochs than it began with.
+
+        In a curriculum the block that trains at a step depends on the length.
+        """
+        run = getattr(self.model, "curriculum_run", None)
+        return run is None or run.curriculum is None
+
     def make_optimizer(self):
         """The optimizer; each block follows the schedule in its own steps."""
         steps = self.num_steps // getattr(self.model, "num_blocks", 1)
@@ -121,9 +129,6 @@ class Run:
     def settings(self):
         """The settings that a resumed run must share with the original one."""
         return {**self.config, **self.recipe, "row": self.row}
-
-    def prepare_fit(self, folder):
-        """Prepares `fit`, with files in `folder` where necessary."""
 
     def fit(self, callbacks=(), **kwargs):
         """Trains the model for all epochs."""

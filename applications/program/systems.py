@@ -7,8 +7,8 @@ from keras_dblocks.applications.text.strings import TakesStrings
 
 from . import generate_images, generate_text
 from .classifier_run import ClassifierRun
-from .curriculum_run import CurriculumRun
 from .generator_run import GeneratorRun
+from .text_run import TextRun
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +34,7 @@ class System:
 def system_of(model_class):
     """The `System` to which a subclass of `DiffusionBlocks` belongs."""
     if issubclass(model_class, TakesStrings):
-        return System(CurriculumRun, generate_text)
+        return System(TextRun, generate_text)
     if model_class.generate is not DiffusionBlocks.generate:
         return System(GeneratorRun, generate_images)
     return System(ClassifierRun)

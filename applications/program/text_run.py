@@ -26,7 +26,6 @@ class TextRun(Run):
     )
     example_file = "my_text.txt"
     tokenizers = tuple(TOKENIZERS)
-    data_seed = 0  # added to the run's seed to draw sequences
 
     @staticmethod
     def load(recipe):
@@ -46,7 +45,7 @@ class TextRun(Run):
             length,
             recipe["batch_size"],
             recipe.get("steps_per_epoch"),
-            seed=self.config["seed"] + self.data_seed,
+            seed=self.config["seed"],
         )
 
     def compile_model(self):

@@ -12,7 +12,6 @@ def train(run, folder):
         run: `Run`.
         folder: path of the run's folder, which `claim` has created.
     """
-    run.prepare_fit(folder)
     print(run.describe(), flush=True)
     backup = keras.callbacks.BackupAndRestore(
         folder / "backup", double_checkpoint=True, delete_checkpoint=False

@@ -56,38 +56,6 @@ def load_block(model, path):
         variable.assign(value)
 
 
-def start_from(model, start):
-    """Copies the only block of `start` into every block of `model`."""
-    alike = type(start) is type(model) and start.num_blocks == 1
-    if not model.built:
-        model.build()
-    if alike and not start.built:
-        start.build()
-    # Every block lists its weights in the same order.
-    theirs = start.blocks[0].weights if alike else []
-    for block in model.blocks:
-        mine = [tuple(v.shape) for v in block.weights]
-        if mine != [tuple(v.shape) for v in theirs]:
-            raise ValueError(
-                f"Blocks start from a {type(model).__name__} with "
-                f"num_blocks=1 and as many layers as block {block.index}, "
-                f"{len(block.residual_layers)}. Received: a "
-                f"{type(start).__name__} with num_blocks="
-                f"{getattr(start, 'num_blocks', None)} and num_layers="
-                f"{getattr(start, 'num_layers', None)}. "
-                "Make it with the other settings of this model."
-            )
-    for block in model.blocks:
-        copy_weights(theirs, block.weights)
-
-
-def copy_weights(source, target):
-    """Assigns one list of variables to another with the same shapes."""
-    for variable, other in zip(target, source, strict=True):
-        # A copy is needed since on JAX a training step donates its buffers.
-        variable.assign(np.array(ops.convert_to_numpy(other)))
-
-
 def from_blocks(cls, paths):
     """Makes a model of class `cls` from one file per block, in any order."""
     if not paths:

@@ -167,6 +167,7 @@ class DiffusionBlocks(
         self._loss_means = compat.Losses(names, name="block_losses")
         if reference:
             self.default_on_policy = 0.0  # the paper's
+            self.default_curriculum = "sampled"
 
     @property
     def block_losses(self):
@@ -505,22 +506,6 @@ class DiffusionBlocks(
     def load_block(self, path):
         """Loads a saved block's weights into this model."""
         assembly.load_block(self, path)
-
-    def start_from(self, start):
-        """Starts every block as a copy of a trained, shallow model.
-
-        A model with one block, as deep as each block here, learns all noise
-        levels at every step. Its copies then specialise. Its steps take as
-        much memory and as many layer evaluations as a block's steps.
-
-        Args:
-            start: model of the same class and sizes with `num_blocks=1` and
-                as many layers as each block of this model.
-
-        Raises:
-            ValueError: if `start` is another model. Nothing is changed then.
-        """
-        assembly.start_from(self, start)
 
     @classmethod
     def from_blocks(cls, paths):

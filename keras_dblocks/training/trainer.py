@@ -109,10 +109,11 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         self._refuse_own_steps()
         if not self.built:
             self.build()
+        independent = on_policy != "auto" and not on_policy
         if on_policy == "auto":
             on_policy = self.default_on_policy
         check_share("on_policy", on_policy, 'Use "auto", the default.')
-        plan = self._plan(curriculum, on_policy, block_order)
+        plan = self._plan(curriculum, independent, block_order)
         if curriculum_steps is not None:
             check_integer("curriculum_steps", curriculum_steps)
         check_offload(offload, offload_parameters)
@@ -153,12 +154,13 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             self.curriculum_length.assign(0)
         super().compile(optimizer=optimizers, loss=None, **plain)
 
-    def _plan(self, curriculum, on_policy, block_order):
+    def _plan(self, curriculum, independent, block_order):
         """The `Curriculum` that `compile` was asked for, or None."""
         asked = curriculum
         if curriculum == "auto":
             fresh = not any(block.was_trained() for block in self.blocks)
-            free = on_policy and block_order == "uniform" and fresh
+            uniform = isinstance(block_order, str) and block_order == "uniform"
+            free = fresh and uniform and not independent
             curriculum = self.default_curriculum if free else "sampled"
         plan = curricula.get(curriculum, self.num_blocks)
         if plan is None or not self.shared_variables():

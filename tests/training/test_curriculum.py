@@ -48,17 +48,17 @@ def test_every_step_has_one_phase_and_shares_grow(blocks):
 def test_schedules_are_gone_through_in_every_phase():
     decay = keras.optimizers.schedules.PolynomialDecay(1.0, 100, 0.0)
     spans = common_start(2).spans(0, 200, 2)
-    assert spans == [(0.0, 100.0, 1.0), (100.0, 50.0, 0.6)]
-    assert common_start(2).spans(1, 200, 2) == [(0.0, 50.0, 0.6)]
+    assert spans == [(0.0, 150.0, 1.0), (150.0, 25.0, 0.6)]
+    assert common_start(2).spans(1, 200, 2) == [(0.0, 25.0, 0.6)]
     assert common_start(2).spans(None, 200, 2) == [
-        (0.0, 100.0, 1.0),
-        (100.0, 100.0, 0.6),
+        (0.0, 150.0, 1.0),
+        (150.0, 50.0, 0.6),
     ]
     schedule = PhasedSchedule(decay, 100.0, spans)
-    found = [float(schedule(step)) for step in (0, 50, 100, 125, 150)]
+    found = [float(schedule(step)) for step in (0, 75, 150, 162.5, 175)]
     np.testing.assert_allclose(found, [1.0, 0.5, 0.6, 0.3, 0.0], atol=1e-6)
     again = PhasedSchedule.from_config(schedule.get_config())
-    assert float(again(125)) == pytest.approx(0.3)
+    assert float(again(162.5)) == pytest.approx(0.3)
 
 
 @pytest.mark.once
@@ -175,8 +175,8 @@ def test_a_common_start_learns_all_levels_and_is_copied():
     )
     turns = Turns()
     model.fit(x, y, batch_size=8, epochs=2, verbose=0, callbacks=[turns])
-    assert turns.turns[:8] == [(0, True)] * 8
-    assert all(not alone for _, alone in turns.turns[8:])
+    assert turns.turns[:12] == [(0, True)] * 12
+    assert all(not alone for _, alone in turns.turns[12:])
     block, noise = model.blocks[1], model.noise
     low, high, lowest, highest = block.loss_constants(True)[0]
     assert (low, high) == (0, 1)

@@ -9,12 +9,8 @@ import pytest
 from helpers import small_text
 from helpers.small_ar import SIZES
 from helpers.small_text import write_text
-from helpers.small_vit import values
-from keras_dblocks import compat
 from keras_dblocks.applications.ar import ARTransformer
-from keras_dblocks.applications.data import load_text
 from keras_dblocks.applications.program import main
-from keras_dblocks.applications.program.curriculum_run import CurriculumRun
 
 pytestmark = pytest.mark.program
 
@@ -75,27 +71,6 @@ def test_train_resume_and_generate(tmp_path, text, capsys):
     arguments[2:3] = files  # in place of the whole model
     assert main(ARTransformer, [str(a) for a in arguments]) == 0
     assert written.read_text().splitlines() == lines
-
-
-def test_each_block_starts_where_the_last_one_stopped(text):
-    """Without learning all are block 0; one schedule goes over all."""
-    data = load_text(text)
-    config = {**TINY["config"], "vocabulary_size": 27, "seed": 0}
-    rate, decay = {"learning_rate": 1e-20}, {"weight_decay": 0.0}
-    recipe = {**TINY["training"], **rate, **decay}
-    made = CurriculumRun(ARTransformer, config, recipe, data)
-    before = values(made.model.blocks[0].trainable_variables)
-    assert made.train_in_memory() == made.num_steps == 2 * len(made.batches)
-    for block in made.model.blocks:
-        after = values(block.trainable_variables)
-        for one, other in zip(before, after, strict=True):
-            np.testing.assert_allclose(one, other, atol=1e-7)
-    first, second = (o.learning_rate for o in made.model.optimizer.parts)
-    each = len(made.batches)
-    whole = CurriculumRun(ARTransformer, config, recipe, data).make_optimizer()
-    schedule = compat.schedule(whole)
-    np.testing.assert_allclose(float(first), float(schedule(each)))
-    np.testing.assert_allclose(float(second), float(schedule(2 * each)))
 
 
 @pytest.mark.slow  # the program's twin rows are those of masked diffusion

@@ -394,23 +394,3 @@ def test_fit_and_evaluate_refuse():
     refused(lambda: model.predict(text), "`predict`")
     refused(lambda: model.compile(on_policy=0.5), "on_policy=0.5")
     assert equal(state(model), before)
-
-
-def test_blocks_start_as_copies_of_a_shallow_model():
-    tokens = data(12)
-    start = make(num_layers=1, num_blocks=1)
-    start.compile("adamw")
-    start.fit(tokens, verbose=0)
-    model = make(initial=1)
-    model.start_from(start)
-    for block in model.blocks:
-        assert equal(values(block.weights), values(start.blocks[0].weights))
-    model.compile("adamw", block_order="round_robin")
-    model.fit(tokens, batch_size=4, verbose=0)  # no memory is shared
-    assert not equal(
-        values(model.blocks[0].weights), values(model.blocks[1].weights)
-    )
-    for wrong in ({"num_layers": 2, "num_blocks": 1}, {}):
-        before = values(model.weights)
-        refused(lambda w=wrong: model.start_from(make(**w)), "Blocks start")
-        assert equal(values(model.weights), before)
