@@ -71,7 +71,7 @@ class BlockWriter:
                 )
 
             level = call["level"] * ops.ones((batch,))
-            logits, handed = block.forward(
+            logits, handed = block.denoise_pass(
                 state[0], level, condition, handed, layers=through
             )
             denoised = block.target.bridge(logits)

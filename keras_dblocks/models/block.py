@@ -138,7 +138,7 @@ class Block(
         )
         level = keras.KerasTensor((None,))
         with dtype_scope(self.dtype_policy):
-            prediction, state = self.forward(
+            prediction, state = self.denoise_pass(
                 noisy, level, self.layout.condition_spec
             )
         self.prediction_shape = tuple(prediction.shape[1:])
@@ -158,7 +158,12 @@ class Block(
         self.track_progress()
 
     def _check_bridge(self, prediction):
-        """Refuses a head whose output the target cannot turn into a signal."""
+        """Refuses a head whose output the target cannot turn into a signal.
+
+        For tokens that are masked, the sampler draws them from the logits.
+        """
+        if not self.method.noise.dtype.startswith("float"):
+            return
         wanted, problem = tuple(self.target.signal_shape), ""
         try:
             signal = Bridge(self.target).compute_output_spec(prediction)
@@ -238,11 +243,11 @@ class Block(
                 replaces the stem, for example by one that has computed its
                 part of the condition before.
         """
-        return self.forward(
+        return self.denoise_pass(
             noisy, level, condition, (), training, layers, stem
         )[0]
 
-    def forward(
+    def denoise_pass(
         self,
         noisy,
         level,
@@ -314,7 +319,7 @@ class Block(
 
         Args:
             batch: number of rows.
-            guided: bool. Whether `guided_forward` gets it, with a scale.
+            guided: bool. Whether `guided_pass` gets it, with a scale.
         """
         if self.state_input is None:
             return ()
@@ -341,9 +346,9 @@ class Block(
             noisy, level, condition: as in `denoise`.
             scale: float, or None for the plain prediction.
         """
-        return self.guided_forward(noisy, level, condition, scale, ())[0]
+        return self.guided_pass(noisy, level, condition, scale, ())[0]
 
-    def guided_forward(self, noisy, level, condition, scale, handed):
+    def guided_pass(self, noisy, level, condition, scale, handed):
         """`guided` from what was handed over, and what to hand over.
 
         Args:
@@ -354,11 +359,13 @@ class Block(
         Returns:
             Pair of the prediction and the tuple to hand over.
         """
-        prediction, state = self.forward(noisy, level, condition, handed[:1])
+        prediction, state = self.denoise_pass(
+            noisy, level, condition, handed[:1]
+        )
         if scale is None:
             return prediction, state
         empty = self.layout.null_condition(condition)
-        without, other = self.forward(noisy, level, empty, handed[1:])
+        without, other = self.denoise_pass(noisy, level, empty, handed[1:])
         return without + scale * (prediction - without), (*state, *other)
 
     def quantize(self, *args, **kwargs):
@@ -458,14 +465,14 @@ class Block(
 
         Args:
             state: tuple of the noisy signal `(B, ...)`, its levels `(B,)` and
-                what else is handed over, see `forward`.
+                what else is handed over, see `denoise_pass`.
             context: the condition, tensor(s) `(B, ...)`.
             constants: two scalars, the noise levels before and after the step.
             stem: as in `denoise`.
         """
         noisy, _, *handed = state
         ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
-        prediction, handed = self.forward(
+        prediction, handed = self.denoise_pass(
             noisy, constants[0] * ones, context, tuple(handed), stem=stem
         )
         denoised = self.target.bridge(prediction)
@@ -542,7 +549,7 @@ class Block(
                     for one, other in zip(made, handed, strict=True)
                 ]
             noisy, level, *state = made
-        prediction, _ = self.forward(
+        prediction, _ = self.denoise_pass(
             noisy, level, condition, tuple(state), training
         )
         loss = self.target.loss(clean_input, prediction, noisy, level)  # (B,)

@@ -281,13 +281,13 @@ def test_a_copy_with_a_state_is_as_good_as_its_original():
     block = model.block(0)
     noisy = keras.random.normal((16, 8), seed=1)
     level = ops.ones((16,))
-    plain, (state,) = block.forward(noisy, level, x)
-    handed, _ = block.forward(noisy, level, x, (state,))
+    plain, (state,) = block.denoise_pass(noisy, level, x)
+    handed, _ = block.denoise_pass(noisy, level, x, (state,))
     np.testing.assert_array_equal(*map(ops.convert_to_numpy, (plain, handed)))
     assert np.abs(ops.convert_to_numpy(state)).max() > 0.01
     kernel = block.state_input.projection.kernel
     kernel.assign(np.eye(8))
-    changed, _ = block.forward(noisy, level, x, (state,))
+    changed, _ = block.denoise_pass(noisy, level, x, (state,))
     assert np.abs(ops.convert_to_numpy(changed - plain)).max() > 1e-3
 
 

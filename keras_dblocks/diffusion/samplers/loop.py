@@ -145,7 +145,7 @@ def run(block, sampler, calls, state, condition, rows, stream):
         sampler: `Sampler`.
         calls: dict of floats `(num_calls,)`, those of a `Visit`.
         state: pair of a tuple of tensors, see `Sampler.initial`, and of what
-            the call before handed over, see `Block.forward`, or None.
+            the call before handed over, see `Block.denoise_pass`, or None.
         condition: tensor(s) `(B, ...)`, or None.
         rows: int32 tensor `(B,)`.
         stream: `Stream`, see `stream_of`.
@@ -178,7 +178,7 @@ def advance(block, sampler, call, state, condition, rows, stream):
     own, handed = with_handed(block, sampler, state)
     level = ops.cast(call["level"], "float32")
     level = level * ops.ones((ops.shape(own[0])[0],), dtype="float32")
-    prediction, handed = block.guided_forward(
+    prediction, handed = block.guided_pass(
         own[0], level, condition, sampler.guidance_scale, handed
     )
     denoised = block.target.bridge(prediction)
