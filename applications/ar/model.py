@@ -11,13 +11,13 @@ from keras_dblocks.applications.text.layers import (
     check_heads,
 )
 from keras_dblocks.applications.text.llama import LlamaLayer
-from keras_dblocks.applications.text.token_embedding import (
+from keras_dblocks.checks import check_integer, check_share, check_sizes
+from keras_dblocks.diffusion.samplers import EulerSampler
+from keras_dblocks.diffusion.token_embedding import (
     OneHotTokens,
     TokenEmbedding,
 )
-from keras_dblocks.applications.text.tokens import check_padding
-from keras_dblocks.checks import check_integer, check_share, check_sizes
-from keras_dblocks.diffusion.samplers import EulerSampler
+from keras_dblocks.diffusion.tokens import check_padding
 from keras_dblocks.layers import NoiseEmbedding
 from keras_dblocks.models.parts import Shell
 

@@ -8,11 +8,11 @@ from keras import ops
 
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.applications.text.strings import TakesStrings
-from keras_dblocks.applications.text.tokens import Tokens, check_padding
 from keras_dblocks.checks import check_integer, check_share, check_sizes
 from keras_dblocks.diffusion.masking import MaskingNoise
 from keras_dblocks.diffusion.preconditioning import NoPreconditioning
 from keras_dblocks.diffusion.samplers import UnmaskingSampler
+from keras_dblocks.diffusion.tokens import Tokens, check_padding
 from keras_dblocks.layers import (
     NoiseEmbedding,
     TransformerLayer,

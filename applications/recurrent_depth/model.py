@@ -8,10 +8,10 @@ from keras import ops
 from keras_dblocks.applications.text.in_blocks import NextTokenBlocks
 from keras_dblocks.applications.text.layers import ScaledLogits, check_heads
 from keras_dblocks.applications.text.sandwich import SandwichLayer
-from keras_dblocks.applications.text.token_embedding import TokenEmbedding
-from keras_dblocks.applications.text.tokens import check_padding
 from keras_dblocks.checks import check_integer, check_sizes
 from keras_dblocks.diffusion.samplers import EulerSampler
+from keras_dblocks.diffusion.token_embedding import TokenEmbedding
+from keras_dblocks.diffusion.tokens import check_padding
 from keras_dblocks.layers import NoiseEmbedding
 from keras_dblocks.streams import rows_of
 

@@ -11,13 +11,13 @@ from keras_dblocks.applications.text.generate import GeneratesText
 from keras_dblocks.applications.text.layers import check_heads
 from keras_dblocks.applications.text.likelihood import EvaluatesLikelihood
 from keras_dblocks.applications.text.strings import TakesStrings
-from keras_dblocks.applications.text.tokens import (
+from keras_dblocks.checks import check_integer, check_sizes
+from keras_dblocks.diffusion.tokens import (
     CountsTokens,
     check_padding,
     check_tokens,
     mean_over_tokens,
 )
-from keras_dblocks.checks import check_integer, check_sizes
 from keras_dblocks.diffusion.weighting import weighted_mean
 from keras_dblocks.files.atomic_files import AtomicFiles
 from keras_dblocks.files.random_states import SavedRandomStates

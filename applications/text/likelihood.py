@@ -7,8 +7,8 @@ import numpy as np
 from keras import ops
 
 from keras_dblocks import compat
-from keras_dblocks.applications.text.tokens import mean_over_tokens
 from keras_dblocks.diffusion.samplers import loop
+from keras_dblocks.diffusion.tokens import mean_over_tokens
 from keras_dblocks.models.numbered_rows import NumberedRows
 
 

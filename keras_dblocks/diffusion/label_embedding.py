@@ -139,7 +139,7 @@ def check_labels(labels, num_classes):
             raise ValueError(
                 "Labels must be integers of shape (N,) or (N, 1). "
                 f"Received: {labels.dtype} of shape {labels.shape}. For "
-                "sequences write a `Target`, as in examples/small_gpt.py."
+                "sequences use `layers.TokenEmbedding`."
             )
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(

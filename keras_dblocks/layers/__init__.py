@@ -2,9 +2,15 @@
 
 from keras_dblocks.diffusion.continuous_signal import ContinuousSignal
 from keras_dblocks.diffusion.label_embedding import LabelEmbedding
+from keras_dblocks.diffusion.token_embedding import (
+    OneHotTokens,
+    TokenEmbedding,
+)
+from keras_dblocks.diffusion.tokens import Tokens
 from keras_dblocks.layers.activated_dense import ActivatedDense
 from keras_dblocks.layers.adaptive_normalization import AdaptiveNormalization
 from keras_dblocks.layers.embedding import Embedding
+from keras_dblocks.layers.functional_part import FunctionalPart
 from keras_dblocks.layers.gated_residual import GatedResidual
 from keras_dblocks.layers.handed_state import HandedState
 from keras_dblocks.layers.modulation import Modulation
@@ -20,6 +26,7 @@ __all__ = [
     "AdaptiveNormalization",
     "ContinuousSignal",
     "Embedding",
+    "FunctionalPart",
     "GatedResidual",
     "HandedState",
     "LabelEmbedding",
@@ -27,7 +34,10 @@ __all__ = [
     "MovingAverage",
     "NoiseEmbedding",
     "NoiseModulation",
+    "OneHotTokens",
     "PatchEmbedding",
     "SelfAttention",
+    "TokenEmbedding",
+    "Tokens",
     "TransformerLayer",
 ]

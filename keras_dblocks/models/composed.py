@@ -9,6 +9,7 @@ from keras_dblocks.diffusion.label_embedding import LabelEmbedding
 from keras_dblocks.diffusion.noise import Noise
 from keras_dblocks.diffusion.preconditioning import Preconditioning
 from keras_dblocks.diffusion.target import Target
+from keras_dblocks.diffusion.token_embedding import TokenEmbedding
 from keras_dblocks.layers.functional_part import FunctionalPart
 from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 from keras_dblocks.models.network import check_spec
@@ -33,7 +34,8 @@ class ComposedBlocks(DiffusionBlocks):
 
     Args:
         target: `Target`, the clean signal: `layers.LabelEmbedding` for
-            labels, `layers.ContinuousSignal` for images or numbers.
+            labels, `layers.TokenEmbedding` for sequences of them,
+            `layers.ContinuousSignal` for images or numbers.
         stem: layer from the scaled noisy signal `(B, *signal_shape)` to the
             first state.
         layers: list of residual layers, from a state to a state.
@@ -218,7 +220,10 @@ class ComposedBlocks(DiffusionBlocks):
     def batch_spec(self):
         condition = self.condition_spec()
         target = self._templates["target"].layer
-        if isinstance(target, LabelEmbedding):
+        if isinstance(target, TokenEmbedding):
+            length = target.sequence_length
+            clean = keras.KerasTensor((None, length), dtype="int32")
+        elif isinstance(target, LabelEmbedding):
             clean = keras.KerasTensor((None,), dtype="int32")
         else:
             clean = keras.KerasTensor((None, *target.signal_shape))

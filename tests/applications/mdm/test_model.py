@@ -8,9 +8,9 @@ from keras import ops
 from helpers.small_mdm import MASK, SIZES, data, exact_bound, make, randomize
 from helpers.small_vit import equal, refused, state, values
 from keras_dblocks.applications.mdm import MDM
-from keras_dblocks.applications.text.tokens import Tokens
 from keras_dblocks.diffusion.masking import MaskingNoise, MaskingSchedule
 from keras_dblocks.diffusion.samplers import loop
+from keras_dblocks.diffusion.tokens import Tokens
 from keras_dblocks.streams import Stream, rows_of
 
 numpy = ops.convert_to_numpy

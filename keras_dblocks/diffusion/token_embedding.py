@@ -4,12 +4,12 @@ import numpy as np
 from keras import ops
 from keras.saving import register_keras_serializable
 
-from keras_dblocks.applications.text.tokens import (
+from keras_dblocks.diffusion.label_embedding import LabelEmbedding
+from keras_dblocks.diffusion.tokens import (
     CountsTokens,
     check_tokens,
     mean_over_tokens,
 )
-from keras_dblocks.diffusion.label_embedding import LabelEmbedding
 
 
 @register_keras_serializable(package="keras_dblocks")
@@ -28,6 +28,14 @@ class TokenEmbedding(CountsTokens, LabelEmbedding):
 
     Returns:
         float32 tensor `(B, T, dim)`.
+
+    Example:
+
+    ```python
+    target = TokenEmbedding(num_classes=256, dim=64, sequence_length=32)
+    target.build()
+    target(np.zeros((2, 32), "int32"))  # (2, 32, 64)
+    ```
 
     References:
      - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 5.4
