@@ -14,6 +14,7 @@ from keras_dblocks.diffusion.preconditioning import (
 from keras_dblocks.diffusion.target import Target
 from keras_dblocks.models.block import Block
 from keras_dblocks.models.composed import ComposedBlocks
+from keras_dblocks.models.diagnosis import Diagnosis, diagnose
 from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 
 # Their classes are registered with Keras, which can then load their files.
@@ -24,6 +25,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Block",
     "ComposedBlocks",
+    "Diagnosis",
     "DiffusionBlocks",
     "EDMPreconditioning",
     "InputPreconditioning",
@@ -35,6 +37,7 @@ __all__ = [
     "Preconditioning",
     "Target",
     "applications",
+    "diagnose",
     "layers",
     "memory",
     "samplers",
