@@ -74,4 +74,5 @@ lint: setup
 # Keeps .venv, .venv-nightly and runs/.
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf $${XDG_CACHE_HOME:-$$HOME/.cache}/keras_dblocks/jax-tests
 	find . -name '.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +

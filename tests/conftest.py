@@ -19,11 +19,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         "TF_NUM_INTRAOP_THREADS": "1",
     }
 
-# Workers, runs and subprocesses share what XLA has compiled. `make clean`
-# empties it.
+# Workers, runs, checkouts and subprocesses share what XLA has compiled.
+# `make clean` empties it.
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+CACHE = CACHE / "keras_dblocks" / "jax-tests"
+try:
+    CACHE.mkdir(parents=True, exist_ok=True)
+except OSError:  # a home that cannot be written
+    CACHE = ROOT / ".pytest_cache" / "jax"
 if os.environ.get("KERAS_BACKEND", "jax") == "jax":
     ENVIRONMENT |= {
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax"),
+        "JAX_COMPILATION_CACHE_DIR": str(CACHE),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         # Compiling takes most of the time; nothing runs long enough to pay.

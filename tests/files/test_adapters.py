@@ -75,8 +75,16 @@ def enable_lora(model):
     return model.trainable_variables
 
 
-@pytest.mark.parametrize("alone", [False, True], ids=["whole", "alone"])
-@pytest.mark.parametrize("name", QUICK)
+# Whole and alone once each by default; the systems differ in their layers.
+LORA = [
+    pytest.param(name, alone, marks=[] if quick else [pytest.mark.slow])
+    for name in SYSTEMS
+    for alone in (False, True)
+    for quick in [(name, alone) in {("vit", True), ("recurrent_depth", False)}]
+]
+
+
+@pytest.mark.parametrize(("name", "alone"), LORA)
 def test_only_lora_matrices_move(name, alone):
     whole = make(name)
     model = whole.block(0) if alone else whole

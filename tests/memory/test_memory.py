@@ -48,6 +48,7 @@ def compiled(cls, config, **options):
     ("cls", "config"),
     [SYSTEMS[0], *(pytest.param(*s, marks=costly) for s in SYSTEMS[1:])],
 )
+@slowly
 def test_plan_is_what_is_measured(cls, config):
     model = compiled(cls, config)
     # TensorFlow's figure is that of a whole process: large enough to count.
@@ -140,6 +141,7 @@ def test_budget_gives_the_fewest_blocks_and_then_the_largest_batch():
     assert found.memory.total < needs[6]
 
 
+@pytest.mark.once  # each asks a plan of several models
 def test_refusals():
     model = ViT(**SYSTEMS[0][1])
     refused(lambda: memory.plan(model, 4, budget="1 kB"), "fit the budget")

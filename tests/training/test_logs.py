@@ -180,9 +180,16 @@ def frozen(part):
     part.trainable = False
 
 
-@pytest.mark.parametrize("when", ["before", "between"])
-@pytest.mark.parametrize("what", ["block", "layer"])
-def test_what_is_frozen_stays(when, what):
+@pytest.mark.parametrize(
+    ("what", "when"),
+    [
+        ("block", "between"),
+        ("layer", "before"),
+        pytest.param("block", "before", marks=pytest.mark.slow),
+        pytest.param("layer", "between", marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_frozen_stays(what, when):
     x, y = data(24)
     model = three_blocks(sharing="targets")
     block = model.block(1)
