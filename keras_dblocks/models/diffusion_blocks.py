@@ -62,11 +62,12 @@ class DiffusionBlocks(
             trained at every step, as in the reference) or `"targets"` (each
             block has its own, and only the fixed table of targets is common,
             so that blocks can be trained apart). Defaults to `"all"`, and to
-            `"targets"` for classes that train blocks in sequence.
+            `"targets"` for classes that train blocks in sequence, unless
+            `reference=True`.
         hand_over: `"signal"` or `"state"`, what a block is handed by the one
             before it: the noisy signal, or also its last state
-            (docs/method.md#state-handed-over). Defaults to what measured best
-            for the class, and to `"signal"` with `reference=True`.
+            (docs/method.md#state-handed-over). Defaults to the class's
+            `default_hand_over`, and to `"signal"` with `reference=True`.
         partition: `"equal_probability"`, `"log_uniform"` or `"linear"`.
         loss_weighting: `"none"`, `"edm"` or `"batch_mean"`, see
             docs/method.md#loss-and-weighting. Defaults to what suits the
