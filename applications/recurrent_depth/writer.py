@@ -98,45 +98,63 @@ class RecurrentWriter:
             for name, values in self.calls.items()
         }
         logits = ops.zeros((batch, length, self.model.vocabulary_size))
+        handed = ()
+        if self.block.state_input is not None:
+            streams = 1 + self.block.stem.context_stream
+            shape = (batch, streams, length, noisy.shape[-1])
+            handed = (ops.zeros(shape),)
 
-        def more(k, noisy, logits, change, core):
+        def more(k, noisy, logits, handed, change, core):
             if threshold is None:
                 return k < self.num_steps
             return ops.logical_and(k < self.num_steps, change > threshold)
 
-        def body(k, noisy, before, change, core):
+        def body(k, noisy, before, handed, change, core):
             caches = [tuple(part[k] for part in pair) for pair in core]
             level, following = calls["level"][k], calls["following"][k]
-            logits = self._denoise(noisy, context, level, caches, index)
+            logits, handed = self._denoise(
+                noisy, context, level, handed, caches, index
+            )
             denoised = self.block.target.bridge(logits)
             noisy = euler_step(noisy, denoised, level, following)
             new = [tuple(part[None] for part in pair) for pair in caches]
             core = update_caches(core, new, (k, 0, 0, 0, 0))
             change = ops.softmax(logits, -1) - ops.softmax(before, -1)
-            return k + 1, noisy, logits, ops.max(ops.abs(change)), core
+            change = ops.max(ops.abs(change))
+            return k + 1, noisy, logits, handed, change, core
 
         k = ops.zeros((), "int32")
         change = ops.full((), np.inf)
-        k, noisy, logits, change, core = ops.while_loop(
-            more, body, (k, noisy, logits, change, core)
+        k, noisy, logits, handed, change, core = ops.while_loop(
+            more, body, (k, noisy, logits, handed, change, core)
         )
         if threshold is not None:
             core = [self._stand_in(pair, k, index, length) for pair in core]
         return logits, core
 
-    def _denoise(self, noisy, context, level, caches, index):
+    def _denoise(self, noisy, context, level, handed, caches, index):
         block = self.block
         level = level * ops.ones((ops.shape(noisy)[0],))
         scale = self.model.preconditioning(level)
         noise = block.noise_embedding(scale.c_noise)
         scaled = expand(scale.c_in, noisy) * noisy
         state = block.stem.adapt(scaled, context)
-        state = through_caches(self.layers, state, caches, index, noise)
+        if handed:
+            state = block.with_handed(state, handed)
+        core = len(block.residual_layers)
+        kept = caches[:core], caches[core:]
+        state = through_caches(
+            block.residual_layers, state, kept[0], index, noise
+        )
+        if handed:
+            handed = (ops.cast(state, "float32"),)
+        state = through_caches(block.readout.coda, state, kept[1], index, noise)
+        caches[:] = [*kept[0], *kept[1]]
         denoised = ops.cast(block.readout.norm(state[:, -1]), "float32")
         if scale.c_out is not None:
             denoised = expand(scale.c_out, noisy) * denoised
             denoised = expand(scale.c_skip, noisy) * noisy + denoised
-        return ops.cast(block.head(denoised), "float32")
+        return ops.cast(block.head(denoised), "float32"), handed
 
     def _stand_in(self, pair, k, index, length):
         """Copies the last iteration's keys and values to those left out."""

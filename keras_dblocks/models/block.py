@@ -288,7 +288,7 @@ class Block(
         else:
             state = stem(scaled)
         if self.state_input is not None:
-            state = self._with_handed(state, handed)
+            state = self.with_handed(state, handed)
         state = (layers or self._through_layers)(state, context)
         handed = ()
         if self.state_input is not None:
@@ -302,7 +302,8 @@ class Block(
         prediction = call_part(self.head, denoised, context)
         return ops.cast(prediction, "float32"), handed
 
-    def _with_handed(self, state, handed):
+    def with_handed(self, state, handed):
+        """The first state, with what was handed over added to it."""
         if not handed:  # the gradient of what reads it is then 0, not missing
             handed = (ops.zeros_like(state),)
         wanted, came = tuple(state.shape[1:]), tuple(handed[0].shape[1:])

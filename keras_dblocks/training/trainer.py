@@ -159,6 +159,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         asked = curriculum
         if curriculum == "auto":
             fresh = not any(block.was_trained() for block in self.blocks)
+            fresh = fresh and not self._is_adapted()
             uniform = isinstance(block_order, str) and block_order == "uniform"
             free = fresh and uniform and not independent
             curriculum = self.default_curriculum if free else "sampled"
@@ -186,6 +187,14 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
                     "`fit` would not call. Override `make_target` and return "
                     "a `Target` with the `loss` that you want."
                 )
+
+    def _is_adapted(self):
+        """Whether a part is frozen or has LoRA: weights are no first ones."""
+        return any(
+            not layer.trainable or getattr(layer, "lora_enabled", False)
+            for block in self.blocks
+            for layer in compat.sublayers(block)
+        )
 
     def _make_optimizers(self, template, phased):
         """Optimizers of all groups, and their schedules in a curriculum."""

@@ -53,6 +53,8 @@ class Formula(keras.layers.Layer):
 class Denoiser(MDM):
     """Masked diffusion whose block `i` computes `formula(i, tokens)`."""
 
+    keeps_shape = False  # from tokens to logits
+
     def __init__(self, formula, **kwargs):
         layers = {"num_layers": kwargs["num_blocks"], "hidden_dim": 4}
         super().__init__(num_heads=1, ema_momentum=None, **layers, **kwargs)

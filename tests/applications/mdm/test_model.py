@@ -384,7 +384,9 @@ def test_fit_and_evaluate_refuse():
         if y is None:
             refused(lambda x=x: model.fit(text, validation_data=x), match)
     refused(
-        lambda: model.fit((pair for pair in [(text, text)]), verbose=0),
+        lambda: model.fit(
+            (pair for pair in [(text, text)]), steps_per_epoch=1, verbose=0
+        ),
         "Received: y",
     )
     refused(lambda: model.fit(text[:0], verbose=0), "length")

@@ -28,9 +28,13 @@ def make(initial=0, **kwargs):
     return RecurrentDepth(**{**SIZES, **kwargs})
 
 
-@pytest.fixture(scope="module", params=["states", "concat"])
+@pytest.fixture(scope="module", params=["states", "concat", "handed"])
 def model(request):
-    model = make(context=request.param)
+    handed = request.param == "handed"
+    model = make(
+        context="states" if handed else request.param,
+        hand_over="state" if handed else "signal",
+    )
     model.sampler = EulerSampler(4)
     return randomize(model)
 
