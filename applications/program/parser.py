@@ -44,7 +44,7 @@ steps of an epoch (default: those of one pass through the training data)"""
 TRAIN_EXAMPLES = "train on the first N {examples} only (default: on all)"
 ON_POLICY = """\
 share of a batch, from 0 to 1, whose noisy input is the output of the earlier
-blocks (default: the share that measured best; 0 with --reference)"""
+blocks (default: the model's; 0 with --reference)"""
 LEARNING_RATE = "peak of the schedule, which is a warm-up and a cosine decay"
 TOKENIZER = """\
 symbols of the text: text8 has a to z and space, bytes all bytes of UTF-8

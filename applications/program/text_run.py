@@ -13,6 +13,7 @@ MEASURES = {
     "bits_per_token": ("bound", "bits per token"),
     "cross_entropy": ("cross-entropy", "nats per token"),
     "loss": ("loss", "nats per token"),
+    "num_tokens": ("tokens", "that count"),
 }
 
 

@@ -124,7 +124,7 @@ class DiffusionBlocks(
         if sharing not in ("all", "targets"):
             raise ValueError(
                 '`sharing` must be "all" or "targets". '
-                f'Received: sharing={sharing!r}. Use the default, "all".'
+                f"Received: sharing={sharing!r}. Leave it out for the default."
             )
         if self.dtype_policy.compute_dtype == "float16":
             raise ValueError(
