@@ -1,6 +1,6 @@
 """Version of this project's files; files of other versions are refused."""
 
-VERSION = 2
+VERSION = 3
 
 
 def config():

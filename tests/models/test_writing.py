@@ -8,6 +8,7 @@ import pytest
 
 from helpers.small_vit import make, python, refused, values
 from keras_dblocks.applications import ViT
+from keras_dblocks.files.file_format import VERSION
 
 
 class DiskFull(OSError):
@@ -99,13 +100,16 @@ def test_files_of_another_format_version_are_refused(tmp_path):
         with zipfile.ZipFile(path) as archive:
             files = {name: archive.read(name) for name in archive.namelist()}
         config = files["config.json"].decode()
-        old = config.replace('"format_version": 2', '"format_version": 1')
+        now = f'"format_version": {VERSION}'
+        old = config.replace(now, '"format_version": 1')
         assert old != config
         with zipfile.ZipFile(path, "w") as archive:
             for name, content in files.items():
                 content = old if name == "config.json" else content
                 archive.writestr(name, content)
-        with pytest.raises(Exception, match="format version 2.*version 1"):
+        with pytest.raises(
+            Exception, match=f"format version {VERSION}.*version 1"
+        ):
             keras.saving.load_model(path)
     refused(lambda: model.load_block(tmp_path / "block_0.keras"), "version 1")
 
