@@ -150,7 +150,10 @@ def test_backends_are_imported_by_the_steps_and_memory_alone():
 def test_method_imports_keras_and_numpy_only():
     core = {"keras", "keras_dblocks", "numpy"} | sys.stdlib_module_names
     # What an extra brings, where it is asked for.
-    extras = {"keras_dblocks/models/export.py": {"onnx"}}
+    extras = {
+        "keras_dblocks/models/export.py": {"onnx"},
+        "keras_dblocks/models/diagnosis.py": {"matplotlib"},
+    }
     for file in sources("keras_dblocks"):
         roots = {name.split(".")[0] for name in imported_names(file)}
         allowed = core | extras.get(file.relative_to(ROOT).as_posix(), set())

@@ -116,6 +116,7 @@ def test_generate_refuses(tmp_path, capsys):
         assert wanted in error and len(error.splitlines()) == 1, error
 
 
+@pytest.mark.slow  # half a minute; what it calls is tested elsewhere
 def test_twin_rows_are_dits_with_one_block(tmp_path):
     for row, layers in (("--end-to-end", 2), ("--layer-matched", 1)):
         folder = tmp_path / row
@@ -156,6 +157,7 @@ def test_help(command):
         assert word in done.stdout
 
 
+@pytest.mark.slow  # half a minute; what it calls is tested elsewhere
 def test_latents_from_images_to_training(tmp_path, monkeypatch, capsys):
     class Halved:
         """A VAE of one layer: 2x2 pixels to 4 channels, and back."""

@@ -52,6 +52,7 @@ def test_train_and_generate(tmp_path, capsys):
     assert capsys.readouterr().out.startswith("Rou")
 
 
+@pytest.mark.slow  # half a minute; what it calls is tested elsewhere
 def test_twin_is_huginn(tmp_path):
     folder, text = tmp_path / "run", write_text(tmp_path)
     options = ["--end-to-end", "--steps-per-epoch", "1"]
