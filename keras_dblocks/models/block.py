@@ -289,9 +289,11 @@ class Block(
             state = stem(scaled)
         if self.state_input is not None:
             state = self.with_handed(state, handed)
+        first_shape = tuple(state.shape[1:])
         state = (layers or self._through_layers)(state, context)
         handed = ()
         if self.state_input is not None:
+            check_state(first_shape, tuple(state.shape[1:]))
             handed = (ops.cast(state, "float32"),)
         denoised = ops.cast(call_part(self.readout, state, context), "float32")
         if scale.c_out is not None:
@@ -306,13 +308,6 @@ class Block(
         """The first state, with what was handed over added to it."""
         if not handed:  # the gradient of what reads it is then 0, not missing
             handed = (ops.zeros_like(state),)
-        wanted, came = tuple(state.shape[1:]), tuple(handed[0].shape[1:])
-        if came != wanted:
-            raise ValueError(
-                "A state is handed over to blocks whose states have its shape. "
-                f"Received: a state of {came} for one of {wanted}. "
-                'Pass hand_over="signal".'
-            )
         return self.state_input(state, ops.cast(handed[0], state.dtype))
 
     def nothing_handed(self, batch, guided=False):
@@ -671,6 +666,16 @@ class Block(
             {**config["network"], "build_config": None, "compile_config": None}
         )
         return network.block(config["index"], build=False)
+
+
+def check_state(first, last):
+    """Raises a ValueError unless a block's first state has its last's shape."""
+    if first != last:
+        raise ValueError(
+            "A state is handed over to blocks whose states have its shape. "
+            f"Received: a last state of {('B', *last)}, where the first one "
+            f'has {("B", *first)}. Pass hand_over="signal".'
+        )
 
 
 class Bridge(keras.layers.Layer):

@@ -97,7 +97,9 @@ def test_only_lora_matrices_move(name, alone):
     for variable, value in zip(watched, before, strict=True):
         np.testing.assert_array_equal(np.array(variable), value)
     still = [v.path for v in matrices if "_b" in v.name and not np.any(v)]
-    assert not still
+    # The first block is handed nothing: what would read it learns nothing.
+    nothing = ("block_0/stem/belief", "block_0/state_input/projection")
+    assert not [path for path in still if not any(p in path for p in nothing)]
 
 
 @pytest.mark.parametrize(

@@ -257,6 +257,10 @@ BLOCKS_ONLY = {
     "bridge": ({"bridge": "raw"}, "bridge='raw'"),
     "dropout": ({"dropout": 1.5}, "dropout=1.5"),
     "conditioning": ({"conditioning_dim": 0}, "conditioning_dim=0"),
+    "two streams": (
+        {"reference": True, "hand_over": "state"},
+        'hand_over="signal"',
+    ),
     "simplex": ({"simplex": True, "tied": True}, "tied=True"),
 }
 
