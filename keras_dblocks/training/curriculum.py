@@ -1,5 +1,6 @@
 """Curricula: which block is trained when, and what it starts from."""
 
+import bisect
 import dataclasses
 
 import keras
@@ -67,7 +68,7 @@ class Curriculum:
 
     def phase_of(self, step, num_steps):
         """Number of the phase that a step belongs to, or of all phases."""
-        return int(np.searchsorted(self.ends(num_steps), step, side="right"))
+        return bisect.bisect_right(self.ends(num_steps), step)
 
     def spans(self, block, num_steps, num_blocks):
         """The block's own steps in each phase that trains it.
@@ -242,6 +243,7 @@ class CurriculumRun:
         self.given = num_steps
         self.schedules = schedules
         self.num_steps = 0  # known when `fit` begins
+        self.ends = []  # `Curriculum.ends`, which every step reads
 
     def begin(self, epochs, steps):
         """Fixes the length at the first `fit`, or reads it.
@@ -267,7 +269,7 @@ class CurriculumRun:
             known = self.given or epochs * steps
             self.model.curriculum_length.assign(known)
         changed = known != self.num_steps
-        self.num_steps = known
+        self.num_steps, self.ends = known, self.curriculum.ends(known)
         blocks = self.model.num_blocks
         for block, schedule in self.schedules:
             schedule.length = known / blocks
@@ -284,20 +286,18 @@ class CurriculumRun:
                 "must be known. Received: a batch without. Use `fit`, or "
                 '`compile(curriculum="sampled")`.'
             )
-        number = self.curriculum.phase_of(step, self.num_steps)
-        phases = self.curriculum.phases
+        number, phases = self._number(step), self.curriculum.phases
         return phases[number] if number < len(phases) else None
+
+    def _number(self, step):
+        return bisect.bisect_right(self.ends, step)
 
     def copies(self, step):
         """Pairs of blocks `(from, to)` to be copied before a step."""
-        if self.phase(step) is None:
+        phase = self.phase(step)
+        if phase is None or (step and step not in self.ends):
             return []
-        number = self.curriculum.phase_of(step, self.num_steps)
-        if step and step not in self.curriculum.ends(self.num_steps):
-            return []
-        return self._copies_to_untrained(
-            number, self.curriculum.phases[number].start_from
-        )
+        return self._copies_to_untrained(self._number(step), phase.start_from)
 
     def copies_at_the_end(self, step):
         """Pairs of blocks to be copied if training ends before a step.
@@ -308,8 +308,9 @@ class CurriculumRun:
         phase = self.phase(step - 1) if step else None
         if phase is None or phase.block is None:
             return []
-        number = self.curriculum.phase_of(step - 1, self.num_steps) + 1
-        return self._copies_to_untrained(number, phase.block)
+        return self._copies_to_untrained(
+            self._number(step - 1) + 1, phase.block
+        )
 
     def _copies_to_untrained(self, number, source):
         earlier = self.curriculum.phases[:number]

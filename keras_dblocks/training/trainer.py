@@ -309,8 +309,8 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             self._next_step = read_step()
         if self._block_logs is None:
             self._remember_losses()
-        for source, target in self.curriculum_run.copies(self._next_step):
-            self._copy_block(source, target, *state)
+        for copy in self.curriculum_run.copies(self._next_step):
+            _import_step().assign(self, self._pairs_to_copy(*copy), *state)
         index, as_only_block = key = self._turn(self._next_step)
         self._next_step += 1
         if key not in self._steps:
@@ -327,14 +327,14 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             return self.block_order(step), False
         return phase.block, phase.as_only_block
 
-    def _copy_block(self, source, target, *state):
+    def _pairs_to_copy(self, source, target):
+        """Each variable of block `target`, and the one whose value it gets."""
         pairs = zip(
-            self.blocks[source].copied_variables(),
             self.blocks[target].copied_variables(),
+            self.blocks[source].copied_variables(),
             strict=True,
         )
-        pairs = [(mine, its) for its, mine in pairs if mine is not its]
-        _import_step().assign(self, pairs, *state)
+        return [(mine, its) for mine, its in pairs if mine is not its]
 
     def own_callbacks(self):
         return [*super().own_callbacks(), CurriculumCallback()]
@@ -347,15 +347,10 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
     def end_curriculum(self):
         """Called when `fit` ends, perhaps before the curriculum does."""
         step = self.training_step()
-        for source, target in self.curriculum_run.copies_at_the_end(step):
-            for mine, its in zip(
-                self.blocks[target].copied_variables(),
-                self.blocks[source].copied_variables(),
-                strict=True,
-            ):
-                if mine is not its:
-                    # A copy: on JAX, the next step donates its buffers.
-                    mine.assign(np.array(ops.convert_to_numpy(its)))
+        for copy in self.curriculum_run.copies_at_the_end(step):
+            for mine, its in self._pairs_to_copy(*copy):
+                # A copy: on JAX, the next step donates its buffers.
+                mine.assign(np.array(ops.convert_to_numpy(its)))
 
     def track_progress(self):
         """Also remembers the blocks' last losses, for the logs."""
