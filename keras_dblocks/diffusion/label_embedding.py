@@ -133,19 +133,16 @@ def check_labels(labels, num_classes):
     labels = np.asarray(labels)
     if labels.shape[1:] == (1,):
         labels = labels[:, 0]
-    if labels.ndim > 1 and np.issubdtype(labels.dtype, np.integer):
-        one_hot = labels.ndim == 2 and (labels.sum(-1) == 1).all()
-        if not one_hot or labels.min() < 0:
-            raise ValueError(
-                "Labels must be integers of shape (N,) or (N, 1). "
-                f"Received: {labels.dtype} of shape {labels.shape}. For "
-                "sequences use `layers.TokenEmbedding`."
-            )
-    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+    whole = np.issubdtype(labels.dtype, np.integer)
+    if labels.ndim != 1 or not whole:
+        advice = (
+            "Use `np.argmax(y, -1)` on one-hot labels, or `astype('int32')`."
+        )
+        if labels.ndim > 1 and whole and not _is_one_hot(labels):
+            advice = "For sequences use `layers.TokenEmbedding`."
         raise ValueError(
             "Labels must be integers of shape (N,) or (N, 1). "
-            f"Received: {labels.dtype} of shape {labels.shape}. "
-            "Use `np.argmax(y, -1)` on one-hot labels, or `astype('int32')`."
+            f"Received: {labels.dtype} of shape {labels.shape}. {advice}"
         )
     if labels.size and not (0 <= labels.min() and labels.max() < num_classes):
         raise ValueError(
@@ -153,3 +150,8 @@ def check_labels(labels, num_classes):
             f"Received: {labels.min()} to {labels.max()}. "
             "Renumber them, or pass a larger `num_classes`."
         )
+
+
+def _is_one_hot(labels):
+    sums = labels.sum(-1) if labels.ndim == 2 else np.zeros(1)
+    return (sums == 1).all() and labels.min() >= 0

@@ -107,17 +107,16 @@ class Block(
         layers = [(layer, "layer") for layer in self.residual_layers]
         shell = [(self.stem, "stem"), (self.readout, "readout")]
         shell += [(self.noise_embedding, "noise_embedding")]
-        for layer, part in [*shell, *layers, (self.head, "head")]:
+        parts = [*shell, *layers, (self.head, "head")]
+        for layer, part in parts:
             if not isinstance(layer, keras.layers.Layer):
                 raise ValueError(
                     f"The {part} must be a Keras layer. Received: {layer!r}. "
                     f"Return one from `make_{part}`."
                 )
             check_arguments(layer, part)
-        spec = self.layout.condition_spec
-        parts = [layer for layer, _ in [*shell, *layers]] + [self.head]
-        if spec is not None and not any(
-            accepts(layer, "condition") for layer in parts
+        if self.layout.condition_spec is not None and not any(
+            accepts(layer, "condition") for layer, _ in parts
         ):
             raise ValueError(
                 "What the network predicts from is the `condition`, which a "

@@ -274,9 +274,10 @@ class DiffusionBlocks(
         )
 
     def _batch_layout(self):
-        check_spec(self.condition_spec())
+        spec = self.condition_spec()
+        check_spec(spec)
         return BatchLayout(
-            condition_spec=_untracked(self.condition_spec()),
+            condition_spec=_untracked(spec),
             split=self.split,
             condition_of=self.condition_of,
             is_condition=self.is_condition,

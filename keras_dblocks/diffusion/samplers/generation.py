@@ -57,6 +57,12 @@ class Stage(keras.Model):
                 self.block, self.sampler, calls, state, condition, rows, stream
             )
 
+    def begin(self, noisy):
+        """The chain's first state, as numpy arrays; see `loop.begin`."""
+        noisy = ops.convert_to_tensor(noisy)
+        state = loop.begin(self.block, self.sampler, noisy)
+        return tree.map_structure(ops.convert_to_numpy, state)
+
     def advance(self, state, calls, batch, seed_of):
         """State and result after the calls, as numpy arrays.
 
@@ -67,12 +73,6 @@ class Stage(keras.Model):
             seed_of: `Sampler` whose seed the random draws follow from.
         """
         calls = {k: np.array(v, "float32") for k, v in calls.items()}
-        if not self.block.built:
-            self.block.build()
-        state = tree.map_structure(
-            ops.convert_to_numpy,
-            loop.with_handed(self.block, self.sampler, state),
-        )
         key = loop.stream_of(seed_of, "step").key
         inputs = (state, calls, batch.rows, key)
         if batch.condition is not None:
@@ -146,12 +146,13 @@ def generate(stages, visits, sampler, parts, starts, progress, keep=None):
         The numpy result `(count, ...)` of each batch.
     """
     for batch in parts:
-        state = _initial(sampler, starts(batch))
         for visit in visits:
-            before = state[0][0]
             stage = stages(
                 visit.block, sampler, visit.num_calls, len(batch.rows)
             )
+            if visit is visits[0]:
+                state = stage.begin(starts(batch))
+            before = state[0][0]
             state, result = stage.advance(state, visit.calls, batch, sampler)
             if keep is not None:
                 keep(visit, before[: batch.count], result[: batch.count])
@@ -169,9 +170,10 @@ def stream(load, visits, sampler, parts, starts, progress):
     Returns:
         List of results, one per batch.
     """
-    states = [_initial(sampler, starts(batch)) for batch in parts]
     for visit in visits:
         stage = Stage(load(visit.block), sampler)
+        if visit is visits[0]:
+            states = [stage.begin(starts(batch)) for batch in parts]
         results = []
         for i, batch in enumerate(parts):
             states[i], result = stage.advance(
@@ -209,8 +211,3 @@ class Trajectory:
             step |= {"block": visit.block, "noisy": np.concatenate(noisy)}
             steps.append({**step, "denoised": np.concatenate(denoised)})
         return steps
-
-
-def _initial(sampler, noisy):
-    own, handed = loop.begin(sampler, ops.convert_to_tensor(noisy))
-    return tree.map_structure(ops.convert_to_numpy, own), handed

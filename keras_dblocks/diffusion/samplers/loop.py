@@ -94,7 +94,8 @@ def sample(blocks, partition, sampler, noisy, condition, rows):
         condition: tensor(s) `(B, ...)`, or None.
         rows: int32 tensor `(B,)`.
     """
-    state, stream = begin(sampler, noisy), stream_of(sampler, "step")
+    state = begin(blocks[0], sampler, noisy)
+    stream = stream_of(sampler, "step")
     for index, calls in plan(sampler, partition):
         state, result = run(
             blocks[index], sampler, calls, state, condition, rows, stream
@@ -102,18 +103,20 @@ def sample(blocks, partition, sampler, noisy, condition, rows):
     return result
 
 
-def begin(sampler, noisy):
-    """The chain's first state: the sampler's, and nothing handed over yet."""
-    return sampler.initial(noisy), None
+def begin(block, sampler, noisy):
+    """The chain's first state, in which no call has handed over anything.
 
+    Args:
+        block: `Block`, any of the chain.
+        sampler: `Sampler`.
+        noisy: tensor `(B, ...)`, see `start`.
 
-def with_handed(block, sampler, state):
-    """The chain's state with zeros where no call has handed over anything."""
-    own, handed = state
-    if handed is None:
-        guided = sampler.guidance_scale is not None
-        handed = block.nothing_handed(ops.shape(own[0])[0], guided)
-    return own, handed
+    Returns:
+        Pair of the sampler's own state and zeros, see `run`.
+    """
+    guided = sampler.guidance_scale is not None
+    handed = block.nothing_handed(ops.shape(noisy)[0], guided)
+    return sampler.initial(noisy), handed
 
 
 def trajectory(blocks, partition, sampler, noisy, condition, rows):
@@ -123,7 +126,8 @@ def trajectory(blocks, partition, sampler, noisy, condition, rows):
         List of one dict per call: the call's entries, `block`, `noisy` (what
         the block was called with), `prediction` and `denoised`.
     """
-    state, stream = begin(sampler, noisy), stream_of(sampler, "step")
+    state = begin(blocks[0], sampler, noisy)
+    stream = stream_of(sampler, "step")
     visits, steps = plan(sampler, partition), []
     for index, calls in [one for visit in visits for one in visit.split()]:
         call = {name: value for name, (value,) in calls.items()}
@@ -145,7 +149,7 @@ def run(block, sampler, calls, state, condition, rows, stream):
         sampler: `Sampler`.
         calls: dict of floats `(num_calls,)`, those of a `Visit`.
         state: pair of a tuple of tensors, see `Sampler.initial`, and of what
-            the call before handed over, see `Block.denoise_pass`, or None.
+            the call before handed over, see `Block.denoise_pass`.
         condition: tensor(s) `(B, ...)`, or None.
         rows: int32 tensor `(B,)`.
         stream: `Stream`, see `stream_of`.
@@ -165,7 +169,6 @@ def run(block, sampler, calls, state, condition, rows, stream):
         )
         return state, sampler.result(state[0], prediction)
 
-    state = with_handed(block, sampler, state)
     count = ops.shape(calls["level"])[0]  # a tensor while TensorFlow traces
     if isinstance(count, int) and count == 1:
         return body(0, (state,))
@@ -175,7 +178,7 @@ def run(block, sampler, calls, state, condition, rows, stream):
 
 def advance(block, sampler, call, state, condition, rows, stream):
     """State, prediction and denoised signal after one call of a denoiser."""
-    own, handed = with_handed(block, sampler, state)
+    own, handed = state
     level = ops.cast(call["level"], "float32")
     level = level * ops.ones((ops.shape(own[0])[0],), dtype="float32")
     prediction, handed = block.guided_pass(
