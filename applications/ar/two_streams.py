@@ -12,16 +12,12 @@ import math
 import keras
 from keras import ops
 
-from keras_dblocks.applications.text.decode import (
-    chain_starts,
-    fill_caches,
-    through_caches,
-)
+from keras_dblocks.applications.text.decode import fill_caches
 from keras_dblocks.configuration import Configured
-from keras_dblocks.diffusion.samplers import loop
 from keras_dblocks.layers import NoiseEmbedding
 
 from .layers import previous_tokens
+from .writers import BlockWriter
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -96,25 +92,20 @@ class TwoStreamStem(Configured, keras.layers.Layer):
         return keras.KerasTensor(shape, dtype=self.compute_dtype)
 
 
-class TwoStreamWriter:
-    """Next-token logits of the whole chain, with a cache for each layer.
+class TwoStreamWriter(BlockWriter):
+    """Next-token logits of the whole chain, with caches for each block.
 
     Block b's clean pass for a token and its noisy pass for the next one are
-    the two streams of one pass.
+    the two streams of one pass. The keys and values are those of the clean
+    stream, which all calls of a block have in common.
 
     Args:
         model: `ARTransformer` with `reference=True`.
         sampler: `samplers.EulerSampler`.
     """
 
-    def __init__(self, model, sampler):
-        self.model = model
-        self.sampler = sampler
-        self.visits = loop.plan(sampler, model.partition)
-        self.start_token = model.vocabulary_size
-
     def fill(self, tokens, starts):
-        """Caches `{block: [(keys, values) of each layer]}` of `tokens`."""
+        """Caches of the clean stream of `tokens`, without the noisy one."""
         caches = {}
         for block in self.model.blocks:
             noise = block.noise_embedding(ops.zeros((ops.shape(tokens)[0],)))
@@ -124,30 +115,5 @@ class TwoStreamWriter:
             )
         return caches
 
-    def starts(self, shape, generator):
-        """Start noise `(N, T, D)` of each token's chain, or one zero each."""
-        return chain_starts(self.model, self.sampler, shape, generator)
-
-    def write(self, previous, caches, index, start):
-        """Logits `(N, V)` after slot `index`, which holds `previous` `(N,)`."""
-        batch = ops.shape(previous)[0]
-        condition = ops.expand_dims(previous, 1)
-        noisy = ops.zeros((batch, 1, self.model.target.dim)) + start
-        state = self.sampler.initial(noisy)
-        caches = dict(caches)
-        for visit in [one for v in self.visits for one in v.split()]:
-            block = self.model.blocks[visit.block]
-            call = {name: value for name, (value,) in visit.calls.items()}
-            kept = caches[str(visit.block)]
-
-            def through(state, context, block=block, kept=kept):
-                layers = block.residual_layers
-                return through_caches(
-                    layers, state, kept, index, context["noise"]
-                )
-
-            level = call["level"] * ops.ones((batch,))
-            logits = block.denoise(state[0], level, condition, layers=through)
-            denoised = block.target.bridge(logits)
-            state = self.sampler.step(state, denoised, call, None)
-        return logits[:, 0], caches
+    def cache_of(self, call, visit):
+        return str(visit.block)

@@ -33,16 +33,20 @@ class BlockWriter:
         self.start_token = model.vocabulary_size
 
     def fill(self, tokens, starts):
-        """Caches of all calls on `tokens` `(N, T)`, a list of lists."""
+        """Caches of `tokens` `(N, T)`, a dict of lists with one per layer."""
         batch, length = ops.shape(tokens)[0], tokens.shape[1]
-        caches = [
-            [
+        caches = {
+            self.cache_of(call, visit): [
                 layer.attention.empty_cache(batch, length)
                 for layer in self.model.blocks[visit.block].residual_layers
             ]
-            for visit in self.visits
-        ]
+            for call, visit in enumerate(self.visits)
+        }
         return self._chain(tokens, caches, 0, starts)[1]
+
+    def cache_of(self, call, visit):
+        """Key of the caches of a call (int, from 0), which is a `Visit`."""
+        return str(call)
 
     def starts(self, shape, generator):
         """Start noise `(N, T, D)` of each token's chain, or one zero each."""
@@ -59,10 +63,11 @@ class BlockWriter:
         batch, length = ops.shape(condition)[0], condition.shape[1]
         noisy = ops.zeros((batch, length, self.model.target.dim)) + start
         state, handed = self.sampler.initial(noisy), ()
-        caches = [list(of_call) for of_call in caches]
-        for visit, kept in zip(self.visits, caches, strict=True):
+        caches = {key: list(of_layers) for key, of_layers in caches.items()}
+        for number, visit in enumerate(self.visits):
             block = self.model.blocks[visit.block]
             call = {name: value for name, (value,) in visit.calls.items()}
+            kept = caches[self.cache_of(number, visit)]
 
             def through(state, context, block=block, kept=kept):
                 layers = block.residual_layers
