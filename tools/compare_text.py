@@ -20,25 +20,18 @@ from steps import BACKEND, print_line
 
 from keras_dblocks.applications import MDM, ARTransformer, RecurrentDepth
 from keras_dblocks.applications.data import RandomChunks, chunks, load_text
+from keras_dblocks.applications.program.optimizer import make_optimizer
 from keras_dblocks.applications.program.record import commit
 from keras_dblocks.applications.program.run import ROWS
+from keras_dblocks.applications.recipes import TEXT
 
 MODELS = {"mdm": MDM, "ar": ARTransformer, "recurrent": RecurrentDepth}
 
 
 def optimizer(args, steps):
-    """AdamW with a warm-up of a twentieth and a cosine decay to a twentieth."""
-    warmup = max(1, steps // 20)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0,
-        max(1, steps - warmup),
-        alpha=0.05,
-        warmup_target=args.learning_rate,
-        warmup_steps=warmup,
-    )
-    return keras.optimizers.AdamW(
-        schedule, weight_decay=0.03, global_clipnorm=1.0
-    )
+    """The recipe's optimizer, with a warm-up of a twentieth of the steps."""
+    recipe = {**TEXT, "learning_rate": args.learning_rate}
+    return make_optimizer(recipe, steps, max(1, steps // 20))
 
 
 def train(args, data, row, seed):

@@ -5,6 +5,7 @@ import pytest
 from keras import ops
 
 from helpers import small_mdm, small_systems
+from helpers.small_ar import nats
 from helpers.small_vit import refused
 from keras_dblocks.diffusion.masking import MaskingNoise
 from keras_dblocks.streams import Stream, rows_of
@@ -25,20 +26,13 @@ def make(name, twin=False):
     return small_systems.make(name, twin, padding_token=PADDING)
 
 
-def log_probabilities(logits, tokens):
-    """Log-probability of each token, float64 `(N, T)`."""
-    logits = logits.astype("float64")
-    logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
-    return np.take_along_axis(logits, tokens[..., None], -1)[..., 0]
-
-
 @pytest.mark.parametrize("twin", [False, True])
 @pytest.mark.parametrize("name", CAUSAL)
 def test_likelihood_is_per_token_that_counts(name, twin):
     model, tokens = make(name, twin), texts()
-    nats = -log_probabilities(model.predict(tokens, verbose=0), tokens)
+    each = nats(model.predict(tokens, verbose=0), tokens)
     found = model.evaluate(tokens, return_dict=True)
-    wanted = pytest.approx(nats[COUNTING].mean(), abs=1e-4)
+    wanted = pytest.approx(each[COUNTING].mean(), abs=1e-4)
     assert found["cross_entropy"] == wanted
     assert found["num_tokens"] == LENGTHS.sum()
 
@@ -65,7 +59,7 @@ def test_a_batch_weighs_its_rows_by_their_tokens(name):
 def test_loss_of_a_twin(name):
     model, tokens = make(name, twin=True), texts()
     logits = model.predict(tokens, verbose=0)
-    nats = -log_probabilities(logits, tokens)
+    entropies = nats(logits, tokens)
     for weight in (None, np.array([1.0, 0.0, 2.0, 1.0, 1.0, 1.0], "float32")):
         found = model.compute_loss(
             ops.convert_to_tensor(tokens),
@@ -73,7 +67,7 @@ def test_loss_of_a_twin(name):
             sample_weight=weight,
         )
         each = COUNTING if weight is None else COUNTING * weight[:, None]
-        wanted = (nats * each).sum() / LENGTHS.sum()
+        wanted = (entropies * each).sum() / LENGTHS.sum()
         assert float(numpy(found)) == pytest.approx(wanted, rel=1e-4)
 
 
