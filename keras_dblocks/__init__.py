@@ -1,6 +1,7 @@
 """Block-wise training of residual networks by diffusion (DiffusionBlocks)."""
 
 from keras_dblocks import layers, memory, samplers
+from keras_dblocks.cutting.cut_model import CutModel, cut
 from keras_dblocks.diffusion.log_normal import LogNormalNoise
 from keras_dblocks.diffusion.masking import MaskingNoise
 from keras_dblocks.diffusion.noise import Noise
@@ -25,6 +26,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Block",
     "ComposedBlocks",
+    "CutModel",
     "Diagnosis",
     "DiffusionBlocks",
     "EDMPreconditioning",
@@ -37,6 +39,7 @@ __all__ = [
     "Preconditioning",
     "Target",
     "applications",
+    "cut",
     "diagnose",
     "layers",
     "memory",

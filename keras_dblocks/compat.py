@@ -26,6 +26,52 @@ def sublayers(layer):
     return list(layer._flatten_layers())
 
 
+def direct_sublayers(layer):
+    """The layers that a layer holds itself, also in lists, in their order.
+
+    `_flatten_layers`: as above.
+    """
+    return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def own_variables(layer):
+    """Variables that a layer made itself, and not its sublayers or metrics.
+
+    `_trainable_variables`, `_non_trainable_variables`: the public lists have
+    those of sublayers too.
+    """
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def overrides(model, name):
+    """Whether a method of `keras.Model` was replaced, outside of Keras.
+
+    Keras's models are of several classes, each with a trainer of its own.
+    """
+    for kind in type(model).__mro__:
+        if name in vars(kind):
+            return not kind.__module__.startswith("keras.")
+    return False
+
+
+def compile_arguments(model):
+    """What a compiled model was compiled with, a dict of the objects.
+
+    `_compile_config`: the public `get_compile_config` serializes them, which
+    a function of the user's may not survive.
+    """
+    return dict(model._compile_config.config)
+
+
+def compute_loss(model, x, y, y_pred, sample_weight, training):
+    """A model's own loss of a batch.
+
+    `_compute_loss`: it calls `compute_loss` with or without `training`,
+    whatever the class takes.
+    """
+    return model._compute_loss(x, y, y_pred, sample_weight, training)
+
+
 def seed_generators(layers):
     """All `SeedGenerator` of the layers and their sublayers, each once.
 
@@ -37,6 +83,21 @@ def seed_generators(layers):
         for part in sublayers(layer):
             found.update((id(g), g) for g in part._seed_generators)
     return list(found.values())
+
+
+def changes_in_calls(layer):
+    """Whether a call may change the layer: it draws, or has statistics.
+
+    `_non_trainable_variables`: the public list also has weights that were
+    frozen later. Those of a quantized layer and of this package's heads are
+    constants.
+    """
+    return bool(seed_generators([layer])) or any(
+        part._non_trainable_variables
+        and not getattr(part, "quantization_mode", None)
+        and not type(part).__module__.startswith("keras_dblocks.")
+        for part in sublayers(layer)
+    )
 
 
 def reseed(generator, words):

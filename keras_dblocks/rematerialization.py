@@ -6,7 +6,7 @@ import keras
 from keras import ops, tree
 
 
-def rematerialized(function, layer=None):
+def rematerialized(function, layer=None, changes=True):
     """`function`, of which the backward pass keeps only the inputs.
 
     All variables are passed as arguments, since on TensorFlow `keras.remat`
@@ -20,6 +20,8 @@ def rematerialized(function, layer=None):
             the backward pass runs outside of the layer's dtype scope.
         layer: `keras.layers.Layer` that holds these variables. Defaults to
             `function`.
+        changes: bool. Whether a call may change variables that are not
+            trainable, which it cannot inside a loop.
 
     Returns:
         Function of the same arguments.
@@ -42,9 +44,10 @@ def rematerialized(function, layer=None):
 
         # Variables that a call may update are passed as copies, since
         # PyTorch refuses to compute again from a tensor that has changed.
-        updated = [v for v in variables if not v.trainable]
+        updated = [v for v in variables if changes and not v.trainable]
+        copied = {id(v) for v in updated}
         values = [
-            as_tensor(v) if v.trainable else ops.copy(v) for v in variables
+            ops.copy(v) if id(v) in copied else as_tensor(v) for v in variables
         ]
         tensors = [leaves[place] for place in places]
         result, new_values = keras.remat(pure)(*tensors, *values)

@@ -10,6 +10,7 @@ from keras_dblocks.applications.text.likelihood import (
     token_counts,
 )
 from keras_dblocks.checks import check_integer
+from keras_dblocks.diffusion.tokens import cross_entropies
 
 
 class BoundStage(keras.Model):
@@ -25,7 +26,8 @@ class BoundStage(keras.Model):
         masked = ops.cast(noisy != clean, "float32")
         with self.block.averaged():
             logits = self.block.denoise(noisy, level)
-        return self.block.target.weighted_loss(clean, logits, masked)  # (B,)
+        losses = masked * cross_entropies(clean, logits)  # (B, T)
+        return self.block.target.over_positions(losses, clean)  # (B,)
 
 
 class EvaluatesBound:

@@ -1,4 +1,4 @@
-"""Stem and readout of a masked diffusion model."""
+"""Stem, readout and head of a masked diffusion model."""
 
 # B batch, T tokens, D hidden_dim, V vocabulary_size
 
@@ -21,7 +21,7 @@ class MDMStem(Configured, keras.layers.Layer):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.hidden_dim = hidden_dim
-        # It is made here, since a tied readout needs it before `build`.
+        # It is made here, since a tied head needs it before `build`.
         self.embedding = Embedding(
             vocabulary_size + 1,
             hidden_dim,
@@ -47,22 +47,12 @@ class MDMStem(Configured, keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
 class MDMReadout(Configured, keras.layers.Layer):
-    """Modulated norm and logits: `(B, T, D)` to `(B, T, V)`.
-
-    Args:
-        vocabulary_size: int.
-        embedding: `keras_dblocks.layers.Embedding` whose rows are the weights
-            of the logits, or None for weights of its own.
+    """Modulated norm, `(B, T, D)` to the same shape.
 
     Call arguments:
         x: tensor `(B, T, D)`.
         noise: tensor `(B, noise_dim)`.
     """
-
-    def __init__(self, vocabulary_size, embedding=None, **kwargs):
-        super().__init__(**kwargs)
-        self.vocabulary_size = vocabulary_size
-        self.embedding = embedding
 
     def build(self, x_shape, noise_shape):
         dtype = {"dtype": self.dtype_policy}
@@ -72,6 +62,31 @@ class MDMReadout(Configured, keras.layers.Layer):
         self.modulation = Modulation(2, name="modulation", **dtype)
         self.norm.build(x_shape)
         self.modulation.build(noise_shape, x_shape)
+
+    def call(self, x, noise):
+        shift, scale = self.modulation(noise, x)  # each (B, 1, D)
+        return self.norm(x, shift, scale)  # (B, T, D)
+
+    def compute_output_shape(self, x_shape, noise_shape):
+        return x_shape
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class MDMHead(Configured, keras.layers.Layer):
+    """Logits, `(B, T, D)` to `(B, T, V)`.
+
+    Args:
+        vocabulary_size: int.
+        embedding: `keras_dblocks.layers.Embedding` whose rows are the weights
+            of the logits, or None for weights of its own.
+    """
+
+    def __init__(self, vocabulary_size, embedding=None, **kwargs):
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.embedding = embedding
+
+    def build(self, x_shape):
         if self.embedding is None:
             # Small weights make the first prediction nearly uniform.
             initializer = keras.initializers.RandomNormal(stddev=0.02)
@@ -79,16 +94,14 @@ class MDMReadout(Configured, keras.layers.Layer):
                 self.vocabulary_size,
                 kernel_initializer=initializer,
                 name="logits",
-                **dtype,
+                dtype=self.dtype_policy,
             )
             self.logits.build(x_shape)
 
-    def call(self, x, noise):
-        shift, scale = self.modulation(noise, x)  # each (B, 1, D)
-        x = self.norm(x, shift, scale)  # (B, T, D)
+    def call(self, x):
         if self.embedding is None:
-            return self.logits(x)  # (B, T, V)
-        return self.embedding(x, reverse=True)  # (B, T, V)
+            return self.logits(x)
+        return self.embedding(x, reverse=True)
 
-    def compute_output_shape(self, x_shape, noise_shape):
+    def compute_output_shape(self, x_shape):
         return (*x_shape[:-1], self.vocabulary_size)

@@ -20,7 +20,7 @@ from keras_dblocks.layers import (
 
 from .bound import BoundStage, EvaluatesBound
 from .generate import GeneratesTokens
-from .layers import MDMReadout, MDMStem
+from .layers import MDMHead, MDMReadout, MDMStem
 from .presets import PRESETS
 
 
@@ -183,16 +183,18 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         )
 
     def make_readout(self):
-        return MDMReadout(self.vocabulary_size, name="readout")
+        return MDMReadout(name="readout")
+
+    def make_head(self):
+        return MDMHead(self.vocabulary_size, name="head")
 
     def make_shell(self, target):
         shell = super().make_shell(target)
         if not self.tied:
             return shell
-        readout = MDMReadout(
-            self.vocabulary_size, shell.stem.embedding, name="readout"
-        )
-        return dataclasses.replace(shell, readout=readout)
+        embedding = shell.stem.embedding
+        head = MDMHead(self.vocabulary_size, embedding, name="head")
+        return dataclasses.replace(shell, head=head)
 
     def make_sampler(self):
         steps = max(64, self.num_blocks)

@@ -27,6 +27,7 @@ class Target(Configured, keras.layers.Layer, Contract):
     | `check` | `fit`, `evaluate` | before the first step, on numpy arrays |
     | `call` | a block's loss | in every step, compiled |
     | `loss`, `counts` | a block's loss | in every step, compiled |
+    | `position_losses`, `over_positions` | a block's loss | if it is large |
     | `bridge` | samplers, hand-overs | after every call of a denoiser |
     | `in_units` | `predict`, `evaluate` | once a batch, compiled |
     | `restore` | `generate` | once, on numpy arrays |
@@ -80,6 +81,17 @@ class Target(Configured, keras.layers.Layer, Contract):
         Returns:
             float32 tensor `(B,)`.
         """
+
+    # A target whose predictions are `(B, T, ...)`, the logits of a vocabulary
+    # for example, may define these two. Where predictions are too large to be
+    # kept, a step then computes them a chunk of positions at a time.
+    #
+    # `position_losses(x, prediction, noisy, level)` is like `loss`, for slices
+    # along axis 1 of `x`, `prediction` and `noisy`, and returns the losses of
+    # their positions, `(B, t)`. `over_positions(losses, x)` makes of all of
+    # them, `(B, T)`, what `loss` returns.
+    position_losses = None
+    over_positions = None
 
     def counts(self, x):
         """How much each example counts in a mean over examples.

@@ -6,14 +6,14 @@ from keras.saving import register_keras_serializable
 
 from keras_dblocks.diffusion.label_embedding import LabelEmbedding
 from keras_dblocks.diffusion.tokens import (
-    CountsTokens,
+    LossOfTokens,
     check_tokens,
-    mean_over_tokens,
+    cross_entropies,
 )
 
 
 @register_keras_serializable(package="keras_dblocks")
-class TokenEmbedding(CountsTokens, LabelEmbedding):
+class TokenEmbedding(LossOfTokens, LabelEmbedding):
     """Maps tokens to unit-norm rows of a table, and logits back to rows.
 
     Args:
@@ -64,10 +64,9 @@ class TokenEmbedding(CountsTokens, LabelEmbedding):
     def compute_output_shape(self, labels_shape):
         return (*labels_shape, self.dim)
 
-    def loss(self, labels, logits, noisy=None, level=None):
-        """Mean cross-entropy of the tokens that count, `(B,)`, in nats."""
-        entropies = super().loss(labels, logits)  # (B, T)
-        return mean_over_tokens(entropies, labels, self.padding_token)
+    def position_losses(self, labels, logits, noisy=None, level=None):
+        """Cross-entropy of each token, `(B, T)`, in nats."""
+        return cross_entropies(labels, logits)
 
     def check(self, labels):
         """Refuses data that is not sequences of tokens."""

@@ -34,8 +34,26 @@ class CountsTokens:
         return ops.mean(counting(tokens, self.padding_token), axis=-1)
 
 
+class LossOfTokens(CountsTokens):
+    """Targets whose loss is a mean over the tokens that are no padding."""
+
+    def loss(self, tokens, logits, noisy=None, level=None):
+        losses = self.position_losses(tokens, logits, noisy, level)
+        return self.over_positions(losses, tokens)
+
+    def over_positions(self, losses, tokens):
+        return mean_over_tokens(losses, tokens, self.padding_token)
+
+
+def cross_entropies(tokens, logits):
+    """Cross-entropy of each token, `(B, T)` and `(B, T, V)` to `(B, T)`."""
+    return keras.losses.sparse_categorical_crossentropy(
+        ops.cast(tokens, "int32"), logits, from_logits=True
+    )
+
+
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class Tokens(CountsTokens, Target):
+class Tokens(LossOfTokens, Target):
     """Sequences of tokens, which are masked without being embedded.
 
     Args:
@@ -72,28 +90,15 @@ class Tokens(CountsTokens, Target):
         """Returns the logits, from which the sampler draws tokens."""
         return logits
 
-    def loss(self, tokens, logits, noisy, level):
-        """Contribution of these masks to the bound, in nats per token.
+    def position_losses(self, tokens, logits, noisy, level):
+        """Contribution of these masks to the bound, in nats for each token.
 
         It is the cross-entropy of masked tokens divided by the mask ratio
         (docs/method.md#masked-diffusion).
         """
         masked = ops.cast(noisy == self.vocabulary_size, "float32")
         weight = masked / expand(level, noisy)
-        return self.weighted_loss(tokens, logits, weight)
-
-    def weighted_loss(self, tokens, logits, weight):
-        """Mean weighted cross-entropy over tokens that count, `(B,)`, in nats.
-
-        Args:
-            tokens: int tensor `(B, T)`.
-            logits: tensor `(B, T, vocabulary_size)`.
-            weight: tensor `(B, T)`.
-        """
-        entropy = keras.losses.sparse_categorical_crossentropy(
-            ops.cast(tokens, "int32"), logits, from_logits=True
-        )
-        return mean_over_tokens(entropy * weight, tokens, self.padding_token)
+        return weight * cross_entropies(tokens, logits)
 
     def check(self, tokens):
         """Refuses data that is not sequences of tokens."""

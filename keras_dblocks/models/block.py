@@ -1,6 +1,7 @@
 """One block, an ordinary Keras model that denoises its own noise range."""
 
 import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ from keras_dblocks.layers.context import (
     known,
 )
 from keras_dblocks.models.built_when_read import BuiltWhenRead
+from keras_dblocks.models.chunks import in_chunks, number_of_chunks
 from keras_dblocks.models.export import Exportable
 from keras_dblocks.models.numbered_rows import NumberedRows
 from keras_dblocks.rematerialization import rematerialized
@@ -255,6 +257,7 @@ class Block(
         training=False,
         layers=None,
         stem=None,
+        use=None,
     ):
         """`denoise` from what was handed over, and what to hand over.
 
@@ -262,6 +265,9 @@ class Block(
             handed: the second value of the call before this one in the chain,
                 or an empty tuple if there is none.
             noisy, level, condition, training, layers, stem: as in `denoise`.
+            use: function `(predict, denoised, context)`, whose value is
+                returned instead of the prediction, `predict(denoised,
+                context)`. It need not have all of a large prediction at once.
 
         Returns:
             Pair of the prediction and a tuple. It holds the last state
@@ -300,8 +306,50 @@ class Block(
             check_shape("readout", self.readout, wanted, came)
             denoised = expand(scale.c_out, noisy) * denoised
             denoised = expand(scale.c_skip, noisy) * noisy + denoised
+        if use is not None:
+            return use(self._predict, denoised, context), handed
+        return self._predict(denoised, context), handed
+
+    def _predict(self, denoised, context):
+        """What the head makes of the denoised signal, float32."""
         prediction = call_part(self.head, denoised, context)
-        return ops.cast(prediction, "float32"), handed
+        return ops.cast(prediction, "float32")
+
+    def _chunks(self, batch):
+        """Number of chunks in which a batch is predicted (int)."""
+        if self.target.position_losses is None:
+            return 1
+        return number_of_chunks(self.head, self.prediction_shape, batch)
+
+    def _example_losses(
+        self, clean_input, noisy, level, predict, denoised, context
+    ):
+        """Loss of each example, `(B,)`; see `use` of `denoise_pass`."""
+        target = self.target
+        count = self._chunks(ops.shape(noisy)[0])
+        if count == 1:
+            prediction = predict(denoised, context)
+            return target.loss(clean_input, prediction, noisy, level)
+
+        def losses(denoised, clean_input, noisy, noise, level):
+            prediction = predict(denoised, {**context, "noise": noise})
+            return target.position_losses(clean_input, prediction, noisy, level)
+
+        along = [denoised, clean_input, noisy]
+        others = context["noise"], level
+        found = in_chunks(losses, count, along, *others, trained=self.head)
+        return target.over_positions(found, clean_input)
+
+    def _estimate(self, predict, denoised, context):
+        """Estimate of the clean signal; see `use` of `denoise_pass`."""
+
+        def estimate(denoised):
+            return self.target.bridge(predict(denoised, context))
+
+        count = self._chunks(ops.shape(denoised)[0])
+        if count == 1:
+            return estimate(denoised)
+        return in_chunks(estimate, count, [denoised])
 
     def with_handed(self, state, handed):
         """The first state, with what was handed over added to it."""
@@ -467,10 +515,14 @@ class Block(
         """
         noisy, _, *handed = state
         ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
-        prediction, handed = self.denoise_pass(
-            noisy, constants[0] * ones, context, tuple(handed), stem=stem
+        denoised, handed = self.denoise_pass(
+            noisy,
+            constants[0] * ones,
+            context,
+            tuple(handed),
+            stem=stem,
+            use=self._estimate,
         )
-        denoised = self.target.bridge(prediction)
         noisy = euler_step(noisy, denoised, *constants)
         noisy, *handed = map(ops.stop_gradient, (noisy, *handed))
         return noisy, constants[1] * ones, *handed
@@ -544,10 +596,10 @@ class Block(
                     for one, other in zip(made, handed, strict=True)
                 ]
             noisy, level, *state = made
-        prediction, _ = self.denoise_pass(
-            noisy, level, condition, tuple(state), training
+        use = functools.partial(self._example_losses, clean_input, noisy, level)
+        loss, _ = self.denoise_pass(
+            noisy, level, condition, tuple(state), training, use=use
         )
-        loss = self.target.loss(clean_input, prediction, noisy, level)  # (B,)
         # TensorFlow may not know the rank while it traces.
         if getattr(loss.shape, "rank", 1) is not None and len(loss.shape) != 1:
             raise ValueError(

@@ -12,8 +12,9 @@ class BlockOrder:
     """Draws the block of a training step.
 
     Args:
-        order: `"uniform"` (the paper's), `"round_robin"`, an int (always that
-            block), or a list of weights, one for each block.
+        order: `"uniform"` (the paper's), `"round_robin"`, `"shuffled"` (all
+            blocks in a random order, then in another), `"descending"`, an int
+            (always that block), or a list of weights, one for each block.
         num_blocks: int.
         seed: int.
         steps_per_visit: int. Consecutive steps that a block is drawn for.
@@ -85,11 +86,11 @@ class BlockOrder:
                     "`block_order` must name a block that trains. Received: "
                     f"{order}, which is frozen. Choose one of {self.blocks}."
                 )
-        elif order != "round_robin":
+        elif order not in ("round_robin", "shuffled", "descending"):
             raise ValueError(
-                '`block_order` must be "uniform", "round_robin", a block or a '
-                f"list of weights. Received: {order!r}. Use the default, "
-                '"uniform".'
+                '`block_order` must be "uniform", "round_robin", "shuffled", '
+                '"descending", a block or a list of weights. '
+                f"Received: {order!r}. Leave it out for the default."
             )
 
     def of_blocks(self, blocks):
@@ -100,11 +101,21 @@ class BlockOrder:
     def __call__(self, step):
         """Block of training step `step` (int, from 0)."""
         visit = step // self.steps_per_visit
-        if self.order == "round_robin":
-            return self.blocks[visit % len(self.blocks)]
+        if self.order in ("round_robin", "shuffled", "descending"):
+            turn, place = divmod(visit, len(self.blocks))
+            return self._round(turn)[place]
         if self.cumulative is None:
             return int(self.order)
         # The draw needs no saved state and is the same on every backend.
         draw = streams.generator(self.seed, "block_order", visit).random()
         block = np.searchsorted(self.cumulative, draw, side="right")
         return int(min(block, self.num_blocks - 1))
+
+    def _round(self, turn):
+        """Blocks in the order of a round, in which each comes once."""
+        if self.order == "descending":
+            return self.blocks[::-1]
+        if self.order == "round_robin":
+            return self.blocks
+        draws = streams.generator(self.seed, "block_order_round", turn)
+        return draws.permutation(self.blocks).tolist()

@@ -47,7 +47,8 @@ class BlockStep:
         weight = self.block.batch_weight(data)
         for tracker in self.trackers:
             tracker.update_state(loss, sample_weight=weight)
-        return {tracker.name: tracker.result() for tracker in self.trackers}
+        logs = {tracker.name: tracker.result() for tracker in self.trackers}
+        return logs | self.block.results()
 
 
 def assign(trainer, pairs):

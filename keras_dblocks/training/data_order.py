@@ -79,7 +79,9 @@ class ArrayBatches(keras.utils.PyDataset):
             )
         self.model = model
         parts = [part for part in (x, y, sample_weight) if part is not None]
-        self.data = tree.map_structure(keras.ops.convert_to_numpy, tuple(parts))
+        # TensorFlow takes the lists in a batch for arrays.
+        parts = tree.lists_to_tuples(tuple(parts))
+        self.data = tree.map_structure(keras.ops.convert_to_numpy, parts)
         self.num_rows = len(tree.flatten(self.data)[0])
         self.batch_size = batch_size
         self.shuffle = shuffle

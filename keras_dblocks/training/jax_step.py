@@ -77,6 +77,8 @@ class JaxStep(BlockStep):
             self.optimizer.variables,
             [v for tracker in self.trackers for v in tracker.variables],
         )
+        changed = {id(v) for group in self.groups[:2] for v in group}
+        self.reads = [v for v in block.variables if id(v) not in changed]
         # The list that holds each variable of the model, and its position.
         self.places = {
             id(v): (kind, i)
@@ -84,6 +86,7 @@ class JaxStep(BlockStep):
             for i, v in enumerate(variables)
         }
         self.active_places = [self.places_of(group) for group in self.groups]
+        self.read_places = self.places_of(self.reads)
         self.constants = as_arrays(self.loss_constants)
         first = trainer.blocks[0].hand_over_constants()
         self.first_constants = as_arrays(first)
@@ -129,12 +132,13 @@ class JaxStep(BlockStep):
         if self.share:
             handed, rest = self.hand_over(data, state, active[:2])
             active = active[0], rest, *active[2:]
-        logs, active = self.step_program(active, self.constants, handed, data)
+        reads = _at(self.read_places, state)
+        arguments = reads, self.constants, handed, data
+        logs, active = self.step_program(active, *arguments)
         for places, new in zip(self.active_places, active, strict=True):
             for (kind, i), value in zip(places, new, strict=True):
                 state[kind][i] = value
-        names = (tracker.name for tracker in self.trackers)
-        return dict(zip(names, logs, strict=True))
+        return dict(zip(self.names, logs, strict=True))
 
     def hand_over(self, data, state, active):
         """State handed to the block, and its non-trainable values after it."""
@@ -168,18 +172,20 @@ class JaxStep(BlockStep):
                 self.trainer.blocks, self.index, lambda: started, pass_on
             )
         lower = self.step_program.function.lower
-        return [*programs, lower(active, self.constants, handed, data)]
+        reads = _at(self.read_places, state)
+        return [*programs, lower(active, reads, self.constants, handed, data)]
 
     def _begin(self, active, constants, data):
         with _scope(self.groups[:2], active) as scope:
             started = self.begin(data, constants)
         return started, _values(scope, self.groups[1])
 
-    def _step(self, active, constants, handed, data):
+    def _step(self, active, reads, constants, handed, data):
         trainable, rest, optimizer, metrics = active
+        known = [*self.groups[:2], self.reads]
 
         def loss_fn(trainable, rest):
-            with _scope(self.groups[:2], (trainable, rest)) as scope:
+            with _scope(known, (trainable, rest, reads)) as scope:
                 loss = self.loss(data, handed, constants)
             return loss, _values(scope, self.groups[1])
 
@@ -188,8 +194,11 @@ class JaxStep(BlockStep):
         trainable, optimizer = self.optimizer.stateless_apply(
             optimizer, grads, trainable
         )
-        with _scope(self.groups[3:], [metrics]) as scope:
-            logs = list(self.track(loss, data).values())
+        groups = self.groups[1], self.groups[3]
+        with _scope(groups, (rest, metrics)) as scope:
+            logs = self.track(loss, data)
+        # Blocks that share a program differ in these names.
+        self.names, logs = list(logs), list(logs.values())
         metrics = _values(scope, self.groups[3])
         return logs, (trainable, rest, optimizer, metrics)
 

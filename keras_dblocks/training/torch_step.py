@@ -37,6 +37,8 @@ class TorchStep(BlockStep):
         data = unpack(data)
         variables = self.block.trainable_variables
         loss = self.loss(data, self.hand_over(data), self.loss_constants)
+        for variable in variables:
+            variable.value.grad = None  # Keras's own step leaves its gradients
         loss.backward()
         with torch.no_grad():
             self.optimizer.apply([v.value.grad for v in variables], variables)

@@ -22,7 +22,8 @@ class TrainableBlock(Contract):
     that such blocks share one program.
 
     Attributes:
-        variables: list of all variables that the methods read.
+        variables: list of all variables that the methods read. Those that are
+            in neither of the lists below are never changed.
         trainable_variables: list of the variables with gradients.
         non_trainable_variables: list of other variables a step may change.
     """
@@ -94,6 +95,10 @@ class TrainableBlock(Contract):
     @abc.abstractmethod
     def was_trained(self):
         """Whether the block has taken a training step (bool)."""
+
+    def results(self):
+        """Metrics that `training_loss` has updated, for the logs, by name."""
+        return {}
 
     @abc.abstractmethod
     def batch_weight(self, data):

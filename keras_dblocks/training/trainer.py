@@ -70,8 +70,9 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
                 input is what the earlier blocks hand over
                 (docs/method.md#on-policy-noise). 0 is the paper's method.
                 `"auto"` is the class's default.
-            block_order: `"uniform"`, `"round_robin"`, a block or a list of
-                weights.
+            block_order: `"uniform"`, `"round_robin"`, `"shuffled"` (every
+                block once in each round, in a new order), `"descending"`, a
+                block or a list of weights.
             run_eagerly, steps_per_execution, jit_compile: as in Keras.
             offload: None, or `"host"` to keep the optimizer state of idle
                 blocks in host memory (JAX and PyTorch). It is moved while
@@ -104,8 +105,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
                 blocks have no use for (`loss_weights`, loss scaling, a
                 `MultiOptimizer`).
         """
-        refuse_loss(loss)
-        refuse_settings(of_keras)
+        self.check_compile(loss, of_keras)
         self._refuse_own_steps()
         if not self.built:
             self.build()
@@ -152,7 +152,22 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         )
         if plan is not None:
             self.curriculum_length.assign(0)
-        super().compile(optimizer=optimizers, loss=None, **plain)
+        super().compile(
+            optimizer=optimizers,
+            loss=loss,
+            loss_weights=of_keras.get("loss_weights"),
+            **plain,
+        )
+
+    def check_compile(self, loss, of_keras):
+        """Refuses a loss, and settings of Keras that blocks have no use for.
+
+        Args:
+            loss: as `compile` got it.
+            of_keras: dict of the arguments that `compile` does not name.
+        """
+        refuse_loss(loss)
+        refuse_settings(of_keras)
 
     def _plan(self, curriculum, independent, block_order):
         """The `Curriculum` that `compile` was asked for, or None."""
@@ -356,7 +371,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         """Also remembers the blocks' last losses, for the logs."""
         super().track_progress()
         self.last_losses = self.add_weight(
-            shape=(self.num_blocks,),
+            shape=(len(self.block_losses),),
             initializer=keras.initializers.Constant(np.inf),  # unknown
             dtype="float32",
             trainable=False,

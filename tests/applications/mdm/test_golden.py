@@ -72,6 +72,9 @@ class Denoiser(MDM):
     def make_readout(self):
         return keras.layers.Identity()
 
+    def make_head(self):
+        return keras.layers.Identity()
+
 
 def table_model(logits):
     """Blocks that look their logits up: `(B, T, V)`."""

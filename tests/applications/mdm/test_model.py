@@ -304,7 +304,7 @@ def test_averages_are_used():
 def test_tied_output_reads_the_embedding():
     tied, own = randomize(make(tied=True)), randomize(make())
     block = tied.blocks[0]
-    assert block.readout.embedding is block.stem.embedding
+    assert block.head.embedding is block.stem.embedding
     assert own.count_params() > tied.count_params()
     rows = block.stem.embedding.embeddings
     assert tuple(rows.shape) == (MASK + 1, SIZES["hidden_dim"])

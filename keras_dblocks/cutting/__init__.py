@@ -1,0 +1,1 @@
+"""Networks that exist, cut into blocks for the training steps of `training`."""

@@ -1,0 +1,352 @@
+"""A network that exists, trained a block at a time."""
+
+import math
+
+import keras
+import numpy as np
+
+from keras_dblocks import compat
+from keras_dblocks.checks import check_integer
+from keras_dblocks.cutting.division import divide
+from keras_dblocks.cutting.exact_block import ExactBlock
+from keras_dblocks.cutting.units import units_of
+from keras_dblocks.files.random_states import SavedRandomStates
+from keras_dblocks.training.trainer import BlockTrainer
+
+
+def cut(model, num_blocks, at=None, tables="auto", seed=0):
+    """Cuts any Keras model into blocks that `fit` trains one at a time.
+
+    The model is trained itself: nothing is copied or added to it, and it
+    predicts, generates and is saved as before. A step computes the whole
+    network's loss, and its gradient for the weights of one block, which alone
+    have optimizer state in that step (docs/method.md#networks-that-exist).
+
+    Args:
+        model: built `keras.Model`.
+        num_blocks: int.
+        at: list of `num_blocks - 1` names of layers that begin the second and
+            later blocks. By default the network is divided evenly; see
+            `summary()`.
+        tables: `"own"` puts embedding tables into a block of their own, the
+            last one; `"inside"` leaves them in the blocks where they stand;
+            `"auto"` chooses `"own"` for tables larger than an average block.
+        seed: int, of the order of blocks and data.
+
+    Returns:
+        `CutModel`.
+
+    Raises:
+        ValueError: for a model that is not built, has fewer layers with
+            weights than blocks, or has a training step of its own.
+
+    Example:
+
+    ```python
+    import keras, keras_dblocks
+
+    model = keras.Sequential(
+        [keras.Input((8,)), *(keras.layers.Dense(8) for _ in range(4))]
+    )
+    cut = keras_dblocks.cut(model, num_blocks=2)
+    cut.compile(keras.optimizers.AdamW(1e-3), loss="mse")
+    cut.fit(x, y, epochs=2)
+    model.predict(x)  # the model itself was trained
+    ```
+
+    References:
+     - [BAdam](https://arxiv.org/abs/2404.02827)
+     - [LISA](https://arxiv.org/abs/2403.17919)
+    """
+    check_model(model)
+    check_integer("seed", seed, 0)
+    return CutModel(
+        model, divide(units_of(model), num_blocks, at, tables), seed
+    )
+
+
+def check_model(model):
+    """Raises a ValueError for what cannot be cut."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"`cut` takes a keras.Model. Received: a {type(model).__name__}. "
+            "Wrap a layer in `keras.Sequential`."
+        )
+    if isinstance(model, BlockTrainer):
+        raise ValueError(
+            "`cut` takes a network that is trained as a whole. Received: a "
+            f"{type(model).__name__}, which has blocks already. Call its `fit`."
+        )
+    if not model.built or not model.variables:
+        raise ValueError(
+            "`cut` takes a model that has its weights. Received: "
+            f"{model.name}, which is not built. Call it on a batch first."
+        )
+    for name in ("train_step", "make_train_function"):
+        if compat.overrides(model, name):
+            raise ValueError(
+                "`cut` trains on the loss of `compile` or `compute_loss`. "
+                f"Received: {type(model).__name__} with a `{name}` of its own, "
+                "which would not be called. Move its loss to `compute_loss`."
+            )
+
+
+class CutModel(SavedRandomStates, BlockTrainer):
+    """Trains a network's blocks in turn; `cut` makes it.
+
+    `fit`, `evaluate`, `predict` and `generate` take what the network's own
+    take. `save` writes the network, as its own `save` does, and
+    `save_weights` what a run needs to be continued.
+
+    Args:
+        model: built `keras.Model`.
+        division: list of lists of `Unit`, one for each block.
+        seed: int.
+    """
+
+    default_on_policy = 0.0
+
+    def __init__(self, model, division, seed=0):
+        super().__init__(name=f"{model.name}_in_blocks")
+        self.model = model
+        self.seed = seed
+        self.num_blocks = len(division)
+        self.__dict__["blocks"] = [
+            ExactBlock(self, index, units)
+            for index, units in enumerate(division)
+        ]
+        self.track_progress()
+        self.built = True
+
+    # The blocks' variables.
+
+    def weights_of(self, index):
+        """All variables of a block (list); each belongs to one block alone.
+
+        What several layers hold, as a tied table, is the first one's. What no
+        layer holds is the first block's.
+        """
+        return self._division()[index]
+
+    def _division(self):
+        seen, blocks = set(), []
+        for block in self.blocks:
+            own = {}
+            for unit in block.units:
+                for variable in unit.variables:
+                    if id(variable) not in seen:
+                        own[id(variable)] = variable
+            seen.update(own)
+            blocks.append(list(own.values()))
+        rest = [v for v in self.model.variables if id(v) not in seen]
+        return [[*rest, *blocks[0]], *blocks[1:]]
+
+    def own_variables(self):
+        """For each block, its trainable variables."""
+        return [[v for v in own if v.trainable] for own in self._division()]
+
+    def shared_variables(self):
+        """None: the steps of one block change nothing of the others."""
+        return []
+
+    # What it computes.
+
+    def call(self, *args, **kwargs):
+        return self.model(*args, **kwargs)
+
+    def predict(self, *args, **kwargs):
+        """The network's own `predict`."""
+        return self.model.predict(*args, **kwargs)
+
+    def generate(self, *args, **kwargs):
+        """The network's own `generate`."""
+        return self.model.generate(*args, **kwargs)
+
+    def compile(
+        self,
+        optimizer="adamw",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        block_order="shuffled",
+        steps_per_visit=10,
+        **kwargs,
+    ):
+        """Configures training.
+
+        Args:
+            optimizer: name or `keras.optimizers.Optimizer`. Every block has
+                one of its own with these settings.
+            loss, loss_weights, metrics, weighted_metrics: as in Keras. With
+                no `loss`, all four are those the network was compiled with.
+            block_order: `"shuffled"` (every block once in each round, in a
+                new order), `"descending"` (the last block first),
+                `"uniform"`, `"round_robin"`, a block or a list of weights.
+            steps_per_visit: int. Consecutive steps of a block.
+            kwargs: `run_eagerly`, `steps_per_execution`, `jit_compile`,
+                `offload` and `offload_parameters` of `BlockTrainer.compile`.
+
+        Raises:
+            ValueError: if there is no loss, or for values out of range.
+        """
+        others = "on_policy", "curriculum", "curriculum_steps"
+        for name in (*others, "offload_parameters"):
+            if kwargs.pop(name, None):
+                raise ValueError(
+                    "Each step of a network that was cut runs all of it. "
+                    f"Received: {name}, which is for blocks with a loss of "
+                    "their own. Leave it out."
+                )
+        own = loss is None and self.model.compiled
+        if own:
+            wanted = compat.compile_arguments(self.model)
+            loss, loss_weights = wanted["loss"], wanted["loss_weights"]
+            metrics = metrics or wanted["metrics"]
+            weighted_metrics = weighted_metrics or wanted["weighted_metrics"]
+        has_own = compat.overrides(self.model, "compute_loss")
+        if loss is None and not has_own and not self.model.losses:
+            raise ValueError(
+                "`compile` needs a loss, or a network that was compiled with "
+                f"one. Received: loss=None for {self.model.name}. Pass `loss`."
+            )
+        super().compile(
+            optimizer,
+            loss,
+            metrics,
+            weighted_metrics,
+            block_order=block_order,
+            steps_per_visit=steps_per_visit,
+            loss_weights=loss_weights,
+            curriculum="sampled",
+            **kwargs,
+        )
+
+    def check_compile(self, loss, of_keras):
+        """Takes any loss and `loss_weights`."""
+        rest = {k: v for k, v in of_keras.items() if k != "loss_weights"}
+        super().check_compile(None, rest)
+
+    def loss_of(self, x, y, predicted, sample_weight):
+        """Loss of a batch in training, a scalar."""
+        return self.compute_loss(x, y, predicted, sample_weight, training=True)
+
+    def compute_loss(
+        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
+    ):
+        arguments = x, y, y_pred, sample_weight
+        if compat.overrides(self.model, "compute_loss"):
+            return compat.compute_loss(self.model, *arguments, training)
+        return super().compute_loss(*arguments, training=training)
+
+    # All blocks have one loss, so that of a block by itself says nothing.
+    block_losses = ()
+
+    def loss_trackers(self, index):
+        return (compat.loss_tracker(self),)
+
+    def train_one(self, data, *state):
+        if not self._steps:  # metrics cannot be made inside a step
+            compat.symbolic_build(self, data)
+        return super().train_one(data, *state)
+
+    def update_metrics(self, x, y, predicted, sample_weight):
+        """Updates the metrics of `compile` in training."""
+        metrics = compat.compile_metrics(self)
+        if metrics is not None:
+            metrics.update_state(y, predicted, sample_weight)
+
+    def own_metric_variables(self):
+        """State of all metrics but the running loss (list)."""
+        known = {id(v) for v in compat.loss_tracker(self).variables}
+        return [v for v in self.metrics_variables if id(v) not in known]
+
+    # Data.
+
+    def check_structure(self, x, y):
+        """Takes whatever the network takes."""
+
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """`keras.Model.fit`, which trains a block at a time.
+
+        A Keras Hub task preprocesses raw data as in its own `fit`.
+        """
+        x, y = self._prepare(x, y, kwargs)
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(self, x=None, y=None, *args, **kwargs):
+        x, y = self._prepare(x, y, kwargs)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def _prepare(self, x, y, kwargs):
+        preprocess = getattr(self.model, "preprocess_samples", None)
+        if getattr(self.model, "preprocessor", None) is None or x is None:
+            return x, y
+        if compat.inside_fit(kwargs):
+            return x, y
+        validation = kwargs.get("validation_data")
+        if validation is not None:
+            if isinstance(validation, (tuple, list)):
+                validation = _arrays(preprocess(*validation))
+            else:
+                validation = _mapped(validation, preprocess)
+            kwargs["validation_data"] = validation
+        if hasattr(x, "map") and not hasattr(x, "to_numpy"):  # a dataset
+            return _mapped(x, preprocess), y
+        data = _arrays(preprocess(x, y, kwargs.get("sample_weight")))
+        x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
+        if weight is not None:
+            kwargs["sample_weight"] = weight
+        return x, y
+
+    # Files.
+
+    def training_step(self):
+        # Without a compiled optimizer there was no step.
+        return super().training_step() if self.compiled else 0
+
+    def get_build_config(self):
+        return {"built": True}
+
+    def save(self, filepath, overwrite=True, **kwargs):
+        """Saves the network, which loads without this package."""
+        write = self.model.save
+        self._write(write, ".keras", filepath, overwrite, **kwargs)
+
+    def summary(self, print_fn=print, **kwargs):
+        """Prints each block's layers, parameters and optimizer state."""
+        head = ("block", "layers", "parameters", "optimizer state")
+        rows = [head]
+        for block, own in zip(self.blocks, self.own_variables(), strict=True):
+            first, last = block.units[0].name, block.units[-1].name
+            state = "not compiled"
+            if self.compiled:
+                state = self.optimizer.parts[block.index].variables
+                state = f"{_count(state):,}"
+            names = first if first == last else f"{first} to {last}"
+            rows.append((str(block.index), names, f"{_count(own):,}", state))
+        fixed = [v for v in self.model.weights if not v.trainable]
+        if fixed:
+            rows.append(("fixed", "", f"{_count(fixed):,}", ""))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [f"{type(self.model).__name__}: {self.model.name}"]
+        for row in rows:
+            cells = zip(row, widths, strict=True)
+            lines.append(" | ".join(c.ljust(w) for c, w in cells).rstrip())
+        lines.insert(2, "-+-".join("-" * width for width in widths))
+        print_fn("\n".join(lines))
+
+
+def _count(variables):
+    return sum(math.prod(v.shape) for v in variables)
+
+
+def _arrays(data):
+    def convert(leaf):
+        return None if leaf is None else np.asarray(leaf)
+
+    return keras.tree.map_structure(convert, data)
+
+
+def _mapped(dataset, function):
+    return dataset.map(function)

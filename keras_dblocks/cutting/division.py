@@ -1,0 +1,125 @@
+"""Which units go into which block."""
+
+import collections
+
+from keras_dblocks.checks import check_integer
+
+
+def divide(units, num_blocks, at=None, tables="auto"):
+    """Cuts an ordered list of units into blocks.
+
+    Where a network repeats a composite layer at least `num_blocks` times, each
+    block has as many of these, as nearly as can be. What stands before the
+    first is the first block's, what stands after the last the last block's.
+    Other networks are cut so that the largest block is as small as can be.
+
+    Args:
+        units: list of `Unit`.
+        num_blocks: int.
+        at: list of str, names of the units (or the ends of names) that begin
+            the second and later blocks. It replaces the rule above.
+        tables: `"own"` puts embedding tables into a block of their own, after
+            the others; `"inside"` leaves them where they stand; `"auto"`
+            chooses `"own"` if they are larger than the mean of the others.
+
+    Returns:
+        List of lists of `Unit`.
+
+    Raises:
+        ValueError: if there are fewer units than blocks, or for unknown names.
+    """
+    check_integer("num_blocks", num_blocks)
+    if tables not in ("auto", "own", "inside"):
+        raise ValueError(
+            '`tables` must be "auto", "own" or "inside". '
+            f'Received: tables={tables!r}. Use the default, "auto".'
+        )
+    units = [unit for unit in units if unit.variables]
+    inside = [unit for unit in units if not unit.is_table]
+    kept = [unit for unit in units if unit.is_table]
+    sizes = [sum(u.num_parameters for u in some) for some in (inside, kept)]
+    large = num_blocks > 1 and sizes[1] > sizes[0] / num_blocks
+    if tables == "inside" or not inside or tables == "auto" and not large:
+        inside, kept = units, []
+    if at is not None:
+        blocks = _at(inside, num_blocks, at)
+    else:
+        blocks = _blocks(inside, num_blocks)
+    return [*blocks, kept] if kept else blocks
+
+
+def _blocks(units, num_blocks):
+    if len(units) < num_blocks:
+        raise ValueError(
+            f"`num_blocks` must be at most the {len(units)} layers with "
+            f"weights. Received: num_blocks={num_blocks}. Pass fewer."
+        )
+    kinds = collections.Counter(
+        type(unit.layer) for unit in units if unit.is_composite
+    )
+    (kind, count) = kinds.most_common(1)[0] if kinds else (None, 0)
+    if count >= num_blocks:
+        places = [i for i, unit in enumerate(units) if type(unit.layer) is kind]
+        share, more = divmod(count, num_blocks)
+        starts, first = [0], 0
+        # Later blocks get what is left over.
+        for block in range(num_blocks - 1):
+            first += share + (block >= num_blocks - more)
+            starts.append(places[first])
+    else:
+        starts = _even_starts([u.num_parameters for u in units], num_blocks)
+    ends = [*starts[1:], len(units)]
+    return [units[a:b] for a, b in zip(starts, ends, strict=True)]
+
+
+def _even_starts(sizes, num_blocks):
+    """First units of blocks of which the largest is as small as can be."""
+
+    def pack(limit):
+        starts, filled = [0], 0
+        for i, size in enumerate(sizes):
+            # As many units must be left as blocks.
+            needed = len(sizes) - i <= num_blocks - len(starts)
+            if i and (filled + size > limit or needed):
+                starts.append(i)
+                filled = 0
+            filled += size
+        return starts
+
+    low, high = max(sizes), sum(sizes)
+    while low < high:
+        middle = (low + high) // 2
+        if len(pack(middle)) > num_blocks:
+            low = middle + 1
+        else:
+            high = middle
+    return pack(low)
+
+
+def _at(units, num_blocks, at):
+    if len(at) != num_blocks - 1:
+        raise ValueError(
+            "`at` names the layers that begin the second and later blocks. "
+            f"Received: {len(at)} names for num_blocks={num_blocks}. "
+            f"Pass {num_blocks - 1}."
+        )
+    starts = [0]
+    for name in at:
+        found = [
+            i
+            for i, unit in enumerate(units)
+            if f"/{unit.name}".endswith(f"/{name}")
+        ]
+        if len(found) != 1 or found[0] <= starts[-1]:
+            names = ", ".join(unit.name for unit in units[:8])
+            problem = f"{len(found)} layers of this name"
+            if len(found) == 1:
+                problem = "a layer that does not stand after the one before"
+            raise ValueError(
+                "`at` names layers with weights, in the model's order. "
+                f"Received: {name!r}, {problem}. "
+                f"The model begins with {names}."
+            )
+        starts.append(found[0])
+    ends = [*starts[1:], len(units)]
+    return [units[a:b] for a, b in zip(starts, ends, strict=True)]

@@ -1,0 +1,110 @@
+"""A block of an existing network, trained on the whole network's loss."""
+
+import keras
+from keras import ops
+
+from keras_dblocks import compat
+from keras_dblocks.training.trainable_block import TrainableBlock
+
+
+class ExactBlock(TrainableBlock):
+    """Some of a network's weights, with the exact gradient of its loss.
+
+    A step runs the whole network. Only this block's weights have gradients
+    and optimizer state, so what comes before the block keeps nothing for the
+    backward pass (block coordinate descent).
+
+    Args:
+        network: `CutModel`.
+        index: int.
+        units: list of `Unit`.
+
+    References:
+     - [BAdam](https://arxiv.org/abs/2404.02827), Section 2
+    """
+
+    losses = ()  # those of the network's layers are in its loss
+
+    def __init__(self, network, index, units):
+        self.network = network
+        self.index = index
+        self.units = units
+
+    # The variables are looked up anew each time: LoRA makes and freezes some.
+
+    @property
+    def weights(self):
+        """Variables of the block's layers that no earlier block has."""
+        return self.network.weights_of(self.index)
+
+    @property
+    def variables(self):
+        network = self.network
+        return [*network.model.variables, *network.own_metric_variables()]
+
+    @property
+    def trainable_variables(self):
+        return [v for v in self.weights if v.trainable]
+
+    @property
+    def non_trainable_variables(self):
+        """The block's statistics, all random states, and the metrics."""
+        network = self.network
+        own = [v for v in self.weights if not v.trainable]
+        states = [g.state for g in compat.seed_generators([network.model])]
+        metrics = network.own_metric_variables()
+        return list({id(v): v for v in (*own, *states, *metrics)}.values())
+
+    def training_loss(self, data, handed, constants):
+        x, y, sample_weight = data
+        network = self.network
+        own = {id(v) for v in self.trainable_variables}
+        scope = keras.StatelessScope(
+            state_mapping=[
+                (v, v.value if id(v) in own else ops.stop_gradient(v.value))
+                for v in self.variables
+            ],
+            collect_losses=True,
+        )
+        before = [scope.get_current_value(v) for v in self.variables]
+        before = dict(zip(map(id, self.variables), before, strict=True))
+        # Inside, statistics of all layers move; outside, this block's alone.
+        with scope:
+            predicted = network(x, training=True)
+            loss = network.loss_of(x, y, predicted, sample_weight)
+            predicted = keras.tree.map_structure(ops.stop_gradient, predicted)
+            network.update_metrics(x, y, predicted, sample_weight)
+        for variable in self.non_trainable_variables:
+            value = scope.get_current_value(variable)
+            if value is not before[id(variable)]:
+                variable.assign(ops.stop_gradient(value))
+        return ops.cast(loss, "float32")
+
+    def results(self):
+        metrics = compat.compile_metrics(self.network)
+        return {} if metrics is None else metrics.result()
+
+    def batch_weight(self, data):
+        leaves = keras.tree.flatten(data[0])
+        return ops.shape(next(leaf for leaf in leaves if leaf is not None))[0]
+
+    def was_trained(self):
+        """False: a network that is cut is taken as it is."""
+        return False
+
+    # It is handed nothing.
+
+    def loss_constants(self, as_only_block=False):
+        return ()
+
+    def hand_over_constants(self):
+        return ()
+
+    def begin_hand_over(self, data, share, constants, rows=None):
+        return None
+
+    def pass_on(self, state, context, constants):
+        raise NotImplementedError
+
+    def copied_variables(self):
+        return self.weights

@@ -1,0 +1,227 @@
+"""A network that was cut: the same network, trained a block at a time."""
+
+import keras
+import numpy as np
+import pytest
+
+import keras_dblocks
+from helpers.networks import NETWORKS, make
+
+kinds = pytest.mark.parametrize("kind", NETWORKS)
+
+
+def arrays(variables):
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
+
+
+def flat(tree):
+    return [
+        keras.ops.convert_to_numpy(leaf) for leaf in keras.tree.flatten(tree)
+    ]
+
+
+@kinds
+def test_a_cut_changes_nothing(kind):
+    model, (x, _), _ = make(kind)
+    before = flat(model.predict(x, verbose=0))
+    known, names = set(vars(model)), [v.path for v in model.variables]
+    cut = keras_dblocks.cut(model, 2)
+    for answer in (cut.predict(x, verbose=0), cut(x), model(x)):
+        assert len(flat(answer)) == len(before)
+    for one, other in zip(flat(cut.predict(x, verbose=0)), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [v.path for v in model.variables] == names
+    assert set(vars(model)) == known
+
+
+@kinds
+@pytest.mark.parametrize("num_blocks", [1, 2, 3])
+def test_every_weight_belongs_to_one_block(kind, num_blocks):
+    model, _, _ = make(kind)
+    cut = keras_dblocks.cut(model, num_blocks)
+    own = [v for block in cut.blocks for v in block.weights]
+    assert len({id(v) for v in own}) == len(own)
+    assert {id(v) for v in own} >= {id(v) for v in model.weights}
+    assert all(block.trainable_variables for block in cut.blocks)
+
+
+@kinds
+def test_a_step_is_the_exact_gradient_for_one_block(kind):
+    """What one block does is what it does in a step of the whole network."""
+    model, (x, y), loss = make(kind)
+    states = [v for v in model.variables if "seed" in v.path]
+    first = arrays(model.variables)
+
+    def restore():
+        for variable, value in zip(model.variables, first, strict=True):
+            variable.assign(value)
+
+    model.compile(keras.optimizers.SGD(0.1), loss)
+    model.train_on_batch(x, y)
+    whole = arrays(model.variables)
+    assert any((a != b).any() for a, b in zip(whole, first, strict=True))
+    cut = keras_dblocks.cut(model, 2)
+    for block in cut.blocks:
+        restore()
+        cut.compile(keras.optimizers.SGD(0.1), block_order=block.index)
+        cut.train_on_batch(x, y)
+        moves = {id(v) for v in (*block.weights, *states)}
+        for v, start, end in zip(model.variables, first, whole, strict=True):
+            now = keras.ops.convert_to_numpy(v)
+            if id(v) in moves:
+                np.testing.assert_allclose(now, end, rtol=1e-5, atol=1e-6)
+            else:
+                np.testing.assert_array_equal(now, start)
+        state = cut.optimizer.parts[1 - block.index].variables
+        assert int(state[0]) == 0  # no step of the other block's optimizer
+
+
+def test_fit_learns_and_reports_as_the_network_does():
+    model, (x, y), loss = make("cnn")
+    model.compile("adam", loss, metrics=["accuracy"])
+    cut = keras_dblocks.cut(model, 2)
+    cut.compile(keras.optimizers.Adam(0.02), steps_per_visit=2)
+    stopper = keras.callbacks.EarlyStopping("val_accuracy", patience=30)
+    history = cut.fit(
+        x,
+        y,
+        batch_size=8,
+        epochs=20,
+        verbose=0,
+        validation_data=(x, y),
+        callbacks=[stopper],
+    ).history
+    assert set(history) == {"accuracy", "loss", "val_accuracy", "val_loss"}
+    assert history["loss"][-1] < 0.7 * history["loss"][0]
+    assert history["accuracy"][-1] > history["accuracy"][0]
+    # What was trained is the network itself.
+    np.testing.assert_allclose(
+        model.evaluate(x, y, verbose=0), cut.evaluate(x, y, verbose=0)
+    )
+    assert len(cut.evaluate(x, y, verbose=0)) == 2
+
+
+def test_killed_and_resumed(tmp_path):
+    """With dropout, statistics and an order of blocks that is drawn."""
+
+    class Killed(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                raise KeyboardInterrupt
+
+    def run(callbacks, epochs):
+        model, (x, y), loss = make("cnn")
+        cut = keras_dblocks.cut(model, 3)
+        cut.compile(keras.optimizers.AdamW(0.01), loss, steps_per_visit=1)
+        try:
+            history = cut.fit(
+                x, y, 4, epochs, verbose=0, callbacks=callbacks
+            ).history["loss"]
+        except KeyboardInterrupt:
+            history = None
+        return history, arrays(model.weights)
+
+    whole, weights = run([], 4)
+    backup = keras.callbacks.BackupAndRestore(tmp_path)
+    run([backup, Killed()], 4)
+    resumed, again = run([keras.callbacks.BackupAndRestore(tmp_path)], 4)
+    np.testing.assert_array_equal(resumed, whole[2:])
+    for one, other in zip(again, weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_lora_trains_its_matrices_alone_block_by_block():
+    model, (x, y), loss = make("sequential")
+    cut = keras_dblocks.cut(model, 2)
+    for layer in model.layers:
+        layer.enable_lora(2)
+    kernels = [layer._kernel for layer in model.layers]
+    for layer in model.layers:
+        layer.bias.trainable = False
+    before = arrays(kernels)
+    cut.compile(keras.optimizers.SGD(0.1), loss, steps_per_visit=1)
+    cut.fit(x, y, batch_size=4, epochs=3, verbose=0)
+    for one, other in zip(arrays(kernels), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    matrices = [layer.lora_kernel_b for layer in model.layers]
+    assert all(matrix.any() for matrix in arrays(matrices))
+
+
+def test_saved_as_what_it_always_was(tmp_path):
+    model, (x, y), loss = make("u_net")
+    cut = keras_dblocks.cut(model, 2)
+    cut.compile("adam", loss)
+    cut.fit(x, y, verbose=0)
+    cut.save(tmp_path / "network.keras")
+    loaded = keras.saving.load_model(tmp_path / "network.keras")
+    assert type(loaded) is keras.Model or type(loaded).__module__.startswith(
+        "keras."
+    )
+    for one, other in zip(
+        flat(loaded.predict(x, verbose=0)),
+        flat(model.predict(x, verbose=0)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+def test_a_loss_of_the_model_s_own():
+    class Own(keras.Sequential):
+        def compute_loss(self, x, y, y_pred, sample_weight=None):
+            return keras.ops.mean(keras.ops.abs(y - y_pred))
+
+    _, (x, y), _ = make("sequential")
+    model = Own([keras.Input((6,)), *(keras.layers.Dense(1) for _ in "ab")])
+    model.compile("sgd")
+    cut = keras_dblocks.cut(model, 2)
+    cut.compile(keras.optimizers.SGD(0.0))
+    found = cut.fit(x, y, verbose=0).history["loss"][0]
+    assert found == pytest.approx(np.abs(y - model.predict(x)).mean(), rel=1e-5)
+
+
+def refused(call, *words):
+    with pytest.raises(ValueError) as error:
+        call()
+    assert all(word in str(error.value) for word in words), error.value
+
+
+def test_refusals():
+    model, (x, y), loss = make("sequential")
+    refused(lambda: keras_dblocks.cut(model, 9), "4 layers", "num_blocks=9")
+    refused(lambda: keras_dblocks.cut(model, 0), "num_blocks")
+    refused(lambda: keras_dblocks.cut(keras.layers.Dense(1), 2), "Dense")
+    fresh = keras.Sequential([keras.layers.Dense(1)])
+    refused(lambda: keras_dblocks.cut(fresh, 1), "not built")
+    cut = keras_dblocks.cut(model, 2)
+    refused(lambda: keras_dblocks.cut(cut, 2), "CutModel")
+    refused(lambda: cut.compile("adam"), "needs a loss")
+    refused(lambda: cut.compile("adam", loss, on_policy=1.0), "on_policy")
+    refused(
+        lambda: cut.compile(
+            "adam", loss, offload="host", offload_parameters=True
+        ),
+        "offload_parameters",
+    )
+    refused(lambda: keras_dblocks.cut(model, 2, tables="x"), "tables='x'")
+    refused(lambda: keras_dblocks.cut(model, 2, at=["none"]), "'none'")
+
+    class Step(keras.Sequential):
+        def train_step(self, *arguments):
+            return {}
+
+    own = Step([keras.Input((6,)), keras.layers.Dense(1)])
+    refused(lambda: keras_dblocks.cut(own, 1), "`train_step`", "compute_loss")
+
+
+def test_where_blocks_begin():
+    model, _, _ = make("subclassed")
+    names = [b.units[0].name for b in keras_dblocks.cut(model, 2).blocks]
+    assert names == ["subclassed", "encoder/layer_2"]
+    at = ["layer_1"]
+    named = keras_dblocks.cut(model, 2, at=at).blocks[1].units[0].name
+    assert named == "encoder/layer_1"
+    sizes = [
+        sum(np.prod(v.shape) for v in block.weights)
+        for block in keras_dblocks.cut(make("cnn")[0], 3).blocks
+    ]
+    assert max(sizes) < 0.5 * sum(sizes)

@@ -1,0 +1,95 @@
+"""Large predictions in chunks: the same training in less memory."""
+
+import keras
+import numpy as np
+import pytest
+
+from helpers import small_ar, small_mdm
+from keras_dblocks import memory
+from keras_dblocks.applications import MDM, ARTransformer
+from keras_dblocks.models import chunks
+
+KINDS = {
+    "ar": lambda: small_ar.make(sharing="all"),
+    "ar_tied_signal": lambda: small_ar.make(
+        hand_over="signal", tied=True, padding_token=0
+    ),
+    "two_streams": lambda: small_ar.make(reference=True),
+    "mdm": small_mdm.make,
+    "mdm_tied": lambda: small_mdm.make(tied=True, padding_token=0),
+}
+
+
+def trained(make, data):
+    """Losses and weights after a few steps of every block."""
+    model = make()
+    model.compile(
+        keras.optimizers.SGD(0.01),
+        block_order="round_robin",
+        curriculum="sampled",
+    )
+    found = [model.train_on_batch(data) for _ in range(6)]
+    losses = [float(np.ravel(f)[0]) for f in found]
+    return losses, [np.array(w) for w in model.get_weights()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_in_chunks_is_the_same_step(kind, monkeypatch):
+    data = small_ar.random_tokens(4)
+    losses, weights = trained(KINDS[kind], data)
+    calls = []
+    real = chunks.in_chunks
+
+    def counted(function, count, *arguments, **keywords):
+        calls.append(count)
+        return real(function, count, *arguments, **keywords)
+
+    # 4 rows of 6 positions and 3 tokens, 20 numbers in a chunk: 4 chunks.
+    monkeypatch.setattr(chunks, "CHUNK", 20)
+    monkeypatch.setattr(chunks, "LARGE", 40)
+    monkeypatch.setattr("keras_dblocks.models.block.in_chunks", counted)
+    in_chunks, others = trained(KINDS[kind], data)
+    assert calls and set(calls) <= {4, 6}
+    np.testing.assert_allclose(in_chunks, losses, rtol=1e-5)
+    for one, other in zip(others, weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_large_enough_for_chunks():
+    head = keras.layers.Dense(8)
+    large = chunks.LARGE
+    assert chunks.number_of_chunks(head, (64, large // 64 - 1), 1) == 1
+    assert chunks.number_of_chunks(head, (64, large // 64), 1) == 4
+    assert chunks.number_of_chunks(head, (64, large // 64), 2) == 8
+    assert chunks.number_of_chunks(head, (2, large), 1) == 2
+    assert chunks.number_of_chunks(head, (large,), 8) == 1
+
+    class Amended(keras.layers.Layer):
+        def call(self, x, signal):
+            return x
+
+    assert chunks.number_of_chunks(Amended(), (64, large), 8) == 1
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow",
+    reason="a figure is the peak of a whole process on a CPU",
+)
+@pytest.mark.parametrize("cls", [ARTransformer, MDM])
+def test_a_large_vocabulary_needs_little_memory(cls, monkeypatch):
+    """Of the five tensors of the size of the logits none is left whole."""
+    sizes = {"vocabulary_size": 4096, "sequence_length": 64, "hidden_dim": 16}
+    batch, logits = 8, 4 * 8 * 64 * 4096  # bytes
+
+    def temporaries():
+        model = cls(**sizes, num_layers=2, num_blocks=2, num_heads=1)
+        model.compile("sgd", curriculum="sampled")
+        tokens = np.zeros((batch, 64), "int32")
+        return memory.measure(model, tokens, blocks=[1]).temporaries
+
+    whole = temporaries()
+    monkeypatch.setattr(chunks, "CHUNK", 2**17)
+    monkeypatch.setattr(chunks, "LARGE", 2**17)
+    in_chunks = temporaries()
+    assert whole > 2 * logits
+    assert in_chunks < 0.6 * logits
