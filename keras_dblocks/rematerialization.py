@@ -1,5 +1,6 @@
 """Computes layers again in the backward pass to keep fewer activations."""
 
+import contextlib
 import functools
 
 import keras
@@ -56,6 +57,25 @@ def rematerialized(function, layer=None, changes=True):
         return result
 
     return call
+
+
+@contextlib.contextmanager
+def rematerialized_calls(layers):
+    """Context in which calls of the (built) layers are rematerialized."""
+
+    def wrapped(layer, call):
+        # A part of the layer that is called below is called as it is.
+        return lambda *args, **kwargs: rematerialized(call, layer)(
+            *args, **kwargs
+        )
+
+    for layer in layers:
+        layer.__dict__["call"] = wrapped(layer, layer.call)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.__dict__["call"]
 
 
 def recomputed_in_training(call):

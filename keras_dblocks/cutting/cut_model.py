@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_dblocks import compat
-from keras_dblocks.checks import check_integer
+from keras_dblocks.checks import check_integer, check_rows
 from keras_dblocks.cutting.division import divide
 from keras_dblocks.cutting.exact_block import ExactBlock
 from keras_dblocks.cutting.units import units_of
@@ -149,6 +149,20 @@ class CutModel(SavedRandomStates, BlockTrainer):
         """None: the steps of one block change nothing of the others."""
         return []
 
+    def layers_to_remat(self, index):
+        """Composite layers from a block's first layer on (list).
+
+        Those before all of the block's own have no backward pass.
+        """
+        order = [id(unit.layer) for unit in units_of(self.model)]
+        first = min(order.index(id(u.layer)) for u in self.blocks[index].units)
+        return [
+            unit.layer
+            for block in self.blocks
+            for unit in block.units
+            if unit.is_composite and order.index(id(unit.layer)) >= first
+        ]
+
     # What it computes.
 
     def call(self, *args, **kwargs):
@@ -171,6 +185,7 @@ class CutModel(SavedRandomStates, BlockTrainer):
         weighted_metrics=None,
         block_order="shuffled",
         steps_per_visit=10,
+        remat=False,
         **kwargs,
     ):
         """Configures training.
@@ -184,6 +199,8 @@ class CutModel(SavedRandomStates, BlockTrainer):
                 new order), `"descending"` (the last block first),
                 `"uniform"`, `"round_robin"`, a block or a list of weights.
             steps_per_visit: int. Consecutive steps of a block.
+            remat: bool. True keeps of the network's repeated layers only
+                their inputs, and computes them again in the backward pass.
             kwargs: `run_eagerly`, `steps_per_execution`, `jit_compile`,
                 `offload` and `offload_parameters` of `BlockTrainer.compile`.
 
@@ -198,8 +215,14 @@ class CutModel(SavedRandomStates, BlockTrainer):
                     f"Received: {name}, which is for blocks with a loss of "
                     "their own. Leave it out."
                 )
-        own = loss is None and self.model.compiled
-        if own:
+        self.remat = bool(remat)
+        if self.remat and not self.layers_to_remat(0):
+            raise ValueError(
+                "`remat` computes layers again that hold layers of their own, "
+                f"as a transformer's do. Received: {self.model.name}, in which "
+                "none can be told apart. Leave it out."
+            )
+        if loss is None and self.model.compiled:
             wanted = compat.compile_arguments(self.model)
             loss, loss_weights = wanted["loss"], wanted["loss_weights"]
             metrics = metrics or wanted["metrics"]
@@ -265,6 +288,10 @@ class CutModel(SavedRandomStates, BlockTrainer):
 
     def check_structure(self, x, y):
         """Takes whatever the network takes."""
+
+    def check_rows(self, x, y, sample_weight):
+        """Takes weights of any shape, of tokens for example."""
+        check_rows(x, (y, sample_weight))
 
     def fit(self, x=None, y=None, *args, **kwargs):
         """`keras.Model.fit`, which trains a block at a time.

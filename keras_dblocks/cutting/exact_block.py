@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_dblocks import compat
+from keras_dblocks.rematerialization import rematerialized_calls
 from keras_dblocks.training.trainable_block import TrainableBlock
 
 
@@ -69,7 +70,8 @@ class ExactBlock(TrainableBlock):
         before = [scope.get_current_value(v) for v in self.variables]
         before = dict(zip(map(id, self.variables), before, strict=True))
         # Inside, statistics of all layers move; outside, this block's alone.
-        with scope:
+        layers = network.layers_to_remat(self.index) if network.remat else []
+        with scope, rematerialized_calls(layers):
             predicted = network(x, training=True)
             loss = network.loss_of(x, y, predicted, sample_weight)
             predicted = keras.tree.map_structure(ops.stop_gradient, predicted)

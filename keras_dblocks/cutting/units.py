@@ -50,7 +50,7 @@ class Unit:
     @property
     def is_composite(self):
         """Whether it holds two layers with weights or more."""
-        return _is_composite(self.layer)
+        return not self.own_only and _is_composite(self.layer)
 
 
 def units_of(model):

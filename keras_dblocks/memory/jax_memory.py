@@ -13,10 +13,10 @@ def how():
 
 def temporaries(model, data, index=None):
     """Bytes of temporaries in a step of the model, or of block `index`."""
+    compat.symbolic_build(model, data)
     if index is not None:
         programs = JaxStep(model, index).lowered(data, state_of(model))
     else:
-        compat.symbolic_build(model, data)
         model.make_train_function()
         step = compiled(model.train_step)
         programs = [step.lower(state_of(model), data)]

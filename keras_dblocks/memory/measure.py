@@ -6,7 +6,7 @@ import keras
 from keras import tree
 
 from keras_dblocks.memory.usage import of_parts, size
-from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
+from keras_dblocks.training.trainer import BlockTrainer
 
 
 def measure(model, x, y=None, blocks=None):
@@ -19,10 +19,10 @@ def measure(model, x, y=None, blocks=None):
     the peak of a fresh process on a CPU. No weight is changed.
 
     Args:
-        model: compiled `DiffusionBlocks` (the block whose step needs most
-            memory counts, and all parameters and optimizer states are
-            resident), compiled `Block` (one block alone), or any other
-            compiled `keras.Model`.
+        model: compiled `DiffusionBlocks` or network that was `cut` (the block
+            whose step needs most memory counts, and all parameters and
+            optimizer states are resident), compiled `Block` (one block
+            alone), or any other compiled `keras.Model`.
         x, y: one batch, as given to `fit`.
         blocks: list of ints, the blocks to measure, or None for all.
 
@@ -49,7 +49,7 @@ def measure(model, x, y=None, blocks=None):
     )
     data = (x,) if y is None else (x, y)
     data = tree.map_structure(keras.ops.convert_to_numpy, data)
-    if not isinstance(model, DiffusionBlocks):
+    if not isinstance(model, BlockTrainer):
         if not model.built:
             model.build()
         model.optimizer.build(model.trainable_variables)

@@ -206,7 +206,11 @@ class CheckedData(compat.KeptState):
         if is_arrays(x):
             self.check_targets(x, y)
             self.check_data(x, y)
-            check_rows(x, y, sample_weight)
+            self.check_rows(x, y, sample_weight)
+
+    def check_rows(self, x, y, sample_weight):
+        """Refuses arrays whose rows are not those of the others."""
+        check_rows(x, y, sample_weight)
 
 
 def _with(callbacks, own):

@@ -6,6 +6,7 @@ import pytest
 
 import keras_dblocks
 from helpers.networks import NETWORKS, make
+from keras_dblocks import memory
 
 kinds = pytest.mark.parametrize("kind", NETWORKS)
 
@@ -179,6 +180,24 @@ def test_a_loss_of_the_model_s_own():
     assert found == pytest.approx(np.abs(y - model.predict(x)).mean(), rel=1e-5)
 
 
+class Group(keras.layers.Layer):
+    """Layers that are one layer of the network."""
+
+    def __init__(self, parts):
+        super().__init__()
+        self.parts = parts
+
+    def build(self, shape):
+        for part in self.parts:
+            part.build(shape)
+            shape = part.compute_output_shape(shape)
+
+    def call(self, x):
+        for part in self.parts:
+            x = part(x)
+        return x
+
+
 def refused(call, *words):
     with pytest.raises(ValueError) as error:
         call()
@@ -225,3 +244,43 @@ def test_where_blocks_begin():
         for block in keras_dblocks.cut(make("cnn")[0], 3).blocks
     ]
     assert max(sizes) < 0.5 * sum(sizes)
+
+
+@pytest.mark.parametrize("kind", ["subclassed", "nested"])
+def test_rematerialized_layers_train_the_same(kind):
+    weights = []
+    for remat in (False, True):
+        model, (x, y), loss = make(kind)
+        cut = keras_dblocks.cut(model, 2)
+        cut.compile(
+            keras.optimizers.SGD(0.01), loss, steps_per_visit=1, remat=remat
+        )
+        cut.fit(x, y, batch_size=4, epochs=2, verbose=0)
+        weights.append(arrays(model.weights))
+        assert not any("call" in vars(layer) for layer in model.layers)
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow",
+    reason="a network that was cut is measured in its own process",
+)
+def test_a_step_needs_less_memory():
+    """Gradients of one block; later blocks keep less, or only inputs."""
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((64,))
+    for _ in range(8):
+        parts = [keras.layers.Dense(n, activation="gelu") for n in (256, 64)]
+        x = Group(parts)(x)
+    model = keras.Model(inputs, x)
+    x = np.zeros((256, 64), "float32")
+    temporaries = {}
+    for remat in (False, True):
+        cut = keras_dblocks.cut(model, 4)
+        cut.compile("adam", "mse", remat=remat)
+        temporaries[remat] = [
+            memory.measure(cut, x, x, blocks=[i]).temporaries for i in (0, 3)
+        ]
+    assert temporaries[False][1] < 0.7 * temporaries[False][0]
+    assert temporaries[True][0] < 0.8 * temporaries[False][0]
