@@ -7,6 +7,9 @@ PYTEST_ARGS ?=
 # development machines; the newest one there brings gigabytes of CUDA.
 TORCH ?= torch==2.13.0
 TENSORFLOW ?= tensorflow-cpu
+# It asks for tensorflow-text, and with it for TensorFlow's GPU build, which no
+# test needs: it is installed without what it asks for.
+KERAS_HUB ?= keras-hub==0.32.0
 
 BIN := .venv/bin
 FULL := .venv/.setup-full
@@ -25,6 +28,7 @@ $(FULL): pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -e ".[jax,data,plots,dev]" \
 	    "$(TENSORFLOW)" "$(TORCH)"
+	$(BIN)/python -m pip install --no-deps "$(KERAS_HUB)"
 	touch $@
 
 $(JAX_ONLY): pyproject.toml setup.py
@@ -40,6 +44,7 @@ test: $(SUITES) lint
 
 test-all: SPEED = slow or not slow
 test-all: PROGRAMS =
+test-all: HEAVY =
 test-all: test
 
 SPEED = not slow
@@ -47,11 +52,15 @@ SPEED = not slow
 # programs too: all that they call is tested on each backend by itself.
 PROGRAMS = and not program
 test-tensorflow test-torch: ONCE = and not once $(PROGRAMS)
+# TensorFlow traces every step in Python, which takes most of a test's time. By
+# default it runs the tests of what is TensorFlow's own and some of each system.
+HEAVY = and not heavy
+test-tensorflow: LIGHT = $(HEAVY)
 
 # The last -m wins over the one in pyproject.toml.
 $(SUITES): test-%: setup
-	KERAS_BACKEND=$* $(BIN)/python -m pytest -n $(WORKERS) \
-	    -m "($(SPEED)) $(ONCE)" $(PYTEST_ARGS)
+	KERAS_BACKEND=$* $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
+	    -m "($(SPEED)) $(ONCE) $(LIGHT)" $(PYTEST_ARGS)
 
 test-quick: setup
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(WORKERS) -m quick \
@@ -62,6 +71,7 @@ test-nightly:
 	$(PYTHON) -m venv --clear $(NIGHTLY)
 	$(NIGHTLY)/bin/python -m pip install -e ".[jax,data,plots,dev]" \
 	    "$(TENSORFLOW)" "$(TORCH)"
+	$(NIGHTLY)/bin/python -m pip install --no-deps "$(KERAS_HUB)"
 	$(NIGHTLY)/bin/python -m pip install --pre --upgrade keras jax jaxlib \
 	    "$(TORCH)"
 	KERAS_BACKEND=jax $(NIGHTLY)/bin/python -m pytest -n $(WORKERS) \

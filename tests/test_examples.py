@@ -36,12 +36,14 @@ def example(name):
     return module
 
 
+@pytest.mark.heavy
 def test_regression(capsys):
     error, variance = example("regression").main(epochs=10)
     assert error < 0.8 * variance
     assert "mse" in capsys.readouterr().out
 
 
+@pytest.mark.heavy
 def test_unconditional_digits():
     found = example("unconditional_digits").main(epochs=8)
     assert found["samples"] < 0.75 * found["noise"]
@@ -54,6 +56,7 @@ def test_residual_cnn(capsys):
     assert "accuracy after each block" in capsys.readouterr().out
 
 
+@pytest.mark.heavy
 def test_small_gpt(capsys):
     nats, alone = example("small_gpt").main(epochs=1, count=10)
     assert nats < 0.97 * alone

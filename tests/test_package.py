@@ -76,6 +76,7 @@ def python(code, **kwargs):
     return json.loads(done.stdout)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "module", ["keras_dblocks", "keras_dblocks.applications"]
 )

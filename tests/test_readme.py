@@ -17,6 +17,7 @@ def test_it_is_short():
     assert len(README.split()) <= 700
 
 
+@pytest.mark.heavy
 def test_its_first_example_runs_and_what_it_saves_loads(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")  # of the extra `data`
     monkeypatch.chdir(tmp_path)

@@ -36,7 +36,9 @@ FEW = ["Llama3", *(pytest.param(k, marks=slow) for k in list(CAUSAL)[1:])]
 
 def causal(kind):
     # Its import takes ten seconds, and imports TensorFlow where there is one.
-    models = pytest.importorskip("keras_hub").models
+    models = pytest.importorskip(
+        "keras_hub", reason="`make setup` installs keras-hub"
+    ).models
     keras.utils.set_random_seed(0)
     backbone = getattr(models, f"{kind}Backbone")(**CAUSAL[kind])
     task = getattr(models, f"{kind}CausalLM")

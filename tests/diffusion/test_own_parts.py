@@ -228,6 +228,7 @@ def fitted_saved_loaded(model, x, y, path):
     return loaded
 
 
+@pytest.mark.heavy
 def test_the_sampler_of_the_docstring(tmp_path):
     # Ten steps: fewer of them would not reach the last block.
     model = make(sampler=Halving(10, factor=0.5, seed=2))
@@ -244,6 +245,7 @@ def test_the_sampler_of_the_docstring(tmp_path):
     np.testing.assert_allclose(ours, wanted, rtol=1e-5)
 
 
+@pytest.mark.heavy
 def test_a_noise_and_a_target_of_one_s_own(tmp_path):
     model = composed(target=ScaledVector(3, 4.0), noise=LinearNoise(0.02, 3.0))
     path = tmp_path / "model.keras"
@@ -266,6 +268,7 @@ def test_an_unregistered_sampler_cannot_be_saved(tmp_path):
         samplers.serialize(Unregistered())
 
 
+@pytest.mark.heavy
 def test_a_model_with_an_unregistered_sampler_works_until_it_is_saved(tmp_path):
     model = make(sampler=Unregistered(num_steps=3))
     model.compile("adamw")
@@ -333,6 +336,7 @@ FROM_NOISE = [
 ]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("sampler", FROM_NOISE, ids=lambda s: s.grid)
 def test_answers_from_noise_do_not_depend_on_the_batch(sampler):
     model = make(sampler=sampler)
@@ -356,6 +360,7 @@ def test_answers_from_noise_do_not_depend_on_the_batch(sampler):
     assert np.abs(other - wanted[:30]).max() > 1e-3
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("start", ["zero", "noise"])
 @pytest.mark.parametrize("on_policy", [0.0, 0.5, 1.0])
 def test_losses_of_evaluate_do_not_depend_on_the_batch(on_policy, start):

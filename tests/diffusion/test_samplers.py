@@ -80,6 +80,7 @@ def wanted_tally(levels, num_blocks):
     return denoised
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("blocks, steps, grid", CHAINS)
 def test_every_layer_is_called(tallies, blocks, steps, grid):
     model, condition = tallies(blocks), ops.zeros((2, 1))
@@ -212,6 +213,7 @@ def check_heun(reference, prefix, steps, grid, model, start):
         np.testing.assert_allclose(final, wanted, tolerance, tolerance)
 
 
+@pytest.mark.heavy
 def test_churn_keeps_the_distribution():
     # One Gaussian: whatever noise is added, what comes out has its deviation.
     model = exact_model(LogNormalNoise(), np.zeros((2, 1)), [0.5, 0.5], 0.5)

@@ -103,6 +103,7 @@ def test_every_block_is_run(model):
         plan(few, model.partition)
 
 
+@pytest.mark.heavy
 def test_seeds_and_batches(model):
     """Rows draw numbers of their own, which no other seed has."""
     keywords = {"num_steps": 6, "batch_size": 8}
@@ -268,6 +269,7 @@ class LayerOfLetters(keras.layers.Layer, Letters):
             self.letters = file.read()
 
 
+@pytest.mark.heavy
 def test_strings_in_and_out():
     model, plain = (make(num_layers=1, num_blocks=1) for _ in range(2))
     model.tokenizer = Letters()
@@ -307,6 +309,7 @@ def test_strings_in_and_out():
     refused(lambda: plain.generate(prompt="ab"), "tokenizer=None")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", [Letters, Unregistered, LayerOfLetters])
 def test_saved_with_its_tokenizer(tmp_path, kind):
     model = make(tokenizer=kind())
@@ -331,6 +334,7 @@ def test_saved_with_its_tokenizer(tmp_path, kind):
     assert type(again.tokenizer) is wanted
 
 
+@pytest.mark.heavy
 def test_the_library_s_tokenizers_come_back_in_another_process(tmp_path):
     data_module = pytest.importorskip("keras_dblocks.applications.data")
     tokenizer = data_module.Text8Tokenizer()

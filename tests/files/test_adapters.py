@@ -53,6 +53,7 @@ QUICK = [
 ]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", QUICK)
 def test_quantized_blocks_answer_as_well_as_the_quantized_twin(name):
     ours, twins = (error_of_int8(name, twin) for twin in (False, True))
@@ -102,6 +103,7 @@ def test_only_lora_matrices_move(name, alone):
     assert not [path for path in still if not any(p in path for p in nothing)]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "name", ["vit", pytest.param("mdm_tied", marks=pytest.mark.slow)]
 )
@@ -128,6 +130,7 @@ def test_quantized_and_adapted_models_come_back(tmp_path, name):
     assert unchanged == 0.0
 
 
+@pytest.mark.heavy
 def test_configs_of_other_models_are_refused():
     model, other = make("vit"), make("dit")
     model.quantize("int8")
@@ -176,6 +179,7 @@ def test_a_quantized_file_predicts_the_same(part, tmp_path):
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.heavy
 def test_averaged_weights_are_what_is_quantized():
     model = make("dit")
     for block in model.blocks:
@@ -191,6 +195,7 @@ def test_averaged_weights_are_what_is_quantized():
     np.testing.assert_allclose(quantized, averaged, atol=0.05)
 
 
+@pytest.mark.heavy
 def test_lora_after_compile_asks_for_compile():
     model = make("vit")
     model.compile("adamw")

@@ -7,6 +7,7 @@ import pytest
 from helpers.small_vit import data, make, state, values
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("dropout", [0.0, 0.2])
 def test_training_is_the_same(dropout):
     # Run eagerly, TensorFlow once counted every gradient twice.

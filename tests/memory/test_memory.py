@@ -64,7 +64,9 @@ def test_plan_is_what_is_measured(cls, config):
 
 
 @slowly
-@pytest.mark.parametrize("sharing", ["all", "targets"])
+@pytest.mark.parametrize(
+    "sharing", ["targets", pytest.param("all", marks=costly)]
+)
 def test_plan_of_blocks_counts_what_is_resident(sharing):
     config = {**SYSTEMS[0][1], "num_blocks": 3, "sharing": sharing}
     model = compiled(ViT, config)
@@ -124,7 +126,7 @@ def test_one_block_alone_is_measured_with_its_own_state():
     )
 
 
-@slowly
+@pytest.mark.slow
 def test_budget_gives_the_fewest_blocks_and_then_the_largest_batch():
     model = ViT(**SYSTEMS[0][1])
     needs = {

@@ -53,6 +53,7 @@ def apart(tmp_path_factory):
 # One block in memory.
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("sharing", ["all", "targets"])
 def test_one_block_builds_alone(tmp_path, sharing):
     model = make(sharing=sharing)
@@ -149,6 +150,7 @@ OTHER_MODELS = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", OTHER_MODELS)
 def test_blocks_of_other_models_are_refused(model, apart, tmp_path, name):
     kwargs, match = OTHER_MODELS[name]
@@ -226,6 +228,7 @@ block.save(sys.argv[1] + "/block_1.keras")
 """
 
 
+@pytest.mark.heavy
 def test_block_trained_in_another_process(apart, tmp_path):
     """And on another backend, if it can be: the table is the same."""
     paths, _ = apart
@@ -256,6 +259,7 @@ def test_from_blocks_of_one_model(tmp_path):
     np.testing.assert_array_equal(predict(again), predict(model))
 
 
+@pytest.mark.heavy
 def test_shared_parts_that_differ_are_refused(tmp_path):
     # The same start, then one step apart.
     paths = [tmp_path / "block_0.keras", tmp_path / "block_1.keras"]

@@ -91,6 +91,7 @@ def test_it_learns_is_saved_and_loads(model, tmp_path):
     assert equal(values(loaded.weights), values(model.weights))
 
 
+@pytest.mark.heavy
 def test_one_block_trains_by_itself(tmp_path):
     paths = []
     x, y = spirals()
@@ -128,6 +129,7 @@ def test_functions_that_make_a_layer_do_as_well():
     assert type(whole).from_config(whole.get_config()).num_layers == 4
 
 
+@pytest.mark.heavy
 def test_the_twins_are_plain_models_of_the_same_parts(model):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     x, y = spirals()
@@ -143,6 +145,7 @@ def test_the_twins_are_plain_models_of_the_same_parts(model):
     assert depths == [4, 2]
 
 
+@pytest.mark.heavy
 def test_a_regression_and_a_generator():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(64, 2)).astype("float32")
@@ -248,6 +251,7 @@ def functional_stem(kind=list, names=(None, "condition")):
     return keras.Model(inputs, dense(WIDTH)(noisy) + dense(WIDTH)(point))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("kind", "names"),
     [(list, (None, None)), (dict, ("noisy", "condition"))],

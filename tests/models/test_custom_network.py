@@ -63,6 +63,7 @@ def test_it_needs_keras_and_numpy_only():
     assert roots == {"keras", "numpy", "keras_dblocks"}
 
 
+@pytest.mark.heavy
 def test_it_learns(trained):
     model, history = trained
     assert history["loss"][-1] < 0.5 * history["loss"][0]
@@ -107,6 +108,7 @@ def test_it_is_saved_without_get_config(trained, tmp_path):
     np.testing.assert_array_equal(predict(loaded), predict(model))
 
 
+@pytest.mark.heavy
 def test_its_blocks_train_apart(tmp_path):
     paths = []
     for i in range(2):
@@ -154,6 +156,7 @@ class Regression(example.ResidualMLP):
         return keras.layers.Dense(2)
 
 
+@pytest.mark.heavy
 def test_a_target_of_ones_own():
     keras.utils.set_random_seed(0)
     model = Regression(2, 2, num_layers=2, num_blocks=2, width=2)

@@ -23,6 +23,7 @@ def rows_of(found, kind):
     return [row for row in found.rows if row["input"] == kind]
 
 
+@pytest.mark.heavy
 def test_what_is_handed_over_is_what_predict_does(trained):
     x, y = data(100)
     found = keras_dblocks.diagnose(trained, x, y, batch_size=64)
@@ -36,6 +37,7 @@ def test_what_is_handed_over_is_what_predict_does(trained):
     assert scrambled[0]["loss"] == pytest.approx(handed[0]["loss"])
 
 
+@pytest.mark.heavy
 def test_a_scrambled_condition_costs_and_levels_are_the_blocks(trained):
     x, y = data(100)
     found = keras_dblocks.diagnose(trained, x, y, levels_per_block=2)
@@ -49,6 +51,7 @@ def test_a_scrambled_condition_costs_and_levels_are_the_blocks(trained):
     assert noised[0]["loss"] < scrambled[0]["loss"]
 
 
+@pytest.mark.heavy
 def test_table_and_picture(trained, tmp_path):
     pytest.importorskip("matplotlib")
     found = keras_dblocks.diagnose(trained, *data(20), levels_per_block=1)
@@ -59,6 +62,7 @@ def test_table_and_picture(trained, tmp_path):
     assert (tmp_path / "blocks.png").stat().st_size > 1000
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["dit", "mdm", "ar"])
 def test_every_kind_of_network(name):
     model = small_systems.make(name)

@@ -81,6 +81,7 @@ def far_from(samples, points):
     return np.median(apart.min(1))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("how", ["subclass", "composed"])
 def test_unconditional_samples_are_like_the_data(how):
     model = Numbers(num_layers=2, num_blocks=2) if how == "subclass" else None
@@ -121,6 +122,7 @@ def test_conditional_samples_follow_the_condition():
     refused(lambda: model.generate(np.zeros((2, 3))), r"\(2, 3\)")
 
 
+@pytest.mark.heavy
 def test_predictions_and_metrics_are_in_the_user_s_units():
     model = composed(clean="y", condition=keras.KerasTensor((None, 1)))
     model.compile(

@@ -235,6 +235,7 @@ def test_stream_is_refused_at_the_bad_batch():
     assert all(np.isfinite(value).all() for value in state(model))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("dtype", ["uint8", "float64"])
 def test_images_of_any_number_type_are_taken(trainable, dtype):
     images = (np.abs(X) * 3).astype(dtype)
@@ -245,6 +246,7 @@ def test_images_of_any_number_type_are_taken(trainable, dtype):
     np.testing.assert_allclose(prediction, same, atol=1e-5)
 
 
+@pytest.mark.heavy
 def test_weight_column_is_a_weight_per_example(trainable):
     """Weights `(N, 1)` must not broadcast losses `(N,)` to `(N, N)`.
 

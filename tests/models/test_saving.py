@@ -74,6 +74,7 @@ def test_model_trains_on_after_loading(tmp_path, sharing):
         assert {"loss", "accuracy", "block_1_loss"} <= set(result)
 
 
+@pytest.mark.heavy
 def test_block_trains_on_after_loading(tmp_path):
     block = make(dropout=0.1).block(1)
     block.compile(adamw(), metrics=["accuracy"])
@@ -165,6 +166,7 @@ def test_other_backend_predicts_the_same(files, backend):
                 )
 
 
+@pytest.mark.heavy
 def test_preset_folder(files):
     expected = np.load(files / "expected.npz")["model"]
     model = ViT.from_preset(str(files / "preset"), name="again")
@@ -173,6 +175,7 @@ def test_preset_folder(files):
     np.testing.assert_array_equal(predict(model), expected)
 
 
+@pytest.mark.heavy
 def test_checkpoints_of_fit_can_be_loaded(tmp_path):
     model = make()
     model.compile(adamw())

@@ -66,6 +66,7 @@ model.save(path)
 """
 
 
+@pytest.mark.heavy
 def test_killed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / "model.keras"
     make().save(path)

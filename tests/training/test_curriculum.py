@@ -210,7 +210,10 @@ def test_the_length_must_be_known():
     assert [int(count) for count in model.step_counts()] == [1, 3, 8]
 
 
-@pytest.mark.parametrize("killed_at", [1, 3, 7])
+@pytest.mark.parametrize(
+    "killed_at",
+    [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 7))],
+)
 def test_resumed_in_any_phase(tmp_path, killed_at):
     """Same weights as unbroken, to the last bit."""
     x, y = data(48)
@@ -256,6 +259,7 @@ def test_resumed_in_any_phase(tmp_path, killed_at):
         assert equal(own(one), own(other))
 
 
+@pytest.mark.heavy
 def test_saved_and_loaded_between_phases(tmp_path):
     x, y = data(48)
     model = make()
@@ -291,6 +295,7 @@ def test_a_copy_with_a_state_is_as_good_as_its_original():
     assert np.abs(ops.convert_to_numpy(changed - plain)).max() > 1e-3
 
 
+@pytest.mark.heavy
 def test_a_state_is_handed_through_predict_training_and_files(tmp_path):
     x, y = data(48)
     model = make(hand_over="state", num_layers=3)

@@ -17,6 +17,7 @@ def compiled(optimizer="adamw", **kwargs):
     return model
 
 
+@pytest.mark.heavy
 def test_callbacks_work(tmp_path):
     x, y = data(48)
     model = compiled(keras.optimizers.AdamW(1e-3))
@@ -54,6 +55,7 @@ def test_callbacks_work(tmp_path):
     )
 
 
+@pytest.mark.heavy
 def test_moving_average_is_per_block_and_survives_predict_and_save(tmp_path):
     x, y = data(24)
 

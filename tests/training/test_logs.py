@@ -20,6 +20,7 @@ def compiled(**kwargs):
 LOSSES = [f"block_{i}_loss" for i in range(3)]
 
 
+@pytest.mark.heavy
 def test_history_is_a_table_with_known_values_carried():
     x, y = data(16)
     model = compiled(block_order=[1.0, 1.0, 0.0], on_policy=0)
@@ -45,6 +46,7 @@ def test_history_is_a_table_with_known_values_carried():
     assert history[LOSSES[0]] == pytest.approx([last])
 
 
+@pytest.mark.heavy
 def test_callbacks_see_one_optimizer_and_losses_that_fall(tmp_path):
     x, y = data(24)
     model = compiled()
@@ -78,6 +80,7 @@ def test_callbacks_see_one_optimizer_and_losses_that_fall(tmp_path):
     assert model.stop_training and stopped.stopped_epoch == 2
 
 
+@pytest.mark.heavy
 def test_moving_averages_of_the_optimizer_are_swapped():
     x, y = data(24)
     adam = keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.5)
@@ -111,6 +114,7 @@ def test_moving_averages_of_the_optimizer_are_swapped():
         )
 
 
+@pytest.mark.heavy
 def test_one_metric_object_serves_again():
     x, y = data(8)
     metric = keras.metrics.SparseCategoricalAccuracy()
@@ -143,6 +147,7 @@ def test_compile_refuses_what_blocks_have_no_use_for(settings):
     refused(lambda: model.compile(**arguments), "[Bb]lock")
 
 
+@pytest.mark.heavy
 def test_weights_are_excluded_from_decay_after_compile_and_fit():
     x, y = data(16)
 
@@ -184,7 +189,7 @@ def frozen(part):
     ("what", "when"),
     [
         ("block", "between"),
-        ("layer", "before"),
+        pytest.param("layer", "before", marks=pytest.mark.heavy),
         pytest.param("block", "before", marks=pytest.mark.slow),
         pytest.param("layer", "between", marks=pytest.mark.slow),
     ],

@@ -98,7 +98,9 @@ class Places(keras.callbacks.Callback):
 
 
 @moving
-@pytest.mark.parametrize("parameters", [False, True])
+@pytest.mark.parametrize(
+    "parameters", [True, pytest.param(False, marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_nothing_changes_and_two_blocks_are_resident(name, parameters):
     wanted, wanted_history = resident(name)

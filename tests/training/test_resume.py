@@ -65,7 +65,7 @@ def run(folder, kill_at, save_freq, which):
     [
         pytest.param("epoch", "all", marks=pytest.mark.slow),
         (3, "all"),
-        ("epoch", "block"),
+        pytest.param("epoch", "block", marks=pytest.mark.slow),
     ],
 )
 def test_killed_and_resumed_to_the_last_bit(tmp_path, save_freq, which):

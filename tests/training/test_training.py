@@ -56,7 +56,9 @@ def way_two(model, optimizer, x, y, batch=8):
     model.fit(x, y, batch_size=batch, verbose=0, shuffle=False)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(
+    "dropout", [pytest.param(0.0, marks=pytest.mark.heavy), 0.3]
+)
 def test_both_ways_are_equal_when_blocks_are_independent(dropout):
     x, y = data(72)
     one = three_blocks(sharing="targets", dropout=dropout)
@@ -76,6 +78,7 @@ def test_both_ways_are_equal_when_blocks_are_independent(dropout):
     assert sum(np.abs(b - c).max() > 1e-4 for b, c in moved) > 30
 
 
+@pytest.mark.heavy
 def test_both_ways_are_equal_when_blocks_share():
     # SGD keeps no state, so one optimizer for the shared parts and one per
     # block amount to the same.
@@ -101,7 +104,14 @@ def test_both_ways_are_equal_when_blocks_share():
 
 
 @pytest.mark.parametrize(
-    ("on_policy", "active"), [(0.0, 0), (0.5, 2), (1.0, 2)]
+    ("on_policy", "active"),
+    [
+        (0.5, 2),
+        *(
+            pytest.param(*p, marks=pytest.mark.heavy)
+            for p in [(0.0, 0), (1.0, 2)]
+        ),
+    ],
 )
 def test_only_the_active_block_moves(on_policy, active):
     x, y = data(24)
@@ -158,6 +168,7 @@ class UnlikeBlocks(example.ResidualMLP):
         return Unlike(index)
 
 
+@pytest.mark.heavy
 def test_each_block_takes_its_own_step():
     # JAX compiles blocks of the same layers once; these are not the same.
     results = []
@@ -187,6 +198,7 @@ def test_blocks_drawn_are_those_of_the_block_order():
     assert model.training_step() == 18
 
 
+@pytest.mark.heavy
 def test_schedule_runs_in_each_blocks_own_steps():
     x, y = data(72)
     model = three_blocks()

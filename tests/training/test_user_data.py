@@ -34,6 +34,7 @@ def fitted(x, y, **kwargs):
     return model
 
 
+@pytest.mark.heavy
 def test_every_form_trains_the_same():
     x, y = data(24)
     wanted = values(fitted(x, y).weights)
@@ -158,6 +159,7 @@ def two_inputs():
     )
 
 
+@pytest.mark.heavy
 def test_a_dict_is_shuffled_split_and_checked_like_one_array():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 40).astype("int32")

@@ -49,6 +49,7 @@ def check_no_leak(model):
         check_differ_from(*(model.predict_steps(t) for t in pair), 1)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", MODELS)
 def test_no_leak(name):
     check_no_leak(shared(name))
@@ -98,6 +99,7 @@ def test_likelihood(name):
     assert result["standard_error"] == pytest.approx(wanted, rel=1e-3)
 
 
+@pytest.mark.heavy
 def test_likelihood_of_each_block_and_of_a_new_sampler():
     model, tokens = randomize(make(**PLAIN)), random_tokens(6)
     for steps, ends in ((3, [0, 1, 2]), (5, [1, 3, 4])):
@@ -123,6 +125,7 @@ def make_two(**kwargs):
     return make(num_layers=2, num_blocks=2, **{**PLAIN, **kwargs})
 
 
+@pytest.mark.heavy
 def test_it_learns_the_rule():
     model, text = make_two(), data(32)
     model.compile(keras.optimizers.AdamW(1e-2), on_policy=0.5)
@@ -152,6 +155,7 @@ def test_it_learns_the_rule():
     assert len({*made[:, 0].tolist()}) == 3
 
 
+@pytest.mark.heavy
 def test_reference_trains_and_does_not_leak():
     model = make_two(reference=True)
     model.compile(keras.optimizers.AdamW(1e-2), block_order=0)
@@ -199,6 +203,7 @@ def test_config_makes_the_same_model(name):
     assert type(shared(name)).from_config(config).get_config() == config
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["options", "twin"])
 def test_saved_whole_and_in_blocks(tmp_path, name):
     model = shared(name)

@@ -32,6 +32,7 @@ def blocks():
     return shared("blocks")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", MODELS)
 def test_cached_logits(name):
     """A token at a time, after a prompt, and over what stood there before."""
@@ -63,6 +64,7 @@ def check_greedy(model, made, prompts):
         np.testing.assert_array_equal(row[given:], best[given:])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["blocks", "simplex", "twin"])
 def test_greedy_text_is_the_likeliest(name):
     model = shared(name)
@@ -71,6 +73,7 @@ def test_greedy_text_is_the_likeliest(name):
     check_greedy(model, made, PROMPTS)
 
 
+@pytest.mark.heavy
 def test_more_steps_and_a_new_sampler():
     """It reaches what is compiled already."""
     model = randomize(make(**PLAIN), seed=10)
@@ -82,6 +85,7 @@ def test_more_steps_and_a_new_sampler():
         assert (made != before).any() or steps is None
 
 
+@pytest.mark.heavy
 def test_rows_know_nothing_of_their_batch(model):
     """Nor of other prompts' lengths, nor of the filling of the last batch."""
     whole = model.generate(PROMPTS, num_samples=3, seed=4)
@@ -127,6 +131,7 @@ def test_forms_of_prompts(blocks):
     np.testing.assert_array_equal(blocks.generate(whole), whole)
 
 
+@pytest.mark.heavy
 def test_tokens_are_drawn_from_the_prediction(blocks):
     tokens = np.array([[1, 2, 0, 0, 0, 0]] * 6, "int32")
     logits = blocks.predict(tokens, verbose=0)[0, 2]
@@ -174,6 +179,7 @@ def with_letters(twin=False, tokenizer=None):
     return randomize(make(twin=twin, tokenizer=tokenizer, **kwargs))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("twin", [False, True])
 def test_strings_in_and_out(twin):
     model, plain = with_letters(twin), with_letters(twin)
@@ -208,6 +214,7 @@ def test_strings_in_and_out(twin):
     assert ends > 0
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", [Ending, Unregistered])
 @pytest.mark.parametrize("twin", [False, True])
 def test_saved_with_its_tokenizer(tmp_path, twin, kind):

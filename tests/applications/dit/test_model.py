@@ -89,6 +89,7 @@ def test_batches_make_the_same_images():
     assert np.abs(other - whole).max() > 0.05
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("sampler", ["euler", "heun", "stochastic"])
 def test_streaming_is_bit_equal(tmp_path, sampler):
     model, labels = randomize(make()), [0, 1, 2, 3, 1]
@@ -110,6 +111,7 @@ def test_streaming_is_bit_equal(tmp_path, sampler):
     )
 
 
+@pytest.mark.heavy
 def test_a_column_of_labels_is_the_labels(tmp_path):
     model, column = randomize(make()), np.int32([[0], [2], [1]])
     keywords = {"num_steps": 6, "grid": "upper_edges", "guidance_scale": 2.0}
@@ -166,6 +168,7 @@ def test_trajectory_is_that_of_the_sampler():
     )
 
 
+@pytest.mark.heavy
 def test_every_block_is_run():
     """Each block is called, and its weights change the images.
 
@@ -204,6 +207,7 @@ def test_predict_is_generate():
     assert np.abs(images[1] - images[4]).max() > 1e-3  # of one class
 
 
+@pytest.mark.heavy
 def test_averages_are_used_and_saved(tmp_path):
     model = make(ema_momentum=0.9)
     model.compile(keras.optimizers.AdamW(1e-2), block_order=[1, 0, 1])
@@ -256,6 +260,7 @@ def test_only_the_active_block_moves():
     assert not equal(values(model.blocks[1].variables), before[1])
 
 
+@pytest.mark.heavy
 def test_one_block_alone_is_one_block_together():
     """The two ways to train, with averages and class dropout."""
     images, labels = data()
@@ -302,6 +307,7 @@ def test_end_to_end_is_one_block():
         assert len(twin.block(0).residual_layers) == layers
 
 
+@pytest.mark.heavy
 def test_whole_numbers_in_their_range():
     images, labels = data()
     bytes_ = np.round((images + 1) * 127.5).astype("uint8")

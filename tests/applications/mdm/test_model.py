@@ -57,6 +57,7 @@ def test_infilling(trained):
     np.testing.assert_array_equal(whole, text)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("order", ["random", "confidence"])
 def test_texts_know_nothing_of_their_batch(order):
     model = randomize(make())
@@ -105,6 +106,7 @@ def test_copies_of_one_network_have_its_bound():
     assert sum(parts) == pytest.approx(ours["bits_per_token"], rel=1e-6)
 
 
+@pytest.mark.heavy
 def test_training_and_bound_know_of_no_schedule():
     losses, bounds, levels = [], [], []
     for schedule in ("linear", "cosine"):
@@ -175,6 +177,7 @@ def test_loss_is_weighted_by_the_mask_ratio(num_blocks, overlap):
         assert masked.mean() == pytest.approx(level.mean(), abs=0.1)
 
 
+@pytest.mark.heavy
 def test_validation_is_the_bound_on_fixed_noise():
     text = data(60)
     losses = []
@@ -238,6 +241,7 @@ def test_only_the_active_block_moves():
     assert not equal(values(model.blocks[1].variables), before[1])
 
 
+@pytest.mark.heavy
 def test_one_block_alone_is_one_block_together():
     """The two ways to train, with averages."""
     sizes = {"num_blocks": 1, "num_layers": 1}
@@ -263,6 +267,7 @@ def test_one_block_alone_is_one_block_together():
     assert moved > 15
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("sharing, tied", [("all", True), ("targets", False)])
 def test_saved_whole_and_in_blocks(tmp_path, sharing, tied):
     model = randomize(make(sharing=sharing, tied=tied, schedule="poly2"))
@@ -286,6 +291,7 @@ def test_saved_whole_and_in_blocks(tmp_path, sharing, tied):
     np.testing.assert_allclose(numpy(logits), wanted[1:2], atol=1e-6)
 
 
+@pytest.mark.heavy
 def test_averages_are_used():
     model = randomize(make(ema_momentum=0.9))
     text, keywords = data(8), {"num_steps": 6, "temperature": 0.0}

@@ -39,6 +39,7 @@ def model(request):
     return randomize(model)
 
 
+@pytest.mark.heavy
 def test_no_leak(model):
     tokens = random_tokens(6)
     other = tokens.copy()
@@ -50,6 +51,7 @@ def test_no_leak(model):
     assert differs[np.triu_indices(6, 1)].all()
 
 
+@pytest.mark.heavy
 def test_cached_is_uncached(model):
     prompts = [np.array([1, 2, 0]), np.array([0]), np.array([], "int32")]
     written = model.generate(prompts, temperature=0, num_steps=4)
@@ -60,6 +62,7 @@ def test_cached_is_uncached(model):
         np.testing.assert_array_equal(written[row, rest], likeliest[row, rest])
 
 
+@pytest.mark.heavy
 def test_a_caches_logits_are_those_of_the_whole(model):
     tokens = random_tokens(2)
     writer = model.make_writer(4)
@@ -74,6 +77,7 @@ def test_a_caches_logits_are_those_of_the_whole(model):
         )
 
 
+@pytest.mark.heavy
 def test_exit_when_nothing_changes():
     """A threshold of 0 never ends early, one of 1 after a single step."""
     model = randomize(make())
@@ -92,6 +96,7 @@ def test_exit_when_nothing_changes():
     np.testing.assert_array_equal(written[2, 1.0], written[1, None])
 
 
+@pytest.mark.heavy
 def test_likelihood_after_any_number_of_steps(model):
     tokens = random_tokens(5)
     before = model.sampler
@@ -105,6 +110,7 @@ def test_likelihood_after_any_number_of_steps(model):
     model.sampler = before
 
 
+@pytest.mark.heavy
 def test_training_lowers_the_likelihood_at_every_number_of_steps():
     rows = (np.arange(6) + np.arange(3)[:, None]) % 3  # 0 follows 2, ...
     tokens = np.tile(rows, (32, 1)).astype("int32")

@@ -89,6 +89,7 @@ def test_start_is_of_the_seed_alone():
     np.testing.assert_array_equal(part[0, 0], start[0, 0, 2:7])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("num_steps", [None, 1, 3])
 def test_likelihood_after_any_number_of_iterations(num_steps):
     model, tokens = randomize(make()), tokens_of(6)
@@ -185,6 +186,7 @@ def test_a_seed_draws_the_same_and_another_does_not():
             assert other[shift:] != drawn[0][: 20 - shift]
 
 
+@pytest.mark.heavy
 def test_it_learns():
     model, tokens = make(), text()
     model.compile(keras.optimizers.Adam(1e-2))
@@ -205,6 +207,7 @@ def test_it_learns():
     np.testing.assert_array_equal(made[0], tokens[0])
 
 
+@pytest.mark.heavy
 def test_saved_and_loaded(tmp_path):
     model, tokens = randomize(make(seed=4)), text(4)
     model.compile(keras.optimizers.Adam(1e-2))
@@ -244,6 +247,7 @@ def test_killed_and_resumed(tmp_path):
     assert equal(values(resumed.weights), values(whole.weights))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("num_steps", [1, 3])
 def test_cached_equals_uncached(num_steps):
     model, tokens = randomize(make(core_layers=2)), tokens_of(2)
@@ -259,6 +263,7 @@ def test_cached_equals_uncached(num_steps):
         np.testing.assert_allclose(numpy(logits), wanted[:, i], atol=1e-5)
 
 
+@pytest.mark.heavy
 def test_generated_as_predicted():
     model = randomize(make())
     prompts = [[0], [1, 2, 0]]
