@@ -54,6 +54,35 @@ def overrides(model, name):
     return False
 
 
+def last_operation(model):
+    """What makes the output of a functional model with a single one.
+
+    `_keras_history`, `_inbound_nodes`: a functional model's graph has no
+    public form.
+
+    Returns:
+        Tuple of the operation, a dict of the arguments beside its only
+        tensor, and the output's shape. None if there is no such operation.
+    """
+    outputs = keras.tree.flatten(getattr(model, "outputs", None) or [])
+    if len(outputs) != 1 or overrides(model, "call"):
+        return None
+    history = outputs[0]._keras_history
+    node = history.operation._inbound_nodes[history.node_index]
+    args, kwargs = node.arguments.args, dict(node.arguments.kwargs)
+    if len(args) != 1 or len(node.input_tensors) != 1:
+        return None
+    return history.operation, kwargs, outputs[0].shape
+
+
+def has_mask(tensor):
+    """Whether a tensor carries a mask that losses take into account.
+
+    `_keras_mask`: masks are attributes of tensors.
+    """
+    return getattr(tensor, "_keras_mask", None) is not None
+
+
 def compile_arguments(model):
     """What a compiled model was compiled with, a dict of the objects.
 

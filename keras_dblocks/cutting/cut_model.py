@@ -4,11 +4,13 @@ import math
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_dblocks import compat
 from keras_dblocks.checks import check_integer, check_rows
 from keras_dblocks.cutting.division import divide
 from keras_dblocks.cutting.exact_block import ExactBlock
+from keras_dblocks.cutting.large_head import Given, large_head
 from keras_dblocks.cutting.units import units_of
 from keras_dblocks.files.random_states import SavedRandomStates
 from keras_dblocks.training.trainer import BlockTrainer
@@ -115,6 +117,7 @@ class CutModel(SavedRandomStates, BlockTrainer):
             ExactBlock(self, index, units)
             for index, units in enumerate(division)
         ]
+        self.__dict__["head"] = large_head(model)
         self.track_progress()
         self.built = True
 
@@ -227,6 +230,12 @@ class CutModel(SavedRandomStates, BlockTrainer):
             loss, loss_weights = wanted["loss"], wanted["loss_weights"]
             metrics = metrics or wanted["metrics"]
             weighted_metrics = weighted_metrics or wanted["weighted_metrics"]
+        self.__dict__["compiled_with"] = {
+            "loss": loss,
+            "loss_weights": loss_weights,
+            "metrics": keras.tree.flatten(metrics or []),
+            "weighted_metrics": keras.tree.flatten(weighted_metrics or []),
+        }
         has_own = compat.overrides(self.model, "compute_loss")
         if loss is None and not has_own and not self.model.losses:
             raise ValueError(
@@ -250,9 +259,56 @@ class CutModel(SavedRandomStates, BlockTrainer):
         rest = {k: v for k, v in of_keras.items() if k != "loss_weights"}
         super().check_compile(None, rest)
 
-    def loss_of(self, x, y, predicted, sample_weight):
-        """Loss of a batch in training, a scalar."""
-        return self.compute_loss(x, y, predicted, sample_weight, training=True)
+    def training_loss(self, x, y, sample_weight):
+        """Loss of a batch, a scalar; metrics are updated.
+
+        A language model's logits are computed in chunks if they are large, the
+        loss is Keras's cross-entropy and the metrics are its accuracy.
+        """
+        if self._in_chunks():
+            with self.head.left_out():
+                states = self(x, training=True)
+            if self.head.chunks(states) > 1 and not compat.has_mask(states):
+                return self._loss_in_chunks(y, states, sample_weight)
+            predicted = self.head.layer(states, **self.head.arguments)
+        else:
+            predicted = self(x, training=True)
+        loss = self.compute_loss(x, y, predicted, sample_weight, training=True)
+        predicted = keras.tree.map_structure(ops.stop_gradient, predicted)
+        metrics = compat.compile_metrics(self)
+        if metrics is not None:
+            metrics.update_state(y, predicted, sample_weight)
+        return loss
+
+    def _in_chunks(self):
+        metrics = [
+            *self.compiled_with["metrics"],
+            *self.compiled_with["weighted_metrics"],
+        ]
+        accuracy = keras.metrics.SparseCategoricalAccuracy
+        return (
+            self.head is not None
+            and not compat.overrides(self.model, "compute_loss")
+            and isinstance(
+                self.compiled_with["loss"],
+                keras.losses.SparseCategoricalCrossentropy,
+            )
+            and self.compiled_with["loss_weights"] is None
+            and all(type(metric) is accuracy for metric in metrics)
+        )
+
+    def _loss_in_chunks(self, y, states, sample_weight):
+        loss = self.compiled_with["loss"]
+        y = ops.cast(y, "int32")
+        losses, hits = self.head.losses_and_hits(loss, y, states)
+        metrics = compat.compile_metrics(self)
+        if metrics is not None:
+            # Two classes, of which the first is right and chosen in a hit.
+            hits = ops.stop_gradient(hits)
+            chosen = ops.stack([hits, 1.0 - hits], -1)
+            metrics.update_state(ops.zeros_like(y), chosen, sample_weight)
+        whole = Given(reduction=loss.reduction)(y, losses, sample_weight)
+        return sum(map(ops.sum, self.losses), whole)
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -272,12 +328,6 @@ class CutModel(SavedRandomStates, BlockTrainer):
         if not self._steps:  # metrics cannot be made inside a step
             compat.symbolic_build(self, data)
         return super().train_one(data, *state)
-
-    def update_metrics(self, x, y, predicted, sample_weight):
-        """Updates the metrics of `compile` in training."""
-        metrics = compat.compile_metrics(self)
-        if metrics is not None:
-            metrics.update_state(y, predicted, sample_weight)
 
     def own_metric_variables(self):
         """State of all metrics but the running loss (list)."""

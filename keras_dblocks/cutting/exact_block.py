@@ -72,10 +72,7 @@ class ExactBlock(TrainableBlock):
         # Inside, statistics of all layers move; outside, this block's alone.
         layers = network.layers_to_remat(self.index) if network.remat else []
         with scope, rematerialized_calls(layers):
-            predicted = network(x, training=True)
-            loss = network.loss_of(x, y, predicted, sample_weight)
-            predicted = keras.tree.map_structure(ops.stop_gradient, predicted)
-            network.update_metrics(x, y, predicted, sample_weight)
+            loss = network.training_loss(x, y, sample_weight)
         for variable in self.non_trainable_variables:
             value = scope.get_current_value(variable)
             if value is not before[id(variable)]:

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_dblocks import compat, streams
+from keras_dblocks.chunks import in_chunks, number_of_chunks
 from keras_dblocks.diffusion.noise import expand
 from keras_dblocks.diffusion.samplers.euler import euler_step
 from keras_dblocks.diffusion.weighting import weighted_mean
@@ -21,7 +22,6 @@ from keras_dblocks.layers.context import (
     known,
 )
 from keras_dblocks.models.built_when_read import BuiltWhenRead
-from keras_dblocks.models.chunks import in_chunks, number_of_chunks
 from keras_dblocks.models.export import Exportable
 from keras_dblocks.models.numbered_rows import NumberedRows
 from keras_dblocks.rematerialization import rematerialized

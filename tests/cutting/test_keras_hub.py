@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_dblocks
+from keras_dblocks import chunks
 
 SIZES = {
     "vocabulary_size": 64,
@@ -96,3 +97,34 @@ def test_lora_of_a_language_model_after_the_cut():
     }
     assert moved == {v.path for v in lm.trainable_variables}
     assert trained <= moved
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_logits_in_chunks_are_the_logits(weighted, monkeypatch):
+    x, y, mask = tokens()
+    mask[0, 3:] = 0.0
+    calls, found = [], []
+    real = chunks.in_chunks
+
+    def counted(function, count, *arguments, **keywords):
+        calls.append(count)
+        return real(function, count, *arguments, **keywords)
+
+    monkeypatch.setattr("keras_dblocks.cutting.large_head.in_chunks", counted)
+    for size in (chunks.CHUNK, 200):
+        # A batch's logits are 4 x 8 x 64 numbers.
+        monkeypatch.setattr(chunks, "CHUNK", size)
+        monkeypatch.setattr(chunks, "LARGE", size)
+        lm = causal("Llama3")
+        cut = keras_dblocks.cut(lm, 2)
+        cut.compile(keras.optimizers.SGD(0.1), steps_per_visit=1)
+        weight = {"sample_weight": mask} if weighted else {}
+        history = cut.fit(x, y, 4, epochs=2, verbose=0, **weight).history
+        found.append((history, [np.array(w) for w in lm.weights]))
+    assert set(calls) == {8}
+    for name in ("loss", "sparse_categorical_accuracy"):
+        np.testing.assert_allclose(
+            *(history[name] for history, _ in found), rtol=1e-5
+        )
+    for one, other in zip(*(weights for _, weights in found), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from helpers import small_ar, small_mdm
-from keras_dblocks import memory
+from keras_dblocks import chunks, memory
 from keras_dblocks.applications import MDM, ARTransformer
-from keras_dblocks.models import chunks
 
 KINDS = {
     "ar": lambda: small_ar.make(sharing="all"),
