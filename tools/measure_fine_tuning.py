@@ -1,0 +1,91 @@
+"""Memory of a training step of a language model, in blocks and as a whole.
+
+The model has SmolLM2-135M's sizes and random weights; nothing is run, since on
+JAX memory is XLA's own accounting of the compiled step. Prints a line of JSON
+for each row: bytes of temporaries (with gradients) and of optimizer state, for
+a step of each kind.
+
+    KERAS_BACKEND=jax python tools/measure_fine_tuning.py
+"""
+
+import argparse
+import json
+
+import keras
+import keras_hub
+import numpy as np
+from steps import print_line
+
+import keras_dblocks
+from keras_dblocks import chunks, memory
+from keras_dblocks.memory.usage import size
+
+SMOLLM2 = {
+    "vocabulary_size": 49152,
+    "num_layers": 30,
+    "num_query_heads": 9,
+    "num_key_value_heads": 3,
+    "hidden_dim": 576,
+    "intermediate_dim": 1536,
+    "rope_max_wavelength": 100000,
+    "tie_word_embeddings": True,
+}
+# name: blocks of layers, table, remat, chunks, rank of LoRA
+ROWS = {
+    "all weights": (1, "inside", False, False, None),
+    "all weights, remat": (1, "inside", True, False, None),
+    "all weights, remat, chunks": (1, "inside", True, True, None),
+    "LoRA 8, remat, chunks": (1, "inside", True, True, 8),
+    "5 blocks and table, remat, chunks": (5, "own", True, True, None),
+    "10 blocks and table, remat, chunks": (10, "own", True, True, None),
+    "5 blocks and table, chunks": (5, "own", False, True, None),
+}
+
+
+def measure(row, args):
+    """The figures of a row, a dict; bytes."""
+    blocks, tables, remat, in_chunks, rank = ROWS[row]
+    sizes = SMOLLM2 | args.sizes
+    backbone = keras_hub.models.LlamaBackbone(**sizes)
+    model = keras_hub.models.LlamaCausalLM(backbone, preprocessor=None)
+    if rank:
+        backbone.enable_lora(rank)
+    cut = keras_dblocks.cut(model, blocks, tables=tables)
+    cut.compile(keras.optimizers.AdamW(1e-4), remat=remat, offload=None)
+    chunks.LARGE = 2**24 if in_chunks else 2**60
+    shape = args.batch_size, args.sequence_length
+    x = {name: np.ones(shape, "int32") for name in model.input}
+    y = np.ones(shape, "int32")
+    found = {"row": row, "weights": size(model.weights), "steps": []}
+    # The blocks between need less than the first and more than the last.
+    last = blocks - 1
+    chosen = sorted({0, last, len(cut.blocks) - 1})
+    for block in (cut.blocks[i] for i in chosen):
+        used = memory.measure(cut, x, y, blocks=[block.index])
+        state = size(cut.optimizer.parts[block.index].variables)
+        found["steps"].append(
+            {
+                "layers": f"{block.units[0].name} to {block.units[-1].name}",
+                "temporaries": used.temporaries,
+                "state": state,
+                "step": used.temporaries + state,
+            }
+        )
+    found["largest_step"] = max(step["step"] for step in found["steps"])
+    return found
+
+
+def main():
+    """Measures the rows that were requested."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--sequence-length", type=int, default=256)
+    parser.add_argument("--sizes", type=json.loads, default={})
+    args = parser.parse_args()
+    for row in args.rows:
+        print_line(measure(row, args))
+
+
+if __name__ == "__main__":
+    main()
