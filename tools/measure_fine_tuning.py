@@ -6,6 +6,9 @@ for each row: bytes of temporaries (with gradients) and of optimizer state, for
 a step of each kind.
 
     KERAS_BACKEND=jax python tools/measure_fine_tuning.py
+
+With `--repeats` it runs steps instead and prints the median seconds of a step
+of each of two rows, which take turns; in blocks it is the mean over all blocks.
 """
 
 import argparse
@@ -14,7 +17,7 @@ import json
 import keras
 import keras_hub
 import numpy as np
-from steps import print_line
+from steps import median_seconds, print_line, stepper
 
 import keras_dblocks
 from keras_dblocks import chunks, memory
@@ -42,8 +45,8 @@ ROWS = {
 }
 
 
-def measure(row, args):
-    """The figures of a row, a dict; bytes."""
+def compiled(row, args):
+    """The network of a row in blocks, and a batch."""
     blocks, tables, remat, in_chunks, rank = ROWS[row]
     sizes = SMOLLM2 | args.sizes
     backbone = keras_hub.models.LlamaBackbone(**sizes)
@@ -51,17 +54,23 @@ def measure(row, args):
     if rank:
         backbone.enable_lora(rank)
     cut = keras_dblocks.cut(model, blocks, tables=tables)
-    cut.compile(keras.optimizers.AdamW(1e-4), remat=remat, offload=None)
+    order = {"block_order": "round_robin", "steps_per_visit": 1}
+    cut.compile(keras.optimizers.AdamW(1e-4), remat=remat, **order)
     chunks.LARGE = 2**24 if in_chunks else 2**60
     shape = args.batch_size, args.sequence_length
     x = {name: np.ones(shape, "int32") for name in model.input}
-    y = np.ones(shape, "int32")
-    found = {"row": row, "weights": size(model.weights), "steps": []}
+    return cut, (x, np.ones(shape, "int32"))
+
+
+def measure(row, args):
+    """The figures of a row, a dict; bytes."""
+    cut, batch = compiled(row, args)
+    found = {"row": row, "weights": size(cut.model.weights), "steps": []}
     # The blocks between need less than the first and more than the last.
-    last = blocks - 1
+    last = ROWS[row][0] - 1
     chosen = sorted({0, last, len(cut.blocks) - 1})
     for block in (cut.blocks[i] for i in chosen):
-        used = memory.measure(cut, x, y, blocks=[block.index])
+        used = memory.measure(cut, *batch, blocks=[block.index])
         state = size(cut.optimizer.parts[block.index].variables)
         found["steps"].append(
             {
@@ -75,14 +84,38 @@ def measure(row, args):
     return found
 
 
+def time(rows, args):
+    """Median seconds of a step of each row, a dict."""
+    actions, blocks = {}, {}
+    for row in rows:
+        cut, batch = compiled(row, args)
+        blocks[row] = len(cut.blocks)
+
+        actions[row] = _repeated(stepper(cut, batch), len(cut.blocks))
+    found = median_seconds(actions, args.repeats)
+    return {row: found[row] / blocks[row] for row in rows}
+
+
+def _repeated(step, count):
+    def steps():
+        for _ in range(count):
+            step()
+
+    return steps
+
+
 def main():
     """Measures the rows that were requested."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--sequence-length", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=0)
     parser.add_argument("--sizes", type=json.loads, default={})
     args = parser.parse_args()
+    if args.repeats:
+        print_line(time(args.rows, args))
+        return
     for row in args.rows:
         print_line(measure(row, args))
 

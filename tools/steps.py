@@ -7,7 +7,8 @@ import time
 import keras
 import numpy as np
 
-from keras_dblocks import DiffusionBlocks, compat
+from keras_dblocks import compat
+from keras_dblocks.training.trainer import BlockTrainer
 
 BACKEND = keras.backend.backend()
 
@@ -19,11 +20,10 @@ def stepper(model, data):
         model: compiled `keras.Model`.
         data: tuple of numpy arrays, the batch of each step.
     """
-    if isinstance(model, DiffusionBlocks):
+    if isinstance(model, BlockTrainer):
         model.check_batch = lambda data, number: None  # as in `fit` of arrays
         model.reset_metrics()
-    else:
-        compat.symbolic_build(model, data)
+    compat.symbolic_build(model, data)
     model.make_train_function(force=True)
     if BACKEND == "jax":
         import jax
@@ -40,7 +40,7 @@ def stepper(model, data):
     elif BACKEND == "tensorflow":
         import tensorflow as tf
 
-        batch = tuple(tf.constant(d) for d in data)
+        batch = keras.tree.map_structure(tf.constant, data)
         batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
 
         def step():
@@ -50,7 +50,7 @@ def stepper(model, data):
     else:
         import torch
 
-        batch = tuple(torch.as_tensor(d) for d in data)
+        batch = keras.tree.map_structure(torch.as_tensor, data)
 
         def step():
             model.train_function([batch])

@@ -109,7 +109,8 @@ class CutModel(SavedRandomStates, BlockTrainer):
     default_on_policy = 0.0
 
     def __init__(self, model, division, seed=0):
-        super().__init__(name=f"{model.name}_in_blocks")
+        # PyTorch takes no dots in names of parameters.
+        super().__init__(name=f"{model.name}_in_blocks".replace(".", "_"))
         self.model = model
         self.seed = seed
         self.num_blocks = len(division)

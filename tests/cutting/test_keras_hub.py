@@ -1,5 +1,7 @@
 """Keras Hub's networks, cut: what they were before, trained, and saved."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -128,3 +130,97 @@ def test_logits_in_chunks_are_the_logits(weighted, monkeypatch):
         )
     for one, other in zip(*(weights for _, weights in found), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_texts_are_preprocessed_as_by_the_task():
+    models = pytest.importorskip("keras_hub").models
+    names = ["<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "ab", "Ġa"]
+    vocabulary = {name: i for i, name in enumerate(names)}
+    merges = ["a b", "Ġ a"]
+    tokenizer = models.GPT2Tokenizer(vocabulary, merges)
+    preprocessor = models.GPT2CausalLMPreprocessor(tokenizer, sequence_length=8)
+    keras.utils.set_random_seed(0)
+    backbone = models.GPT2Backbone(**GPT2)
+    lm = models.GPT2CausalLM(backbone=backbone, preprocessor=preprocessor)
+    texts = ["ab ab abc", "hello a world", "keras ab", "zzz a a a"] * 2
+    cut = keras_dblocks.cut(lm, 2)
+    cut.compile(keras.optimizers.AdamW(0.01), steps_per_visit=1)
+    history = cut.fit(
+        texts, batch_size=4, epochs=4, verbose=0, validation_data=(texts,)
+    ).history
+    assert history["val_loss"][-1] < history["val_loss"][0]
+    np.testing.assert_allclose(
+        cut.evaluate(texts, verbose=0), lm.evaluate(texts, verbose=0), rtol=1e-5
+    )
+    assert isinstance(cut.generate("ab ", max_length=8), str)
+
+
+def test_lora_on_a_quantized_base():
+    """Gradients pass through integers; nothing but the matrices moves."""
+    lm = causal("Llama3")
+    x, y, mask = tokens()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of layers without weights to quantize
+        lm.quantize("int8")
+    lm.backbone.enable_lora(2)
+    cut = keras_dblocks.cut(lm, 2)
+    before = {v.path: np.array(v) for v in lm.weights}
+    cut.compile(keras.optimizers.AdamW(0.01), steps_per_visit=1)
+    cut.fit(x, y, 4, epochs=4, sample_weight=mask, verbose=0)
+    moved = {
+        v.path for v in lm.weights if (np.array(v) != before[v.path]).any()
+    }
+    assert moved == {v.path for v in lm.trainable_variables}
+    assert sum("lora_kernel_b" in path for path in moved) == 8
+
+
+def classifier(kind):
+    models = pytest.importorskip("keras_hub").models
+    keras.utils.set_random_seed(0)
+    rng, y = np.random.default_rng(0), np.array([0, 1, 2, 1])
+    if kind == "Bert":
+        sizes = {**GPT2, "max_sequence_length": 8}
+        ids = rng.integers(1, 30, (4, 8)).astype("int32")
+        x = {
+            "token_ids": ids,
+            "segment_ids": 0 * ids,
+            "padding_mask": 1 + 0 * ids,
+        }
+        backbone = models.BertBackbone(**sizes)
+        task = models.BertTextClassifier
+    else:
+        x = rng.normal(size=(4, 32, 32, 3)).astype("float32")
+        sizes = {"num_layers": 4, "num_heads": 2, "hidden_dim": 16}
+        backbone = models.ViTBackbone((32, 32, 3), 8, mlp_dim=32, **sizes)
+        task = models.ViTImageClassifier
+    return task(backbone=backbone, num_classes=3, preprocessor=None), x, y
+
+
+@pytest.mark.parametrize("kind", ["ViT", pytest.param("Bert", marks=slow)])
+def test_a_classifier(kind):
+    model, x, y = classifier(kind)
+    before = model.predict(x, verbose=0)
+    cut = keras_dblocks.cut(model, 2)
+    np.testing.assert_array_equal(cut.predict(x, verbose=0), before)
+    layers = [
+        sum(unit.is_composite for unit in block.units) for block in cut.blocks
+    ]
+    assert min(layers) >= 2
+    cut.compile(keras.optimizers.Adam(0.003), steps_per_visit=1)
+    losses = cut.fit(x, y, epochs=8, verbose=0).history["loss"]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_a_network_of_keras_applications():
+    keras.utils.set_random_seed(0)
+    model = keras.applications.MobileNetV2(
+        (32, 32, 3), weights=None, classes=3, alpha=0.35
+    )
+    x = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype("float32")
+    before = model.predict(x, verbose=0)
+    cut = keras_dblocks.cut(model, 3)
+    np.testing.assert_array_equal(cut.predict(x, verbose=0), before)
+    cut.compile("adam", "sparse_categorical_crossentropy", steps_per_visit=1)
+    losses = cut.fit(x, np.array([0, 1, 2, 1]), epochs=6, verbose=0).history
+    assert losses["loss"][-1] < losses["loss"][0]
