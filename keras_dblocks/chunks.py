@@ -23,11 +23,14 @@ def number_of_chunks(head, shape, batch):
     Args:
         head: layer that makes it. It gets all positions at once if it reads
             the whole signal or the condition, or draws or counts something.
-        shape: shape of a prediction `(T, ...)`, without the batch.
+        shape: shape of a prediction `(T, ...)`, without the batch. With an
+            unknown length all positions are computed at once.
         batch: int, or a tensor where it is unknown.
     """
     reads_all = accepts(head, "condition") or accepts(head, "signal")
     if len(shape) < 2 or reads_all or compat.changes_in_calls(head):
+        return 1
+    if None in shape:  # known in the step alone, on TensorFlow
         return 1
     size = batch if isinstance(batch, int) else UNKNOWN_BATCH
     for length in shape:

@@ -62,6 +62,7 @@ def test_what_is_large_enough_for_chunks():
     assert chunks.number_of_chunks(head, (64, large // 64), 2) == 8
     assert chunks.number_of_chunks(head, (2, large), 1) == 2
     assert chunks.number_of_chunks(head, (large,), 8) == 1
+    assert chunks.number_of_chunks(head, (None, large), 8) == 1
 
     class Amended(keras.layers.Layer):
         def call(self, x, signal):

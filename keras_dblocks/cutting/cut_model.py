@@ -84,13 +84,20 @@ def check_model(model):
             "`cut` takes a model that has its weights. Received: "
             f"{model.name}, which is not built. Call it on a batch first."
         )
-    for name in ("train_step", "make_train_function"):
+    for name in ("train_step", "test_step", "compute_metrics"):
         if compat.overrides(model, name):
             raise ValueError(
-                "`cut` trains on the loss of `compile` or `compute_loss`. "
-                f"Received: {type(model).__name__} with a `{name}` of its own, "
-                "which would not be called. Move its loss to `compute_loss`."
+                "`cut` takes the loss and metrics of `compile`, or a "
+                f"`compute_loss`. Received: {type(model).__name__} with a "
+                f"`{name}` of its own, which would not be called. Move its "
+                "loss to `compute_loss`, its metrics to `compile`."
             )
+    if any(part.compute_dtype == "float16" for part in compat.sublayers(model)):
+        raise ValueError(
+            "`cut` has an optimizer for each block, without loss scaling. "
+            f"Received: {model.name}, which computes in float16. Use "
+            "mixed_bfloat16."
+        )
 
 
 class CutModel(SavedRandomStates, BlockTrainer):
@@ -378,6 +385,12 @@ class CutModel(SavedRandomStates, BlockTrainer):
         return x, y
 
     # Files.
+
+    def get_config(self):
+        raise ValueError(
+            "What is saved, cloned or pickled is the network itself. Received: "
+            f"{self.name}, which only trains it. Take its `model`."
+        )
 
     def training_step(self):
         # Without a compiled optimizer there was no step.

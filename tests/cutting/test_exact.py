@@ -1,5 +1,7 @@
 """A network that was cut: the same network, trained a block at a time."""
 
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -230,6 +232,11 @@ def test_refusals():
 
     own = Step([keras.Input((6,)), keras.layers.Dense(1)])
     refused(lambda: keras_dblocks.cut(own, 1), "`train_step`", "compute_loss")
+    half = keras.Sequential(
+        [keras.Input((6,)), keras.layers.Dense(1, dtype="mixed_float16")]
+    )
+    refused(lambda: keras_dblocks.cut(half, 1), "float16", "mixed_bfloat16")
+    refused(lambda: pickle.dumps(cut), "Take its `model`")
 
 
 def test_where_blocks_begin():
