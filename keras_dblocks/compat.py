@@ -11,6 +11,9 @@ from keras import ops
 
 # `MetricsList`: see `Losses`. `DataAdapter` is the base class of what makes
 # batches of a dataset; `fit` takes one as `x`, but no public name exports it.
+from keras.src.backend.common import global_state
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
+from keras.src.backend.common.variables import AutocastScope
 from keras.src.trainers.compile_utils import MetricsList
 from keras.src.trainers.data_adapters import get_data_adapter
 from keras.src.trainers.data_adapters.data_adapter import (
@@ -72,15 +75,14 @@ def last_operation(model):
     args, kwargs = node.arguments.args, dict(node.arguments.kwargs)
     if len(args) != 1 or len(node.input_tensors) != 1:
         return None
+    same = [
+        other
+        for other in history.operation._inbound_nodes
+        if kwargs.items() <= other.arguments.kwargs.items()
+    ]
+    if len(same) > 1:  # it is called so elsewhere too
+        return None
     return history.operation, kwargs, outputs[0].shape
-
-
-def has_mask(tensor):
-    """Whether a tensor carries a mask that losses take into account.
-
-    `_keras_mask`: masks are attributes of tensors.
-    """
-    return getattr(tensor, "_keras_mask", None) is not None
 
 
 def compile_arguments(model):
@@ -92,13 +94,21 @@ def compile_arguments(model):
     return dict(model._compile_config.config)
 
 
-def compute_loss(model, x, y, y_pred, sample_weight, training):
-    """A model's own loss of a batch.
+def compute_loss(caller, model, x, y, y_pred, sample_weight, training):
+    """A model's own loss of a batch, in a step of another model that calls it.
 
     `_compute_loss`: it calls `compute_loss` with or without `training`,
-    whatever the class takes.
+    whatever the class takes. `_losses_override`: on JAX the losses that layers
+    added in `evaluate` are there, in the model that is evaluated.
     """
-    return model._compute_loss(x, y, y_pred, sample_weight, training)
+    before, model._losses_override = (
+        model._losses_override,
+        caller._losses_override,
+    )
+    try:
+        return model._compute_loss(x, y, y_pred, sample_weight, training)
+    finally:
+        model._losses_override = before
 
 
 def seed_generators(layers):
@@ -114,19 +124,116 @@ def seed_generators(layers):
     return list(found.values())
 
 
-def changes_in_calls(layer):
-    """Whether a call may change the layer: it draws, or has statistics.
+def changing_variables(layer):
+    """Variables that a call of the layer may change: draws and statistics.
 
     `_non_trainable_variables`: the public list also has weights that were
-    frozen later. Those of a quantized layer and of this package's heads are
-    constants.
+    frozen later. Those of a quantized layer are constants.
     """
-    return bool(seed_generators([layer])) or any(
-        part._non_trainable_variables
-        and not getattr(part, "quantization_mode", None)
-        and not type(part).__module__.startswith("keras_dblocks.")
+    own = [
+        variable
+        for part in sublayers(layer)
+        if not getattr(part, "quantization_mode", None)
+        for variable in part._non_trainable_variables
+    ]
+    states = [generator.state for generator in seed_generators([layer])]
+    return list({id(v): v for v in (*own, *states)}.values())
+
+
+def changes_in_calls(layer):
+    """Whether a call may change the layer or add a loss to the model's.
+
+    What does not train in this package's heads are tables.
+    """
+    if seed_generators([layer]):
+        return True
+    return any(
+        getattr(part, "activity_regularizer", None) is not None
+        or not type(part).__module__.startswith("keras_dblocks.")
+        and changing_variables(part)
         for part in sublayers(layer)
     )
+
+
+class CallState:
+    """What Keras keeps beside the arguments of the call that now runs.
+
+    A backward pass that calls layers again does so after that call. Entered
+    as a context, it brings this back: whether the model trains, and the dtype
+    that weights are cast to. `global_state`: both are there alone.
+    """
+
+    names = "current_call_ctx", "autocast_scope"
+
+    def __init__(self):
+        self.values = self._read()
+
+    def _read(self):
+        return [global_state.get_global_attribute(name) for name in self.names]
+
+    def _write(self, values):
+        for name, value in zip(self.names, values, strict=True):
+            global_state.set_global_attribute(name, value)
+
+    def __enter__(self):
+        self.before = self._read()
+        self._write(self.values)
+
+    def __exit__(self, *error):
+        self._write(self.before)
+
+
+def autocast(dtype):
+    """Context in which weights are read in a dtype; None: as they are.
+
+    `AutocastScope`: within a layer's call weights are cast when read.
+    """
+    return AutocastScope(dtype)
+
+
+def mask_of(tensor):
+    """The mask that a tensor carries, or None. `_keras_mask`: an attribute."""
+    return get_keras_mask(tensor)
+
+
+def set_mask(tensor, mask):
+    """Lets a tensor carry a mask; see `mask_of`."""
+    set_keras_mask(tensor, mask)
+
+
+def forget_losses(layer, losses):
+    """Lets no layer claim losses that were collected inside its call.
+
+    `_loss_ids`: layers know their losses by `id`, which another tensor may
+    have later.
+    """
+    for part in sublayers(layer):
+        part._loss_ids.difference_update(map(id, losses))
+
+
+def takes_inputs_as_they_are(layer):
+    """Lets a layer that only calls another one leave its inputs alone.
+
+    `_convert_input_args`: Keras casts floats to the layer's dtype policy.
+    """
+    layer._convert_input_args = False
+    layer._allow_non_tensor_positional_args = True
+
+
+def loss_metrics(model):
+    """Running losses of the outputs of a model that has several.
+
+    `_compile_loss`: `model.metrics` does not say which of them these are.
+    """
+    return list(getattr(model._compile_loss, "metrics", None) or [])
+
+
+def own_metrics(model):
+    """Metrics that a model made itself, not those of `compile`.
+
+    `_metrics`: `model.metrics` has both, and the running loss.
+    """
+    return list(model._metrics)
 
 
 def reseed(generator, words):

@@ -6,6 +6,8 @@ import functools
 import keras
 from keras import ops, tree
 
+from keras_dblocks import compat
+
 
 def rematerialized(function, layer=None, changes=True):
     """`function`, of which the backward pass keeps only the inputs.
@@ -13,50 +15,86 @@ def rematerialized(function, layer=None, changes=True):
     All variables are passed as arguments, since on TensorFlow `keras.remat`
     gives no gradient to variables that a function reads from outside. The
     states of random generators are passed too, so that both passes draw the
-    same numbers.
+    same numbers. What Keras keeps beside the arguments of a call (whether the
+    model trains, the dtype of its layers, masks) is kept for both passes, and
+    losses that layers add in the call are added once.
 
     Args:
-        function: built `keras.layers.Layer`, or a function that reads
-            variables only by calling sublayers of `layer`, because on PyTorch
-            the backward pass runs outside of the layer's dtype scope.
+        function: built `keras.layers.Layer`, or a function that reads no
+            variables but those of `layer`.
         layer: `keras.layers.Layer` that holds these variables. Defaults to
             `function`.
-        changes: bool. Whether a call may change variables that are not
-            trainable, which it cannot inside a loop.
+        changes: bool. Whether a call may change variables and add losses,
+            which it cannot inside a loop.
 
     Returns:
         Function of the same arguments.
     """
-    variables = (layer or function).variables
+    layer = layer or function
+    variables = layer.variables
 
     def call(*args, **kwargs):
+        around = compat.CallState()
         given = [*args, *kwargs.values()]
         leaves = [leaf for value in given for leaf in _flat(value)]
         places = [i for i, leaf in enumerate(leaves) if ops.is_tensor(leaf)]
 
-        def pure(*tensors):
-            mapping = list(zip(variables, tensors[len(places) :], strict=True))
-            rest = iter(_replaced(leaves, places, tensors[: len(places)]))
+        def pure(tensors, masks, values):
+            for i, mask in masks.items():
+                compat.set_mask(tensors[int(i)], mask)
+            rest = iter(_replaced(leaves, places, tensors))
             present = [_packed_like(value, rest) for value in given]
             keywords = dict(zip(kwargs, present[len(args) :], strict=True))
-            with keras.StatelessScope(state_mapping=mapping) as scope:
-                result = function(*present[: len(args)], **keywords)
-            return result, [scope.get_current_value(v) for v in updated]
+            with around:
+                with compat.autocast(None):  # float32 values are to stay so
+                    scope = keras.StatelessScope(
+                        state_mapping=zip(variables, values, strict=True),
+                        collect_losses=True,
+                    )
+                with scope:
+                    result = function(*present[: len(args)], **keywords)
+            compat.forget_losses(layer, scope.losses)
+            values = [scope.get_current_value(v) for v in updated]
+            return result, values, list(scope.losses)
 
         # Variables that a call may update are passed as copies, since
         # PyTorch refuses to compute again from a tensor that has changed.
-        updated = [v for v in variables if changes and not v.trainable]
+        updated = compat.changing_variables(layer) if changes else []
         copied = {id(v) for v in updated}
-        values = [
-            ops.copy(v) if id(v) in copied else as_tensor(v) for v in variables
-        ]
+        with compat.autocast(None):
+            values = [
+                ops.copy(v) if id(v) in copied else as_tensor(v)
+                for v in variables
+            ]
         tensors = [leaves[place] for place in places]
-        result, new_values = keras.remat(pure)(*tensors, *values)
+        masks = {str(i): compat.mask_of(t) for i, t in enumerate(tensors)}
+        masks = {i: mask for i, mask in masks.items() if mask is not None}
+        result, new_values, losses = _remat(pure, tensors, masks, values)
         for variable, value in zip(updated, new_values, strict=True):
             variable.assign(value)
+        if losses and not changes:
+            raise ValueError(
+                "A layer that is called for some positions at a time cannot "
+                f"add losses. Received: {layer.name}, which does. Regularize "
+                "its weights instead."
+            )
+        for loss in losses:
+            layer.add_loss(loss)
         return result
 
     return call
+
+
+def _remat(function, tensors, masks, values):
+    """`keras.remat` of a function of a list, a dict and a list of tensors."""
+    names, count = list(masks), len(tensors)
+
+    def flat(*arguments):
+        given = dict(zip(names, arguments[count:], strict=False))
+        rest = arguments[count + len(names) :]
+        return function(arguments[:count], given, rest)
+
+    return keras.remat(flat)(*tensors, *masks.values(), *values)
 
 
 @contextlib.contextmanager
@@ -69,21 +107,31 @@ def rematerialized_calls(layers):
             *args, **kwargs
         )
 
-    for layer in layers:
-        layer.__dict__["call"] = wrapped(layer, layer.call)
+    with contextlib.ExitStack() as stack:
+        for layer in layers:
+            call = wrapped(layer, layer.call)
+            stack.enter_context(replaced(layer, "call", call))
+        yield
+
+
+@contextlib.contextmanager
+def replaced(layer, name, function):
+    """Context in which a layer has another function in place of a method."""
+    own = vars(layer)
+    before = {name: own[name]} if name in own else {}
+    own[name] = function  # as an attribute, Keras would track it
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.__dict__["call"]
+        del own[name]
+        own.update(before)
 
 
 def recomputed_in_training(call):
     """Decorates the `call` of a layer that has a `recompute` attribute.
 
     If `recompute` is True, a training step keeps only the inputs of the call
-    and computes it again in the backward pass. The call may read variables
-    only by calling sublayers.
+    and computes it again in the backward pass.
     """
 
     @functools.wraps(call)

@@ -91,13 +91,15 @@ def time(rows, args):
         cut, batch = compiled(row, args)
         blocks[row] = len(cut.blocks)
 
-        actions[row] = _repeated(stepper(cut, batch), len(cut.blocks))
+        chunk = ROWS[row][3]
+        actions[row] = _repeated(stepper(cut, batch), len(cut.blocks), chunk)
     found = median_seconds(actions, args.repeats)
     return {row: found[row] / blocks[row] for row in rows}
 
 
-def _repeated(step, count):
+def _repeated(step, count, chunk):
     def steps():
+        chunks.LARGE = 2**24 if chunk else 2**60  # for what is traced now
         for _ in range(count):
             step()
 

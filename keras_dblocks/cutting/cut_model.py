@@ -92,6 +92,12 @@ def check_model(model):
                 f"`{name}` of its own, which would not be called. Move its "
                 "loss to `compute_loss`, its metrics to `compile`."
             )
+    if compat.own_metrics(model) or compat.overrides(model, "metrics"):
+        raise ValueError(
+            "`cut` takes the metrics of `compile`. Received: "
+            f"{type(model).__name__} with metrics of its own, which would not "
+            "be reported. Pass them to `compile`."
+        )
     if any(part.compute_dtype == "float16" for part in compat.sublayers(model)):
         raise ValueError(
             "`cut` has an optimizer for each block, without loss scaling. "
@@ -118,7 +124,10 @@ class CutModel(SavedRandomStates, BlockTrainer):
     def __init__(self, model, division, seed=0):
         # PyTorch takes no dots in names of parameters.
         super().__init__(name=f"{model.name}_in_blocks".replace(".", "_"))
+        compat.takes_inputs_as_they_are(self)
         self.model = model
+        if hasattr(model, "output_names"):  # that losses and metrics are for
+            self.output_names = model.output_names
         self.seed = seed
         self.num_blocks = len(division)
         self.__dict__["blocks"] = [
@@ -233,6 +242,7 @@ class CutModel(SavedRandomStates, BlockTrainer):
                 f"as a transformer's do. Received: {self.model.name}, in which "
                 "none can be told apart. Leave it out."
             )
+        given = loss
         if loss is None and self.model.compiled:
             wanted = compat.compile_arguments(self.model)
             loss, loss_weights = wanted["loss"], wanted["loss_weights"]
@@ -244,8 +254,16 @@ class CutModel(SavedRandomStates, BlockTrainer):
             "metrics": keras.tree.flatten(metrics or []),
             "weighted_metrics": keras.tree.flatten(weighted_metrics or []),
         }
-        has_own = compat.overrides(self.model, "compute_loss")
-        if loss is None and not has_own and not self.model.losses:
+        if compat.overrides(self.model, "compute_loss"):
+            if given is not None or not self.model.compiled:
+                raise ValueError(
+                    "A `compute_loss` of the network's own reads what the "
+                    f"network was compiled with. Received: loss={given!r}, and "
+                    f"{self.model.name}, which is "
+                    f"{'' if self.model.compiled else 'not '}compiled. Call "
+                    "its `compile` with the loss."
+                )
+        elif loss is None and not self.model.losses:
             raise ValueError(
                 "`compile` needs a loss, or a network that was compiled with "
                 f"one. Received: loss=None for {self.model.name}. Pass `loss`."
@@ -273,16 +291,16 @@ class CutModel(SavedRandomStates, BlockTrainer):
         A language model's logits are computed in chunks if they are large, the
         loss is Keras's cross-entropy and the metrics are its accuracy.
         """
-        if self._in_chunks():
+        if self._in_chunks() and self.head.chunks(y) > 1:
             with self.head.left_out():
                 states = self(x, training=True)
-            if self.head.chunks(states) > 1 and not compat.has_mask(states):
+            if compat.mask_of(states) is None:
                 return self._loss_in_chunks(y, states, sample_weight)
             predicted = self.head.layer(states, **self.head.arguments)
         else:
             predicted = self(x, training=True)
         loss = self.compute_loss(x, y, predicted, sample_weight, training=True)
-        predicted = keras.tree.map_structure(ops.stop_gradient, predicted)
+        predicted = keras.tree.map_structure(_stopped, predicted)
         metrics = compat.compile_metrics(self)
         if metrics is not None:
             metrics.update_state(y, predicted, sample_weight)
@@ -294,13 +312,12 @@ class CutModel(SavedRandomStates, BlockTrainer):
             *self.compiled_with["weighted_metrics"],
         ]
         accuracy = keras.metrics.SparseCategoricalAccuracy
+        loss = self.compiled_with["loss"]
         return (
             self.head is not None
             and not compat.overrides(self.model, "compute_loss")
-            and isinstance(
-                self.compiled_with["loss"],
-                keras.losses.SparseCategoricalCrossentropy,
-            )
+            and type(loss) is keras.losses.SparseCategoricalCrossentropy
+            and loss.get_config().get("ignore_class") is None
             and self.compiled_with["loss_weights"] is None
             and all(type(metric) is accuracy for metric in metrics)
         )
@@ -323,7 +340,7 @@ class CutModel(SavedRandomStates, BlockTrainer):
     ):
         arguments = x, y, y_pred, sample_weight
         if compat.overrides(self.model, "compute_loss"):
-            return compat.compute_loss(self.model, *arguments, training)
+            return compat.compute_loss(self, self.model, *arguments, training)
         return super().compute_loss(*arguments, training=training)
 
     # All blocks have one loss, so that of a block by itself says nothing.
@@ -434,9 +451,21 @@ def _count(variables):
 
 def _arrays(data):
     def convert(leaf):
-        return None if leaf is None else np.asarray(leaf)
+        if leaf is None:
+            return None
+        own = ops.is_tensor(leaf)  # Keras Hub's may be TensorFlow's
+        return ops.convert_to_numpy(leaf) if own else np.asarray(leaf)
 
     return keras.tree.map_structure(convert, data)
+
+
+def _stopped(tensor):
+    """The tensor without gradient, with the mask that it carries."""
+    stopped = ops.stop_gradient(tensor)
+    mask = compat.mask_of(tensor)
+    if mask is not None:
+        compat.set_mask(stopped, mask)
+    return stopped
 
 
 def _mapped(dataset, function):

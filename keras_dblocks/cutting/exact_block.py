@@ -81,7 +81,9 @@ class ExactBlock(TrainableBlock):
 
     def results(self):
         metrics = compat.compile_metrics(self.network)
-        return {} if metrics is None else metrics.result()
+        found = {} if metrics is None else metrics.result()
+        losses = compat.loss_metrics(self.network)
+        return found | {metric.name: metric.result() for metric in losses}
 
     def batch_weight(self, data):
         leaves = keras.tree.flatten(data[0])

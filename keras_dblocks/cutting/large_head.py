@@ -12,6 +12,8 @@ from keras import ops
 
 from keras_dblocks import compat
 from keras_dblocks.chunks import in_chunks, number_of_chunks
+from keras_dblocks.layers.context import accepts
+from keras_dblocks.rematerialization import replaced
 
 
 class LargeHead:
@@ -28,9 +30,11 @@ class LargeHead:
         self.arguments = arguments
         self.vocabulary_size = vocabulary_size
 
-    def chunks(self, states):
-        """Number of chunks for states `(B, T, D)` (int)."""
-        batch, length = states.shape[:2]
+    def chunks(self, y):
+        """Number of chunks for the logits of tokens `(B, T)` (int)."""
+        if len(y.shape) != 2:
+            return 1
+        batch, length = y.shape
         shape = length, self.vocabulary_size
         return number_of_chunks(self.layer, shape, batch)
 
@@ -48,15 +52,11 @@ class LargeHead:
 
             return passed
 
-        own = {n: vars(layer)[n] for n in names if n in vars(layer)}
-        for name in names:
-            vars(layer)[name] = passing(getattr(layer, name))
-        try:
-            yield
-        finally:
+        with contextlib.ExitStack() as stack:
             for name in names:
-                del vars(layer)[name]
-            vars(layer).update(own)
+                function = passing(getattr(layer, name))
+                stack.enter_context(replaced(layer, name, function))
+            yield
 
     def losses_and_hits(self, loss, y, states):
         """Losses of the tokens, and whether each is the likeliest.
@@ -72,12 +72,13 @@ class LargeHead:
 
         def of_some(states, y):
             logits = self.layer(states, **self.arguments)
+            logits = ops.cast(logits, loss.dtype)  # as Keras does first
             entropies = ops.cast(loss.call(y, logits), "float32")
             likeliest = ops.cast(ops.argmax(logits, -1), y.dtype)
             hits = ops.cast(ops.equal(likeliest, y), "float32")
             return ops.stack([entropies, hits], -1)
 
-        count = self.chunks(states)
+        count = self.chunks(y)
         found = in_chunks(of_some, count, [states, y], trained=self.layer)
         return found[..., 0], found[..., 1]
 
@@ -90,8 +91,11 @@ def large_head(model):
     layer, arguments, shape = last
     if not isinstance(layer, keras.layers.Layer) or len(shape) != 3:
         return None
-    composite = isinstance(layer, keras.Model) or not layer.variables
-    return None if composite else LargeHead(layer, arguments, shape[-1])
+    if isinstance(layer, keras.Model) or not layer.variables:
+        return None
+    if accepts(layer, "training") or compat.changes_in_calls(layer):
+        return None
+    return LargeHead(layer, arguments, shape[-1])
 
 
 class Given(keras.losses.Loss):

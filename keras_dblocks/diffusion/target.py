@@ -93,6 +93,20 @@ class Target(Configured, keras.layers.Layer, Contract):
     position_losses = None
     over_positions = None
 
+    @classmethod
+    def has_position_losses(cls):
+        """Whether `loss` is the one that belongs to `over_positions`.
+
+        A subclass may define a `loss` of its own.
+        """
+        if cls.position_losses is None:
+            return False
+        loss, over = (
+            next(kind for kind in cls.__mro__ if name in vars(kind))
+            for name in ("loss", "over_positions")
+        )
+        return loss is over
+
     def counts(self, x):
         """How much each example counts in a mean over examples.
 

@@ -317,7 +317,7 @@ class Block(
 
     def _chunks(self, batch):
         """Number of chunks in which a batch is predicted (int)."""
-        if self.target.position_losses is None:
+        if not self.target.has_position_losses():
             return 1
         return number_of_chunks(self.head, self.prediction_shape, batch)
 

@@ -116,8 +116,7 @@ class ArrayBatches(keras.utils.PyDataset):
         number, batch = divmod(self.first_batch + index, self.batches_per_pass)
         first = batch * self.batch_size
         rows = self._order_of_pass(number)[first : first + self.batch_size]
-        batch = tree.map_structure(lambda array: array[rows], self.data)
-        return batch if len(batch) > 1 else batch[0]
+        return tree.map_structure(lambda array: array[rows], self.data)
 
     def _order_of_pass(self, number):
         step = self.fit_start + number * self.batches_per_pass
