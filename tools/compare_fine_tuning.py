@@ -54,13 +54,10 @@ def train(row, rate, data, args):
     trained = prepare(model, row, args)
     options = {}
     steps = round(args.steps * args.share_of_steps.get(row, 1.0))
-    updates = steps
     if row == "exact":
         options["steps_per_visit"] = args.steps_per_visit
-        updates = max(1, steps // args.num_blocks)  # of each block
-    optimizer = make_optimizer(
-        {**TEXT, "learning_rate": rate}, updates, max(1, updates // 20)
-    )
+    recipe = {**TEXT, "learning_rate": rate}
+    optimizer = make_optimizer(recipe, steps, max(1, steps // 20))
     trained.compile(optimizer, **options)
     length = model.sequence_length
     batches = RandomChunks(

@@ -1,6 +1,7 @@
 """A network that exists, trained a block at a time."""
 
 import math
+import warnings
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ from keras_dblocks.cutting.exact_block import ExactBlock
 from keras_dblocks.cutting.large_head import Given, large_head
 from keras_dblocks.cutting.units import units_of
 from keras_dblocks.files.random_states import SavedRandomStates
+from keras_dblocks.training.block_optimizers import WholeSchedule
 from keras_dblocks.training.trainer import BlockTrainer
 
 
@@ -213,8 +215,11 @@ class CutModel(SavedRandomStates, BlockTrainer):
         Args:
             optimizer: name or `keras.optimizers.Optimizer`. Every block has
                 one of its own with these settings.
+                A schedule is written for all steps of `fit`; at its step k a
+                block's learning rate is that of step B * k.
             loss, loss_weights, metrics, weighted_metrics: as in Keras. With
-                no `loss`, all four are those the network was compiled with.
+                no `loss`, it and the others of these that are not given are
+                those the network was compiled with.
             block_order: `"shuffled"` (every block once in each round, in a
                 new order), `"descending"` (the last block first),
                 `"uniform"`, `"round_robin"`, a block or a list of weights.
@@ -245,7 +250,9 @@ class CutModel(SavedRandomStates, BlockTrainer):
         given = loss
         if loss is None and self.model.compiled:
             wanted = compat.compile_arguments(self.model)
-            loss, loss_weights = wanted["loss"], wanted["loss_weights"]
+            loss = wanted["loss"]
+            if loss_weights is None:
+                loss_weights = wanted["loss_weights"]
             metrics = metrics or wanted["metrics"]
             weighted_metrics = weighted_metrics or wanted["weighted_metrics"]
         self.__dict__["compiled_with"] = {
@@ -279,6 +286,33 @@ class CutModel(SavedRandomStates, BlockTrainer):
             curriculum="sampled",
             **kwargs,
         )
+
+    def _make_optimizers(self, template, phased):
+        whole, schedules = super()._make_optimizers(template, phased)
+        training = len(self.blocks_that_train()) or 1
+        for part in whole.parts:
+            schedule = compat.schedule(part)
+            if isinstance(
+                schedule, keras.optimizers.schedules.LearningRateSchedule
+            ):
+                compat.set_schedule(part, WholeSchedule(schedule, training))
+        return whole, schedules
+
+    def begin_curriculum(self, epochs, steps):
+        """Called when `fit` begins: warns of blocks that will not train."""
+        super().begin_curriculum(epochs, steps)
+        if not epochs or not steps:
+            return
+        last = self.training_step() + epochs * steps
+        drawn = {self.block_order(step) for step in range(last)}
+        idle = set(self.block_order.blocks) - drawn
+        if idle:
+            warnings.warn(
+                f"Blocks {', '.join(map(str, sorted(idle)))} have no turn in "
+                f"the {last} steps up to the end of this `fit`. Compile with "
+                "fewer `steps_per_visit`, or train for longer.",
+                stacklevel=2,
+            )
 
     def check_compile(self, loss, of_keras):
         """Takes any loss and `loss_weights`."""
@@ -402,6 +436,22 @@ class CutModel(SavedRandomStates, BlockTrainer):
         return x, y
 
     # Files.
+
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        store["num_blocks"] = np.array(self.num_blocks)
+
+    def load_own_variables(self, store):
+        saved = "num_blocks" in store.keys() and int(store["num_blocks"][()])
+        if saved != self.num_blocks:
+            raise ValueError(
+                "`load_weights` of a network that was cut takes what its own "
+                f"`save_weights` wrote. Received: {saved or 'no'} blocks, and "
+                f"this one has {self.num_blocks}. Load files of the network "
+                "itself with the network's `load_weights`."
+            )
+        own = {key: store[key] for key in store.keys() if key != "num_blocks"}
+        super().load_own_variables(own)
 
     def get_config(self):
         raise ValueError(

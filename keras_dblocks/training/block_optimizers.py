@@ -7,6 +7,27 @@ from keras_dblocks import compat
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
+class WholeSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule in steps of the whole model, for a block with 1 / B of them.
+
+    Args:
+        schedule: `LearningRateSchedule` written for all steps of `fit`.
+        num_blocks: int, B.
+    """
+
+    def __init__(self, schedule, num_blocks):
+        self.schedule = schedule
+        self.num_blocks = num_blocks
+
+    def __call__(self, step):
+        return self.schedule(step * self.num_blocks)
+
+    def get_config(self):
+        schedule = keras.saving.serialize_keras_object(self.schedule)
+        return {"schedule": schedule, "num_blocks": self.num_blocks}
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
 class BlockSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule in steps of one block, for parts trained at every step.
 
@@ -45,11 +66,16 @@ class BlockOptimizers(compat.JoinedAverages, keras.optimizers.Optimizer):
         optimizers: list of `keras.optimizers.Optimizer`, kept as `parts`.
         groups: list of lists of variables, one list for each optimizer.
         global_clipnorm: float or None.
+        num_blocks: int, the number of optimizers of which one takes each step,
+            before those of what is shared. None for all.
     """
 
-    def __init__(self, optimizers, groups, global_clipnorm=None):
+    def __init__(
+        self, optimizers, groups, global_clipnorm=None, num_blocks=None
+    ):
         super().__init__(learning_rate=0.0, name="block_optimizers")
         self.joint_clipnorm = global_clipnorm
+        self.num_blocks = num_blocks
         self.parts = list(optimizers)
         self.changes = 0  # of settings that a compiled step has built in
         self.owner = {}
@@ -65,6 +91,11 @@ class BlockOptimizers(compat.JoinedAverages, keras.optimizers.Optimizer):
     @property
     def variables(self):
         return [v for o in self.parts for v in o.variables]
+
+    @property
+    def iterations(self):
+        """Steps of all blocks together."""
+        return sum(part.iterations for part in self.parts[: self.num_blocks])
 
     @property
     def learning_rate(self):

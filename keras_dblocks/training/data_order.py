@@ -88,6 +88,7 @@ class ArrayBatches(keras.utils.PyDataset):
         self.batches_per_pass = math.ceil(self.num_rows / batch_size)
         self.steps_per_epoch = steps_per_epoch or self.batches_per_pass
         self.first_epoch = True
+        self.was_restored = False
         self.offset = 0  # batches of this epoch that a killed run has seen
         self.fit_start = 0
         self.first_batch = 0  # number of the epoch's next batch in this `fit`
@@ -100,8 +101,11 @@ class ArrayBatches(keras.utils.PyDataset):
     def on_epoch_begin(self):
         model, self.offset = self.model, 0
         step, start = model.training_step(), int(model.epoch_start)
-        # BackupAndRestore sets the initial epoch when it restores a state.
-        resumed = self.first_epoch and compat.initial_epoch(model) is not None
+        # BackupAndRestore sets the initial epoch when it restores a state,
+        # perhaps after Keras has begun an epoch to look at a batch.
+        restored = compat.initial_epoch(model) is not None
+        resumed = restored and not self.was_restored
+        self.was_restored = restored
         if self.first_epoch and not resumed:
             model.fit_start.assign(step)
         self.first_epoch = False

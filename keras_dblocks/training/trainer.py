@@ -236,7 +236,8 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
                 compat.set_schedule(optimizer, schedule)
                 block = i if i < self.num_blocks else None
                 schedules.append((block, schedule))
-        return BlockOptimizers(optimizers, groups, clip), schedules
+        count = self.num_blocks
+        return BlockOptimizers(optimizers, groups, clip, count), schedules
 
     def _variable_groups(self):
         # A group for each block, then one for shared variables if any train.
@@ -478,6 +479,12 @@ def refuse_settings(settings):
 
 def refuse_optimizer(optimizer):
     """Raises a ValueError for optimizers that cannot be one for each block."""
+    if getattr(optimizer, "loss_scale_factor", None) is not None:
+        raise ValueError(
+            "Blocks take their gradients without loss scaling. Received: "
+            f"loss_scale_factor={optimizer.loss_scale_factor}. Leave it out, "
+            'and use dtype="mixed_bfloat16", which needs none.'
+        )
     if isinstance(
         optimizer,
         (keras.optimizers.LossScaleOptimizer, keras.optimizers.MultiOptimizer),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import keras_dblocks
-from helpers.networks import NETWORKS, make
+from helpers.networks import NETWORKS, Layer, make
 from keras_dblocks import memory
 
 kinds = pytest.mark.parametrize("kind", NETWORKS)
@@ -133,6 +133,135 @@ def test_killed_and_resumed(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_killed_and_resumed_inside_an_epoch(tmp_path):
+    class Killed(keras.callbacks.Callback):
+        steps = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.steps += 1
+            if self.steps == 6:
+                raise KeyboardInterrupt
+
+    def run(*callbacks):
+        model, (x, y), loss = make("cnn")
+        cut = keras_dblocks.cut(model, 2)
+        cut.compile(
+            keras.optimizers.AdamW(0.01),
+            loss,
+            metrics=["accuracy"],
+            steps_per_visit=1,
+        )
+        try:
+            cut.fit(x, y, 2, epochs=3, verbose=0, callbacks=[*callbacks])
+        except KeyboardInterrupt:
+            return None
+        return int(cut.optimizer.iterations), arrays(model.weights)
+
+    steps, weights = run()
+    assert steps == 12
+    backup = keras.callbacks.BackupAndRestore
+    assert run(backup(tmp_path, save_freq=1), Killed()) is None
+    again, resumed = run(backup(tmp_path, save_freq=1))
+    assert again == 12
+    for one, other in zip(resumed, weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_schedule_is_that_of_all_steps():
+    model, (x, y), loss = make("sequential")
+    cut = keras_dblocks.cut(model, 2)
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 8)
+    cut.compile(keras.optimizers.SGD(schedule), loss, steps_per_visit=1)
+    cut.fit(x, y, batch_size=4, epochs=4, verbose=0)
+    assert float(cut.optimizer.learning_rate) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_fit_too_short_for_all_blocks_says_so():
+    model, (x, y), loss = make("sequential")
+    cut = keras_dblocks.cut(model, 2)
+    cut.compile("adam", loss, steps_per_visit=10)
+    with pytest.warns(UserWarning, match="no turn in the 2 steps"):
+        cut.fit(x, y, batch_size=4, verbose=0)
+
+
+def test_a_list_of_outputs_has_names_and_losses_of_their_own():
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(4)(inputs)
+    outputs = [keras.layers.Dense(1, name=name)(x) for name in "pq"]
+    model = keras.Model(inputs, outputs)
+    x, y = make("sequential")[1]
+    kinds = {"loss": {"p": "mse", "q": "mae"}, "metrics": {"p": ["mae"]}}
+    model.compile("sgd", **kinds)
+    whole = model.evaluate(x, [y, y], verbose=0, return_dict=True)
+    cut = keras_dblocks.cut(model, 1)
+    cut.compile(keras.optimizers.SGD(0.0), loss_weights=[1.0, 2.0])
+    logs = cut.fit(x, (y, y), verbose=0).history
+    assert set(logs) == set(whole) == {"loss", "p_loss", "q_loss", "p_mae"}
+    for name in ("p_loss", "q_loss", "p_mae"):
+        assert logs[name][0] == pytest.approx(whole[name], rel=1e-5)
+    total = whole["p_loss"] + 2 * whole["q_loss"]
+    assert logs["loss"][0] == pytest.approx(total, rel=1e-5)
+
+
+def test_inputs_arrive_as_they_are_under_any_policy():
+    """Whole numbers above 256 are not rounded to bfloat16."""
+    model = keras.Sequential(
+        [keras.Input((1,)), keras.layers.Rescaling(1.0, dtype="float32")]
+    )
+    model = keras.Sequential([model, keras.layers.Dense(1, dtype="float32")])
+    x = np.array([[1001.0], [1003.0]])
+    model.layers[-1].kernel.assign([[1.0]])
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        cut = keras_dblocks.cut(model, 1)
+        cut.compile(keras.optimizers.SGD(0.0), "mae")
+        assert cut.fit(x, x, verbose=0).history["loss"] == [0.0]
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+class Noisy(Layer):
+    """A layer that draws, adds a loss, and holds a frozen part."""
+
+    def build(self, shape):
+        super().build(shape)
+        self.drop = keras.layers.Dropout(0.5, seed=1)
+
+    def call(self, x):
+        y = self.drop(self.dense(self.norm(x)))  # `training` is not named
+        self.add_loss(0.1 * keras.ops.mean(y**2))
+        return x + y
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_rematerialized_layers_draw_and_add_losses_alike(policy):
+    weights, losses = [], []
+    for remat in (False, True):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((6,))
+        layers = [Noisy(dtype=policy) for _ in range(3)]
+        x = inputs
+        for layer in layers:
+            x = layer(x)
+        model = keras.Model(inputs, keras.layers.Dense(1)(x))
+        layers[1].dense.trainable = False
+        frozen = np.array(layers[1].dense.kernel)
+        x, y = make("sequential")[1]
+        cut = keras_dblocks.cut(model, 2)
+        optimizer = keras.optimizers.SGD(0.05)
+        cut.compile(optimizer, "mse", steps_per_visit=1, remat=remat)
+        history = cut.fit(x, y, batch_size=4, epochs=2, verbose=0).history
+        losses.append(history["loss"])
+        weights.append(arrays(model.weights))
+        np.testing.assert_array_equal(layers[1].dense.kernel, frozen)
+    tolerance = 1e-5 if policy == "float32" else 2e-3
+    np.testing.assert_allclose(*losses, rtol=tolerance)
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=tolerance)
+
+
 def test_lora_trains_its_matrices_alone_block_by_block():
     model, (x, y), loss = make("sequential")
     cut = keras_dblocks.cut(model, 2)
@@ -153,8 +282,8 @@ def test_lora_trains_its_matrices_alone_block_by_block():
 def test_saved_as_what_it_always_was(tmp_path):
     model, (x, y), loss = make("u_net")
     cut = keras_dblocks.cut(model, 2)
-    cut.compile("adam", loss)
-    cut.fit(x, y, verbose=0)
+    cut.compile("adam", loss, steps_per_visit=1)
+    cut.fit(x, y, batch_size=4, verbose=0)
     cut.save(tmp_path / "network.keras")
     loaded = keras.saving.load_model(tmp_path / "network.keras")
     assert type(loaded) is keras.Model or type(loaded).__module__.startswith(
@@ -177,8 +306,8 @@ def test_a_loss_of_the_model_s_own():
     model = Own([keras.Input((6,)), *(keras.layers.Dense(1) for _ in "ab")])
     model.compile("sgd")
     cut = keras_dblocks.cut(model, 2)
-    cut.compile(keras.optimizers.SGD(0.0))
-    found = cut.fit(x, y, verbose=0).history["loss"][0]
+    cut.compile(keras.optimizers.SGD(0.0), steps_per_visit=1)
+    found = cut.fit(x, y, batch_size=4, verbose=0).history["loss"][0]
     assert found == pytest.approx(np.abs(y - model.predict(x)).mean(), rel=1e-5)
 
 
