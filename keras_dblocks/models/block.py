@@ -171,6 +171,8 @@ class Block(
             came = tuple(signal.shape[1:])
         except Exception as error:  # of any backend
             came, problem = None, f" ({str(error).splitlines()[0]})"
+            if "automatically infer" in problem:  # Keras's, of `Bridge` itself
+                problem = ""
         if came != wanted:
             kind = type(self.target).__name__
             raise ValueError(

@@ -467,9 +467,11 @@ class DiffusionBlocks(
         """The same network trained by ordinary backpropagation.
 
         The twin is a plain Keras model of the same parts with fresh weights.
-        It is not compiled; call `compile("adamw", loss=...)`. The twin of a
-        network that generates its input is the ordinary diffusion model, which
-        has one block.
+        It is not compiled; call `compile` with a loss of what the head
+        returns, for logits of classes
+        `keras.losses.SparseCategoricalCrossentropy(from_logits=True)`. The
+        twin of a network that generates its input is the ordinary diffusion
+        model, which has one block.
         """
         return self.make_twin(self.num_layers, "end_to_end")
 
@@ -478,6 +480,7 @@ class DiffusionBlocks(
 
         At equal layer evaluations it takes as many steps as all blocks
         together. If it does as well, this task does not benefit from blocks.
+        It is compiled like the model of `end_to_end`.
         """
         return self.make_twin(max(self.layers_per_block), "layer_matched")
 

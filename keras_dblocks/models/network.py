@@ -233,8 +233,17 @@ def check_spec(spec):
             raise ValueError(
                 "A condition is described by a `keras.KerasTensor` whose first "
                 f"size is None, for the batch, or a tree of them. Received: "
-                f"{leaf!r}. Write keras.KerasTensor((None, 32, 32, 3))."
+                f"{_shown(spec)}. Write `keras.KerasTensor((None, ...))`, with "
+                "the sizes of one example."
             )
+
+
+def _shown(spec):
+    """What was given for a spec; of an array the shape alone."""
+    shape = getattr(spec, "shape", None)
+    if shape is None or isinstance(spec, keras.KerasTensor):
+        return repr(spec)
+    return f"an array of shape {tuple(shape)}"
 
 
 def check_condition(condition, spec):

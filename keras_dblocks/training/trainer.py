@@ -280,7 +280,8 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
     def fit(self, x=None, y=None, *args, **kwargs):
         """`keras.Model.fit` that trains one block with each batch.
 
-        See `CheckedData.fit` for what differs from Keras.
+        See `CheckedData.fit` for what differs from Keras. In the logs a block
+        that an epoch did not draw has its last loss, and NaN before its first.
         """
         self._next_step = None  # the first batch reads it from the optimizers
         self._block_logs = None  # reads what was saved
