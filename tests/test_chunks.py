@@ -7,6 +7,12 @@ import pytest
 from helpers import small_ar, small_mdm
 from keras_dblocks import chunks, memory
 from keras_dblocks.applications import MDM, ARTransformer
+from keras_dblocks.layers import (
+    LabelEmbedding,
+    OneHotTokens,
+    TokenEmbedding,
+    Tokens,
+)
 
 KINDS = {
     "ar": lambda: small_ar.make(sharing="all"),
@@ -69,6 +75,18 @@ def test_what_is_large_enough_for_chunks():
             return x
 
     assert chunks.number_of_chunks(Amended(), (64, large), 8) == 1
+
+
+def test_a_loss_of_one_s_own_gets_the_whole_prediction():
+    class Mine(Tokens):
+        def loss(self, tokens, logits, noisy, level):
+            return 2 * super().loss(tokens, logits, noisy, level)
+
+    assert not Mine.has_position_losses()
+    assert not LabelEmbedding.has_position_losses()
+    assert Tokens.has_position_losses()
+    assert TokenEmbedding.has_position_losses()
+    assert OneHotTokens.has_position_losses()
 
 
 @pytest.mark.skipif(

@@ -93,7 +93,10 @@ def large_head(model):
         return None
     if isinstance(layer, keras.Model) or not layer.variables:
         return None
-    if accepts(layer, "training") or compat.changes_in_calls(layer):
+    own = not type(layer).__module__.startswith("keras.")
+    if own and accepts(layer, "training") or "training" in arguments:
+        return None  # what it does may depend on it
+    if compat.changes_in_calls(layer):
         return None
     return LargeHead(layer, arguments, shape[-1])
 
