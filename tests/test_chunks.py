@@ -38,7 +38,17 @@ def trained(make, data):
     return losses, [np.array(w) for w in model.get_weights()]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "ar_tied_signal",
+        "mdm",
+        *(
+            pytest.param(kind, marks=pytest.mark.heavy)
+            for kind in ("ar", "two_streams", "mdm_tied")
+        ),
+    ],
+)
 def test_a_step_in_chunks_is_the_same_step(kind, monkeypatch):
     data = small_ar.random_tokens(4)
     losses, weights = trained(KINDS[kind], data)

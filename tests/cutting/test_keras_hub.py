@@ -84,6 +84,7 @@ def test_a_language_model(kind, tmp_path):
     )
 
 
+@pytest.mark.heavy
 def test_lora_of_a_language_model_after_the_cut():
     lm = causal("Llama3")
     x, y, mask = tokens()
@@ -101,7 +102,9 @@ def test_lora_of_a_language_model_after_the_cut():
     assert trained <= moved
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    "weighted", [True, pytest.param(False, marks=pytest.mark.heavy)]
+)
 def test_logits_in_chunks_are_the_logits(weighted, monkeypatch):
     x, y, mask = tokens()
     mask[0, 3:] = 0.0
@@ -132,6 +135,7 @@ def test_logits_in_chunks_are_the_logits(weighted, monkeypatch):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.heavy
 def test_texts_are_preprocessed_as_by_the_task():
     models = pytest.importorskip("keras_hub").models
     names = ["<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "ab", "Ġa"]
@@ -155,6 +159,7 @@ def test_texts_are_preprocessed_as_by_the_task():
     assert isinstance(cut.generate("ab ", max_length=8), str)
 
 
+@pytest.mark.heavy
 def test_lora_on_a_quantized_base():
     """Gradients pass through integers; nothing but the matrices moves."""
     lm = causal("Llama3")
@@ -196,6 +201,7 @@ def classifier(kind):
     return task(backbone=backbone, num_classes=3, preprocessor=None), x, y
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["ViT", pytest.param("Bert", marks=slow)])
 def test_a_classifier(kind):
     model, x, y = classifier(kind)
