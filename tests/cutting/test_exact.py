@@ -232,7 +232,7 @@ class Noisy(Layer):
     def call(self, x):
         y = self.drop(self.dense(self.norm(x)))  # `training` is not named
         self.add_loss(0.1 * keras.ops.mean(y**2))
-        return x + y
+        return x + keras.ops.cast(y, x.dtype)
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
