@@ -33,10 +33,8 @@ def prepare(model, row, args):
         for layer in compat.sublayers(model):
             if isinstance(layer, keras.layers.Dense):
                 layer.enable_lora(args.rank)
-        dense = keras.layers.Dense
-        for layer in compat.sublayers(model):
-            if not isinstance(layer, dense) and compat.own_variables(layer):
-                layer.trainable = False
+        for variable in model.trainable_variables:
+            variable.trainable = "lora" in variable.path
     if row == "last":
         cut = keras_dblocks.cut(model, args.num_blocks, seed=args.seed)
         last = {id(v) for v in cut.blocks[-1].weights}

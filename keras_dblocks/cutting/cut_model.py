@@ -214,9 +214,9 @@ class CutModel(SavedRandomStates, BlockTrainer):
 
         Args:
             optimizer: name or `keras.optimizers.Optimizer`. Every block has
-                one of its own with these settings.
-                A schedule is written for all steps of `fit`; at its step k a
-                block's learning rate is that of step B * k.
+                one of its own with these settings. A schedule is written for
+                all steps of `fit`; at its own step k a block has the learning
+                rate of step B * k.
             loss, loss_weights, metrics, weighted_metrics: as in Keras. With
                 no `loss`, it and the others of these that are not given are
                 those the network was compiled with.
@@ -226,11 +226,13 @@ class CutModel(SavedRandomStates, BlockTrainer):
             steps_per_visit: int. Consecutive steps of a block.
             remat: bool. True keeps of the network's repeated layers only
                 their inputs, and computes them again in the backward pass.
-            kwargs: `run_eagerly`, `steps_per_execution`, `jit_compile`,
-                `offload` and `offload_parameters` of `BlockTrainer.compile`.
+            kwargs: `run_eagerly`, `steps_per_execution`, `jit_compile` and
+                `offload` of `BlockTrainer.compile`.
 
         Raises:
-            ValueError: if there is no loss, or for values out of range.
+            ValueError: for values out of range, or a loss beside a
+                `compute_loss` of the network's own. Without any loss, `fit`
+                raises it.
         """
         others = "on_policy", "curriculum", "curriculum_steps"
         for name in (*others, "offload_parameters"):
@@ -270,11 +272,6 @@ class CutModel(SavedRandomStates, BlockTrainer):
                     f"{'' if self.model.compiled else 'not '}compiled. Call "
                     "its `compile` with the loss."
                 )
-        elif loss is None and not self.model.losses:
-            raise ValueError(
-                "`compile` needs a loss, or a network that was compiled with "
-                f"one. Received: loss=None for {self.model.name}. Pass `loss`."
-            )
         super().compile(
             optimizer,
             loss,
@@ -304,8 +301,11 @@ class CutModel(SavedRandomStates, BlockTrainer):
         if not epochs or not steps:
             return
         last = self.training_step() + epochs * steps
-        drawn = {self.block_order(step) for step in range(last)}
-        idle = set(self.block_order.blocks) - drawn
+        idle = set(self.block_order.blocks)
+        for step in range(0, last, self.block_order.steps_per_visit):
+            idle.discard(self.block_order(step))
+            if not idle:
+                break
         if idle:
             warnings.warn(
                 f"Blocks {', '.join(map(str, sorted(idle)))} have no turn in "
@@ -333,12 +333,22 @@ class CutModel(SavedRandomStates, BlockTrainer):
             predicted = self.head.layer(states, **self.head.arguments)
         else:
             predicted = self(x, training=True)
+        self._check_loss()
         loss = self.compute_loss(x, y, predicted, sample_weight, training=True)
         predicted = keras.tree.map_structure(_stopped, predicted)
         metrics = compat.compile_metrics(self)
         if metrics is not None:
             metrics.update_state(y, predicted, sample_weight)
         return loss
+
+    def _check_loss(self):
+        own = compat.overrides(self.model, "compute_loss")
+        if self.compiled_with["loss"] is None and not (own or self.losses):
+            raise ValueError(
+                "`fit` needs a loss: that of `compile`, or one that layers "
+                f"add. Received: none for {self.model.name}. Pass `loss` to "
+                "`compile`."
+            )
 
     def _in_chunks(self):
         metrics = [

@@ -344,7 +344,8 @@ def test_refusals():
     refused(lambda: keras_dblocks.cut(fresh, 1), "not built")
     cut = keras_dblocks.cut(model, 2)
     refused(lambda: keras_dblocks.cut(cut, 2), "CutModel")
-    refused(lambda: cut.compile("adam"), "needs a loss")
+    cut.compile("adam", steps_per_visit=1)
+    refused(lambda: cut.fit(x, y, 4, verbose=0), "needs a loss")
     refused(lambda: cut.compile("adam", loss, on_policy=1.0), "on_policy")
     refused(
         lambda: cut.compile(
