@@ -206,7 +206,7 @@ class CutModel(SavedRandomStates, BlockTrainer):
         metrics=None,
         weighted_metrics=None,
         block_order="shuffled",
-        steps_per_visit=10,
+        steps_per_visit=5,
         remat=False,
         **kwargs,
     ):
