@@ -5,6 +5,8 @@ series, since a private name may change with any of them. `make test-nightly`
 runs the tests against the newest pre-release.
 """
 
+import re
+
 import keras
 import numpy as np
 from keras import ops
@@ -402,6 +404,16 @@ class KeptState:
             names = [name for name, value in wanted.items() if value]
             self._jax_state = dict(zip(names, state, strict=True))
         return state
+
+
+def said(error):
+    """What an error in a layer's call says, in one line.
+
+    Keras puts it between lines about the layer, in bold.
+    """
+    bold = re.search(r"\x1b\[1m(.*?)\x1b\[0m", str(error), re.DOTALL)
+    text = bold[1] if bold else str(error)
+    return " ".join(text.split()).rstrip(".")
 
 
 def symbolic_build(model, data):

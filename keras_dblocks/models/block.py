@@ -291,7 +291,7 @@ class Block(
         if scale.c_in is not None:
             scaled = expand(scale.c_in, noisy) * noisy
         if stem is None:
-            state = call_part(self.stem, scaled, context)
+            state = self._first_state(scaled, context)
         else:
             state = stem(scaled)
         if self.state_input is not None:
@@ -311,6 +311,20 @@ class Block(
         if use is not None:
             return use(self._predict, denoised, context), handed
         return self._predict(denoised, context), handed
+
+    def _first_state(self, scaled, context):
+        try:
+            return call_part(self.stem, scaled, context)
+        except Exception as error:  # of any backend, while the block is built
+            text = str(error)
+            if not isinstance(scaled, keras.KerasTensor) or "Received:" in text:
+                raise
+            raise ValueError(
+                "The stem must take the target's noisy signal, of shape "
+                f"{('B', *self.target.signal_shape)}, and what else its `call` "
+                f"names. Received: {type(self.target).__name__} and a stem "
+                f"that says: {compat.said(error)}. Make their sizes the same."
+            ) from error
 
     def _predict(self, denoised, context):
         """What the head makes of the denoised signal, float32."""

@@ -283,6 +283,10 @@ STRANGE = {
         {"head": keras.layers.Dense(4)},
         "head must return.*LabelEmbedding",
     ),
+    "a stem for another target": (
+        {"target": LabelEmbedding(3, WIDTH + 1), "stem": functional_stem()},
+        r"target's noisy signal, of shape.*LabelEmbedding and a stem",
+    ),
     "no head": ({"head": None}, "head must return"),
     "no spec": ({"condition": (None, 2)}, "KerasTensor"),
     "no batch": ({"condition": keras.KerasTensor((2,))}, "None, for the batch"),
