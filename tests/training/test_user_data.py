@@ -78,7 +78,8 @@ def rows_seen(model, batches, epochs, killed_at=None):
     for _ in range(epochs):
         batches.on_epoch_begin()
         for index in range(batches.num_batches):
-            seen.append(batches[index])
+            rows, *_ = batches[index]
+            seen.append(rows)
             model.step += 1
             if model.step == killed_at:
                 return seen, ends
