@@ -374,16 +374,10 @@ SMALL = ["--num-layers", "2", "--num-blocks", "2", "--train-examples", "96"]
 
 
 def interrupted(process):
-    """What a process prints after Ctrl-C, pressed again if nothing happens.
-
-    Python loses an interrupt that meets a finalizer.
-    """
+    """What a process prints after Ctrl-C; it does not outlive the test."""
     try:
-        for _ in range(4):
-            process.send_signal(signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return process.communicate(timeout=30)
-        raise AssertionError("four interrupts did not end the program")
+        process.send_signal(signal.SIGINT)
+        return process.communicate(timeout=120)
     finally:
         if process.poll() is None:
             process.kill()
@@ -399,6 +393,8 @@ def test_ctrl_c_says_in_one_line_how_to_go_on(tmp_path):
         text=True,
         cwd=tmp_path,
         start_new_session=True,
+        # A background job, and what it starts, ignores interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for line in process.stdout:
         if re.match("epoch (?!1 of)", line):  # a line each ten seconds
