@@ -6,6 +6,8 @@ chunk of positions becomes losses, or the estimate that is handed over, before
 the next one is computed, and the backward pass computes it again.
 """
 
+import math
+
 from keras import ops
 
 from keras_dblocks import compat
@@ -27,15 +29,14 @@ def number_of_chunks(head, shape, batch):
             unknown length all positions are computed at once.
         batch: int, or a tensor where it is unknown.
     """
-    reads_all = accepts(head, "condition") or accepts(head, "signal")
-    if len(shape) < 2 or reads_all or compat.changes_in_calls(head):
-        return 1
-    if None in shape:  # known in the step alone, on TensorFlow
+    if len(shape) < 2 or None in shape:  # on TensorFlow a step may know it
         return 1
     size = batch if isinstance(batch, int) else UNKNOWN_BATCH
-    for length in shape:
-        size *= length
-    return min(-(-size // CHUNK), shape[0]) if size >= LARGE else 1
+    size *= math.prod(shape)
+    reads_all = accepts(head, "condition") or accepts(head, "signal")
+    if size < LARGE or reads_all or compat.changes_in_calls(head):
+        return 1
+    return min(-(-size // CHUNK), shape[0])
 
 
 def in_chunks(function, count, along, *others, trained=None):

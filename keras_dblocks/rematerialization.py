@@ -39,9 +39,11 @@ def rematerialized(function, layer=None, changes=True):
         leaves = [leaf for value in given for leaf in _flat(value)]
         places = [i for i, leaf in enumerate(leaves) if ops.is_tensor(leaf)]
 
-        def pure(tensors, masks, values):
-            for i, mask in masks.items():
-                compat.set_mask(tensors[int(i)], mask)
+        def pure(*arguments):
+            count = len(places), len(places) + len(masked)
+            tensors, values = arguments[: count[0]], arguments[count[1] :]
+            for i, mask in zip(masked, arguments[slice(*count)], strict=True):
+                compat.set_mask(tensors[i], mask)
             rest = iter(_replaced(leaves, places, tensors))
             present = [_packed_like(value, rest) for value in given]
             keywords = dict(zip(kwargs, present[len(args) :], strict=True))
@@ -67,9 +69,11 @@ def rematerialized(function, layer=None, changes=True):
                 for v in variables
             ]
         tensors = [leaves[place] for place in places]
-        masks = {str(i): compat.mask_of(t) for i, t in enumerate(tensors)}
-        masks = {i: mask for i, mask in masks.items() if mask is not None}
-        result, new_values, losses = _remat(pure, tensors, masks, values)
+        masks = [compat.mask_of(tensor) for tensor in tensors]
+        masked = [i for i, mask in enumerate(masks) if mask is not None]
+        result, new_values, losses = keras.remat(pure)(
+            *tensors, *(masks[i] for i in masked), *values
+        )
         for variable, value in zip(updated, new_values, strict=True):
             variable.assign(value)
         if losses and not changes:
@@ -83,18 +87,6 @@ def rematerialized(function, layer=None, changes=True):
         return result
 
     return call
-
-
-def _remat(function, tensors, masks, values):
-    """`keras.remat` of a function of a list, a dict and a list of tensors."""
-    names, count = list(masks), len(tensors)
-
-    def flat(*arguments):
-        given = dict(zip(names, arguments[count:], strict=False))
-        rest = arguments[count + len(names) :]
-        return function(arguments[:count], given, rest)
-
-    return keras.remat(flat)(*tensors, *masks.values(), *values)
 
 
 @contextlib.contextmanager

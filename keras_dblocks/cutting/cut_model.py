@@ -1,6 +1,5 @@
 """A network that exists, trained a block at a time."""
 
-import math
 import warnings
 
 import keras
@@ -11,9 +10,10 @@ from keras_dblocks import compat
 from keras_dblocks.checks import check_integer, check_rows
 from keras_dblocks.cutting.division import divide
 from keras_dblocks.cutting.exact_block import ExactBlock
-from keras_dblocks.cutting.large_head import Given, large_head
+from keras_dblocks.cutting.large_head import large_head, serves
 from keras_dblocks.cutting.units import units_of
 from keras_dblocks.files.random_states import SavedRandomStates
+from keras_dblocks.table import count, laid_out, state_size
 from keras_dblocks.training.block_optimizers import WholeSchedule
 from keras_dblocks.training.trainer import BlockTrainer
 
@@ -136,6 +136,7 @@ class CutModel(SavedRandomStates, BlockTrainer):
             ExactBlock(self, index, units)
             for index, units in enumerate(division)
         ]
+        self.__dict__["units"] = units_of(model)
         self.__dict__["head"] = large_head(model)
         self.track_progress()
         self.built = True
@@ -176,14 +177,9 @@ class CutModel(SavedRandomStates, BlockTrainer):
 
         Those before all of the block's own have no backward pass.
         """
-        order = [id(unit.layer) for unit in units_of(self.model)]
-        first = min(order.index(id(u.layer)) for u in self.blocks[index].units)
-        return [
-            unit.layer
-            for block in self.blocks
-            for unit in block.units
-            if unit.is_composite and order.index(id(unit.layer)) >= first
-        ]
+        own = {id(unit.layer) for unit in self.blocks[index].units}
+        first = next(i for i, u in enumerate(self.units) if id(u.layer) in own)
+        return [u.layer for u in self.units[first:] if u.is_composite]
 
     # What it computes.
 
@@ -257,13 +253,14 @@ class CutModel(SavedRandomStates, BlockTrainer):
                 loss_weights = wanted["loss_weights"]
             metrics = metrics or wanted["metrics"]
             weighted_metrics = weighted_metrics or wanted["weighted_metrics"]
-        self.__dict__["compiled_with"] = {
-            "loss": loss,
-            "loss_weights": loss_weights,
-            "metrics": keras.tree.flatten(metrics or []),
-            "weighted_metrics": keras.tree.flatten(weighted_metrics or []),
-        }
-        if compat.overrides(self.model, "compute_loss"):
+        has_own = compat.overrides(self.model, "compute_loss")
+        self.__dict__["compiled_loss"] = loss
+        self.__dict__["chunked"] = (
+            self.head is not None
+            and not has_own
+            and serves(loss, loss_weights, metrics, weighted_metrics)
+        )
+        if has_own:
             if given is not None or not self.model.compiled:
                 raise ValueError(
                     "A `compute_loss` of the network's own reads what the "
@@ -284,16 +281,8 @@ class CutModel(SavedRandomStates, BlockTrainer):
             **kwargs,
         )
 
-    def _make_optimizers(self, template, phased):
-        whole, schedules = super()._make_optimizers(template, phased)
-        training = len(self.blocks_that_train()) or 1
-        for part in whole.parts:
-            schedule = compat.schedule(part)
-            if isinstance(
-                schedule, keras.optimizers.schedules.LearningRateSchedule
-            ):
-                compat.set_schedule(part, WholeSchedule(schedule, training))
-        return whole, schedules
+    def own_schedule(self, schedule, block):
+        return WholeSchedule(schedule, len(self.blocks_that_train()) or 1)
 
     def begin_curriculum(self, epochs, steps):
         """Called when `fit` begins: warns of blocks that will not train."""
@@ -325,59 +314,36 @@ class CutModel(SavedRandomStates, BlockTrainer):
         A language model's logits are computed in chunks if they are large, the
         loss is Keras's cross-entropy and the metrics are its accuracy.
         """
-        if self._in_chunks() and self.head.chunks(y) > 1:
+        if self.chunked and self.head.chunks(y) > 1:
             with self.head.left_out():
                 states = self(x, training=True)
             if compat.mask_of(states) is None:
-                return self._loss_in_chunks(y, states, sample_weight)
+                arguments = self.compiled_loss, y, states, sample_weight
+                loss, *hits = self.head.loss_and_hits(*arguments)
+                self._update_metrics(*hits, sample_weight)
+                return sum(map(ops.sum, self.losses), loss)
             predicted = self.head.layer(states, **self.head.arguments)
         else:
             predicted = self(x, training=True)
         self._check_loss()
         loss = self.compute_loss(x, y, predicted, sample_weight, training=True)
         predicted = keras.tree.map_structure(_stopped, predicted)
+        self._update_metrics(y, predicted, sample_weight)
+        return loss
+
+    def _update_metrics(self, y, predicted, sample_weight):
         metrics = compat.compile_metrics(self)
         if metrics is not None:
             metrics.update_state(y, predicted, sample_weight)
-        return loss
 
     def _check_loss(self):
         own = compat.overrides(self.model, "compute_loss")
-        if self.compiled_with["loss"] is None and not (own or self.losses):
+        if self.compiled_loss is None and not (own or self.losses):
             raise ValueError(
                 "`fit` needs a loss: that of `compile`, or one that layers "
                 f"add. Received: none for {self.model.name}. Pass `loss` to "
                 "`compile`."
             )
-
-    def _in_chunks(self):
-        metrics = [
-            *self.compiled_with["metrics"],
-            *self.compiled_with["weighted_metrics"],
-        ]
-        accuracy = keras.metrics.SparseCategoricalAccuracy
-        loss = self.compiled_with["loss"]
-        return (
-            self.head is not None
-            and not compat.overrides(self.model, "compute_loss")
-            and type(loss) is keras.losses.SparseCategoricalCrossentropy
-            and loss.get_config().get("ignore_class") is None
-            and self.compiled_with["loss_weights"] is None
-            and all(type(metric) is accuracy for metric in metrics)
-        )
-
-    def _loss_in_chunks(self, y, states, sample_weight):
-        loss = self.compiled_with["loss"]
-        y = ops.cast(y, "int32")
-        losses, hits = self.head.losses_and_hits(loss, y, states)
-        metrics = compat.compile_metrics(self)
-        if metrics is not None:
-            # Two classes, of which the first is right and chosen in a hit.
-            hits = ops.stop_gradient(hits)
-            chosen = ops.stack([hits, 1.0 - hits], -1)
-            metrics.update_state(ops.zeros_like(y), chosen, sample_weight)
-        whole = Given(reduction=loss.reduction)(y, losses, sample_weight)
-        return sum(map(ops.sum, self.losses), whole)
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -435,10 +401,10 @@ class CutModel(SavedRandomStates, BlockTrainer):
             if isinstance(validation, (tuple, list)):
                 validation = _arrays(preprocess(*validation))
             else:
-                validation = _mapped(validation, preprocess)
+                validation = validation.map(preprocess)
             kwargs["validation_data"] = validation
         if hasattr(x, "map") and not hasattr(x, "to_numpy"):  # a dataset
-            return _mapped(x, preprocess), y
+            return x.map(preprocess), y
         data = _arrays(preprocess(x, y, kwargs.get("sample_weight")))
         x, y, weight = keras.utils.unpack_x_y_sample_weight(data)
         if weight is not None:
@@ -469,13 +435,6 @@ class CutModel(SavedRandomStates, BlockTrainer):
             f"{self.name}, which only trains it. Take its `model`."
         )
 
-    def training_step(self):
-        # Without a compiled optimizer there was no step.
-        return super().training_step() if self.compiled else 0
-
-    def get_build_config(self):
-        return {"built": True}
-
     def save(self, filepath, overwrite=True, **kwargs):
         """Saves the network, which loads without this package."""
         write = self.model.save
@@ -485,28 +444,16 @@ class CutModel(SavedRandomStates, BlockTrainer):
         """Prints each block's layers, parameters and optimizer state."""
         head = ("block", "layers", "parameters", "optimizer state")
         rows = [head]
+        optimizers = self.optimizer.parts if self.compiled else []
         for block, own in zip(self.blocks, self.own_variables(), strict=True):
             first, last = block.units[0].name, block.units[-1].name
-            state = "not compiled"
-            if self.compiled:
-                state = self.optimizer.parts[block.index].variables
-                state = f"{_count(state):,}"
             names = first if first == last else f"{first} to {last}"
-            rows.append((str(block.index), names, f"{_count(own):,}", state))
+            state = state_size(optimizers, block.index)
+            rows.append((str(block.index), names, f"{count(own):,}", state))
         fixed = [v for v in self.model.weights if not v.trainable]
         if fixed:
-            rows.append(("fixed", "", f"{_count(fixed):,}", ""))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [f"{type(self.model).__name__}: {self.model.name}"]
-        for row in rows:
-            cells = zip(row, widths, strict=True)
-            lines.append(" | ".join(c.ljust(w) for c, w in cells).rstrip())
-        lines.insert(2, "-+-".join("-" * width for width in widths))
-        print_fn("\n".join(lines))
-
-
-def _count(variables):
-    return sum(math.prod(v.shape) for v in variables)
+            rows.append(("fixed", "", f"{count(fixed):,}", ""))
+        print_fn(laid_out(self.model, rows))
 
 
 def _arrays(data):
@@ -526,7 +473,3 @@ def _stopped(tensor):
     if mask is not None:
         compat.set_mask(stopped, mask)
     return stopped
-
-
-def _mapped(dataset, function):
-    return dataset.map(function)

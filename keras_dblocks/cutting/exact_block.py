@@ -67,15 +67,15 @@ class ExactBlock(TrainableBlock):
             ],
             collect_losses=True,
         )
-        before = [scope.get_current_value(v) for v in self.variables]
-        before = dict(zip(map(id, self.variables), before, strict=True))
+        changing = self.non_trainable_variables
+        before = [scope.get_current_value(v) for v in changing]
         # Inside, statistics of all layers move; outside, this block's alone.
         layers = network.layers_to_remat(self.index) if network.remat else []
         with scope, rematerialized_calls(layers):
             loss = network.training_loss(x, y, sample_weight)
-        for variable in self.non_trainable_variables:
+        for variable, old in zip(changing, before, strict=True):
             value = scope.get_current_value(variable)
-            if value is not before[id(variable)]:
+            if value is not old:
                 variable.assign(ops.stop_gradient(value))
         return ops.cast(loss, "float32")
 

@@ -58,17 +58,20 @@ class LargeHead:
                 stack.enter_context(replaced(layer, name, function))
             yield
 
-    def losses_and_hits(self, loss, y, states):
-        """Losses of the tokens, and whether each is the likeliest.
+    def loss_and_hits(self, loss, y, states, sample_weight):
+        """The loss of a batch, and which tokens were the likeliest.
 
         Args:
             loss: `keras.losses.SparseCategoricalCrossentropy`.
             y: int tensor `(B, T)`.
             states: tensor `(B, T, D)`.
+            sample_weight: tensor or None, as Keras's losses take it.
 
         Returns:
-            Pair of float32 tensors `(B, T)`.
+            Tuple of the loss, a scalar; targets `(B, T)`; and predictions
+            `(B, T, 2)` of two classes that have the accuracy of the logits.
         """
+        y = ops.cast(y, "int32")
 
         def of_some(states, y):
             logits = self.layer(states, **self.arguments)
@@ -80,7 +83,22 @@ class LargeHead:
 
         count = self.chunks(y)
         found = in_chunks(of_some, count, [states, y], trained=self.layer)
-        return found[..., 0], found[..., 1]
+        whole = Given(reduction=loss.reduction)(y, found[..., 0], sample_weight)
+        # Of two classes the first is right, and is chosen in a hit.
+        hits = ops.stop_gradient(found[..., 1])
+        return whole, ops.zeros_like(y), ops.stack([hits, 1.0 - hits], -1)
+
+
+def serves(loss, loss_weights, metrics, weighted_metrics):
+    """Whether `LargeHead` computes what these arguments of `compile` say."""
+    accuracy = keras.metrics.SparseCategoricalAccuracy
+    given = keras.tree.flatten([metrics or [], weighted_metrics or []])
+    return (
+        type(loss) is keras.losses.SparseCategoricalCrossentropy
+        and loss.get_config().get("ignore_class") is None
+        and loss_weights is None
+        and all(type(metric) is accuracy for metric in given)
+    )
 
 
 def large_head(model):

@@ -6,12 +6,12 @@ layer that holds a list of composite layers, an encoder for example.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import keras
 
 from keras_dblocks import compat
+from keras_dblocks.table import count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Unit:
     @property
     def num_parameters(self):
         """Number of weights, however they may be frozen (int)."""
-        return sum(math.prod(v.shape) for v in self.variables)
+        return count(self.variables)
 
     @property
     def is_table(self):

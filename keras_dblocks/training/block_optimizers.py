@@ -7,27 +7,6 @@ from keras_dblocks import compat
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
-class WholeSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule in steps of the whole model, for a block with 1 / B of them.
-
-    Args:
-        schedule: `LearningRateSchedule` written for all steps of `fit`.
-        num_blocks: int, B.
-    """
-
-    def __init__(self, schedule, num_blocks):
-        self.schedule = schedule
-        self.num_blocks = num_blocks
-
-    def __call__(self, step):
-        return self.schedule(step * self.num_blocks)
-
-    def get_config(self):
-        schedule = keras.saving.serialize_keras_object(self.schedule)
-        return {"schedule": schedule, "num_blocks": self.num_blocks}
-
-
-@keras.saving.register_keras_serializable(package="keras_dblocks")
 class BlockSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule in steps of one block, for parts trained at every step.
 
@@ -51,6 +30,19 @@ class BlockSchedule(keras.optimizers.schedules.LearningRateSchedule):
     def from_config(cls, config):
         schedule = keras.saving.deserialize_keras_object(config["schedule"])
         return cls(schedule, config["num_blocks"])
+
+
+@keras.saving.register_keras_serializable(package="keras_dblocks")
+class WholeSchedule(BlockSchedule):
+    """A schedule in steps of the whole model, for one block's optimizer.
+
+    Args:
+        schedule: `LearningRateSchedule` written for all steps of `fit`.
+        num_blocks: int. Steps of the whole model per step of one block.
+    """
+
+    def __call__(self, step):
+        return self.schedule(step * self.num_blocks)
 
 
 class BlockOptimizers(compat.JoinedAverages, keras.optimizers.Optimizer):
@@ -160,19 +152,14 @@ def _clip(pairs, norm):
     return [(g * ops.cast(scale, g.dtype), v) for g, v in pairs]
 
 
-def clone(optimizer, num_blocks=1, joint_clip=False):
+def clone(optimizer, joint_clip=False):
     """A fresh optimizer with the settings of `optimizer`.
 
     Args:
         optimizer: `keras.optimizers.Optimizer`.
-        num_blocks: int. If above 1, a schedule runs in steps of one block.
         joint_clip: bool. True leaves `global_clipnorm` to the caller.
     """
     fresh = type(optimizer).from_config(optimizer.get_config())
-    schedules = keras.optimizers.schedules
-    rate = compat.schedule(fresh)
-    if num_blocks > 1 and isinstance(rate, schedules.LearningRateSchedule):
-        compat.set_schedule(fresh, BlockSchedule(rate, num_blocks))
     if joint_clip:
         fresh.global_clipnorm = None
     compat.copy_exclusions(optimizer, fresh)

@@ -11,7 +11,11 @@ from keras_dblocks import compat
 from keras_dblocks.checks import check_integer, check_share
 from keras_dblocks.files.atomic_files import AtomicFiles
 from keras_dblocks.training import curriculum as curricula
-from keras_dblocks.training.block_optimizers import BlockOptimizers, clone
+from keras_dblocks.training.block_optimizers import (
+    BlockOptimizers,
+    BlockSchedule,
+    clone,
+)
 from keras_dblocks.training.block_order import BlockOrder
 from keras_dblocks.training.data_checks import CheckedData
 from keras_dblocks.training.data_order import ResumableOrder
@@ -217,27 +221,35 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         self.__dict__["_groups"] = groups
         joint = template.gradient_accumulation_steps is None
         clip = template.global_clipnorm if joint else None
-        optimizers = [
-            # The shared optimizer steps whenever any block does.
-            clone(
-                template,
-                1 if phased or i < self.num_blocks else self.num_blocks,
-                joint,
-            )
-            for i in range(len(groups))
-        ]
+        optimizers = [clone(template, joint) for _ in groups]
         schedules = []
-        for i, optimizer in enumerate(optimizers if phased else []):
+        for i, optimizer in enumerate(optimizers):
             schedule = compat.schedule(optimizer)
-            if isinstance(
+            if not isinstance(
                 schedule, keras.optimizers.schedules.LearningRateSchedule
             ):
+                continue
+            block = i if i < self.num_blocks else None
+            if phased:
                 schedule = curricula.PhasedSchedule(schedule)
-                compat.set_schedule(optimizer, schedule)
-                block = i if i < self.num_blocks else None
                 schedules.append((block, schedule))
+            else:
+                schedule = self.own_schedule(schedule, block)
+            compat.set_schedule(optimizer, schedule)
         count = self.num_blocks
         return BlockOptimizers(optimizers, groups, clip, count), schedules
+
+    def own_schedule(self, schedule, block):
+        """A schedule that `compile` got, in the steps of one optimizer.
+
+        Args:
+            schedule: `LearningRateSchedule`.
+            block: int, or None for the optimizer of what is shared, which
+                steps whenever any block does.
+        """
+        if block is not None:
+            return schedule
+        return BlockSchedule(schedule, self.num_blocks)
 
     def _variable_groups(self):
         # A group for each block, then one for shared variables if any train.
