@@ -55,12 +55,12 @@ test-tensorflow test-torch: ONCE = and not once $(PROGRAMS)
 # TensorFlow traces every step in Python, which takes most of a test's time. By
 # default it runs the tests of what is TensorFlow's own and some of each system.
 HEAVY = and not heavy
-test-tensorflow: LIGHT = $(HEAVY)
+test-tensorflow: ONCE += $(HEAVY)
 
 # The last -m wins over the one in pyproject.toml.
 $(SUITES): test-%: setup
 	KERAS_BACKEND=$* $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
-	    -m "($(SPEED)) $(ONCE) $(LIGHT)" $(PYTEST_ARGS)
+	    -m "($(SPEED)) $(ONCE)" $(PYTEST_ARGS)
 
 test-quick: setup
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(WORKERS) -m quick \

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from helpers import small_ar, small_mdm
+from helpers.chunked import count_chunks, set_chunk
 from keras_dblocks import chunks, memory
 from keras_dblocks.applications import MDM, ARTransformer
 from keras_dblocks.layers import (
@@ -52,17 +53,9 @@ def trained(make, data):
 def test_a_step_in_chunks_is_the_same_step(kind, monkeypatch):
     data = small_ar.random_tokens(4)
     losses, weights = trained(KINDS[kind], data)
-    calls = []
-    real = chunks.in_chunks
-
-    def counted(function, count, *arguments, **keywords):
-        calls.append(count)
-        return real(function, count, *arguments, **keywords)
-
     # 4 rows of 6 positions and 3 tokens, 20 numbers in a chunk: 4 chunks.
-    monkeypatch.setattr(chunks, "CHUNK", 20)
-    monkeypatch.setattr(chunks, "LARGE", 40)
-    monkeypatch.setattr("keras_dblocks.models.block.in_chunks", counted)
+    set_chunk(monkeypatch, 20, large=40)
+    calls = count_chunks(monkeypatch, "models.block")
     in_chunks, others = trained(KINDS[kind], data)
     assert calls and set(calls) <= {4, 6}
     np.testing.assert_allclose(in_chunks, losses, rtol=1e-5)
@@ -116,8 +109,7 @@ def test_a_large_vocabulary_needs_little_memory(cls, monkeypatch):
         return memory.measure(model, tokens, blocks=[1]).temporaries
 
     whole = temporaries()
-    monkeypatch.setattr(chunks, "CHUNK", 2**17)
-    monkeypatch.setattr(chunks, "LARGE", 2**17)
+    set_chunk(monkeypatch, 2**17)
     in_chunks = temporaries()
     assert whole > 2 * logits
     assert in_chunks < 0.6 * logits

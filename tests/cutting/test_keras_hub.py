@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import keras_dblocks
+from helpers.chunked import count_chunks, set_chunk
 from keras_dblocks import chunks
 
 SIZES = {
@@ -55,6 +56,16 @@ def tokens(count=8, length=8):
     return x, ids[:, 1:].astype("int32"), mask.astype("float32")
 
 
+def moved_by_fit(cut, epochs):
+    """Paths of the weights that are others after some epochs."""
+    x, y, mask = tokens()
+    weights = cut.model.weights
+    before = {v.path: np.array(v) for v in weights}
+    cut.compile(keras.optimizers.AdamW(0.01), steps_per_visit=1)
+    cut.fit(x, y, 4, epochs=epochs, sample_weight=mask, verbose=0)
+    return {v.path for v in weights if (np.array(v) != before[v.path]).any()}
+
+
 @pytest.mark.parametrize("kind", FEW)
 def test_a_language_model(kind, tmp_path):
     lm = causal(kind)
@@ -87,17 +98,11 @@ def test_a_language_model(kind, tmp_path):
 @pytest.mark.heavy
 def test_lora_of_a_language_model_after_the_cut():
     lm = causal("Llama3")
-    x, y, mask = tokens()
     cut = keras_dblocks.cut(lm, 2)
     lm.backbone.enable_lora(2)
     trained = {v.path for v in lm.trainable_variables if "lora" in v.path}
     assert trained
-    before = {v.path: np.array(v) for v in lm.weights}
-    cut.compile(keras.optimizers.AdamW(0.01), steps_per_visit=1)
-    cut.fit(x, y, 4, epochs=2, sample_weight=mask, verbose=0)
-    moved = {
-        v.path for v in lm.weights if (np.array(v) != before[v.path]).any()
-    }
+    moved = moved_by_fit(cut, 2)
     assert moved == {v.path for v in lm.trainable_variables}
     assert trained <= moved
 
@@ -108,18 +113,10 @@ def test_lora_of_a_language_model_after_the_cut():
 def test_logits_in_chunks_are_the_logits(weighted, monkeypatch):
     x, y, mask = tokens()
     mask[0, 3:] = 0.0
-    calls, found = [], []
-    real = chunks.in_chunks
-
-    def counted(function, count, *arguments, **keywords):
-        calls.append(count)
-        return real(function, count, *arguments, **keywords)
-
-    monkeypatch.setattr("keras_dblocks.cutting.large_head.in_chunks", counted)
+    calls, found = count_chunks(monkeypatch, "cutting.large_head"), []
     for size in (chunks.CHUNK, 200):
         # A batch's logits are 4 x 8 x 64 numbers.
-        monkeypatch.setattr(chunks, "CHUNK", size)
-        monkeypatch.setattr(chunks, "LARGE", size)
+        set_chunk(monkeypatch, size)
         lm = causal("Llama3")
         cut = keras_dblocks.cut(lm, 2)
         cut.compile(keras.optimizers.SGD(0.1), steps_per_visit=1)
@@ -163,18 +160,12 @@ def test_texts_are_preprocessed_as_by_the_task():
 def test_lora_on_a_quantized_base():
     """Gradients pass through integers; nothing but the matrices moves."""
     lm = causal("Llama3")
-    x, y, mask = tokens()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of layers without weights to quantize
         lm.quantize("int8")
     lm.backbone.enable_lora(2)
     cut = keras_dblocks.cut(lm, 2)
-    before = {v.path: np.array(v) for v in lm.weights}
-    cut.compile(keras.optimizers.AdamW(0.01), steps_per_visit=1)
-    cut.fit(x, y, 4, epochs=4, sample_weight=mask, verbose=0)
-    moved = {
-        v.path for v in lm.weights if (np.array(v) != before[v.path]).any()
-    }
+    moved = moved_by_fit(cut, 4)
     assert moved == {v.path for v in lm.trainable_variables}
     assert sum("lora_kernel_b" in path for path in moved) == 8
 

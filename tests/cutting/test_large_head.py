@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import keras_dblocks
-from keras_dblocks import chunks
+from helpers.chunked import count_chunks, set_chunk
 from keras_dblocks.cutting.large_head import large_head
 
 
@@ -52,16 +52,8 @@ def data(kind):
     ],
 )
 def test_the_loss_is_that_of_the_network_s_own_fit(kind, monkeypatch):
-    calls = []
-    real = chunks.in_chunks
-
-    def counted(*arguments, **keywords):
-        calls.append(arguments[1])
-        return real(*arguments, **keywords)
-
-    monkeypatch.setattr("keras_dblocks.cutting.large_head.in_chunks", counted)
-    monkeypatch.setattr(chunks, "CHUNK", 100)
-    monkeypatch.setattr(chunks, "LARGE", 100)
+    calls = count_chunks(monkeypatch, "cutting.large_head")
+    set_chunk(monkeypatch, 100)
     x, y = data(kind)
     options = {}
     if kind == "weights":
