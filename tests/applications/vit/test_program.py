@@ -373,6 +373,20 @@ def test_help_says_what_can_be_asked(capsys):
 SMALL = ["--num-layers", "2", "--num-blocks", "2", "--train-examples", "96"]
 
 
+@contextlib.contextmanager
+def interrupts():
+    """What is started here takes interrupts, even in a background job.
+
+    A handler of Python's becomes the default one in a new program; an ignored
+    signal would stay ignored. (`preexec_fn` would fork, which JAX warns of.)
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def interrupted(process):
     """What a process prints after Ctrl-C; it does not outlive the test."""
     try:
@@ -386,16 +400,15 @@ def interrupted(process):
 
 def test_ctrl_c_says_in_one_line_how_to_go_on(tmp_path):
     arguments = [*SMALL, "--epochs", "1000", "--output", "run"]
-    process = subprocess.Popen(
-        [*PROGRAM, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        start_new_session=True,
-        # A background job, and what it starts, ignores interrupts.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    with interrupts():
+        process = subprocess.Popen(
+            [*PROGRAM, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+            start_new_session=True,
+        )
     for line in process.stdout:
         if re.match("epoch (?!1 of)", line):  # a line each ten seconds
             break
