@@ -1,7 +1,8 @@
 """Block-wise training of residual networks by diffusion (DiffusionBlocks)."""
 
 from keras_dblocks import layers, memory, samplers
-from keras_dblocks.cutting.cut_model import CutModel, cut
+from keras_dblocks.cutting.cut import cut
+from keras_dblocks.cutting.cut_model import CutModel
 from keras_dblocks.diffusion.log_normal import LogNormalNoise
 from keras_dblocks.diffusion.masking import MaskingNoise
 from keras_dblocks.diffusion.noise import Noise

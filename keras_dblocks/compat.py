@@ -87,6 +87,82 @@ def last_operation(model):
     return history.operation, kwargs, outputs[0].shape
 
 
+def graph(model):
+    """The graph of a functional or `Sequential` model, or None.
+
+    `_functional`, `_nodes_by_depth`: as above. The order is that in which
+    Keras runs the nodes.
+
+    Returns:
+        Tuple of the inputs, the nodes and the outputs, all lists.
+    """
+    if not isinstance(model, keras.Model) or overrides(model, "call"):
+        return None
+    if isinstance(model, keras.Sequential):
+        model = model._functional
+    by_depth = getattr(model, "_nodes_by_depth", None)
+    if by_depth is None:
+        return None
+    nodes = [n for depth in sorted(by_depth)[::-1] for n in by_depth[depth]]
+    nodes = [node for node in nodes if node.operation and not node.is_input]
+    return list(model.inputs), nodes, list(model.outputs)
+
+
+def inner_graph(node):
+    """The graph of the model that a node calls, or None if it calls none.
+
+    None too where the model would do more than run its graph: cast what it
+    gets, or pick it by name.
+    """
+    inner = graph(node.operation)
+    if inner is None:
+        return None
+    args, kwargs = node.arguments.args, node.arguments.kwargs
+    taken = node.input_tensors
+    alike = len(args) == 1 and all(v is None for v in kwargs.values())
+    alike = alike and len(keras.tree.flatten(args)) == len(inner[0])
+    alike = alike and len(taken) == len(inner[0])
+    if not alike or not all(
+        len(one.shape) == len(own.shape) and one.dtype == own.dtype
+        for one, own in zip(taken, inner[0], strict=True)
+    ):
+        return None
+    wanted = getattr(node.operation, "_inputs_struct", None)
+    named = isinstance(args[0], dict)
+    if named and (not isinstance(wanted, dict) or [*wanted] != [*args[0]]):
+        return None
+    return inner
+
+
+def functional_inputs(model, x):
+    """Inputs of a functional model as its graph takes them, a flat list.
+
+    `_standardize_inputs`: it casts them, and finds those that have names.
+    """
+    if isinstance(model, keras.Sequential):
+        model = model._functional
+    return model._standardize_inputs(x)
+
+
+def run_node(node, operation, tensors, training):
+    """Calls what a node of a graph calls, with its other arguments.
+
+    `_call_context_args`: which operations take `training`.
+
+    Args:
+        node: node of `graph`.
+        operation: the node's own, or one like it.
+        tensors: list in place of `node.input_tensors`.
+        training: bool.
+    """
+    pairs = zip(node.input_tensors, tensors, strict=True)
+    known = {id(wanted): tensor for wanted, tensor in pairs}
+    args, kwargs = node.arguments.fill_in(known)
+    if "training" in getattr(operation, "_call_context_args", {}):
+        kwargs["training"] = training
+    return operation(*args, **kwargs)
+
+
 def compile_arguments(model):
     """What a compiled model was compiled with, a dict of the objects.
 

@@ -1,4 +1,4 @@
-"""Which units go into which block."""
+"""Which units, or calls, go into which block."""
 
 import collections
 
@@ -72,6 +72,86 @@ def _blocks(units, num_blocks):
     return [units[a:b] for a, b in zip(starts, ends, strict=True)]
 
 
+def divide_graph(graph, num_blocks, at=None):
+    """Cuts a graph into blocks that hand a single tensor over.
+
+    Each block has as many calls of the composite layer that the network
+    repeats, as nearly as can be, and where there is none, as many layers with
+    kernels.
+
+    Args:
+        graph: `Graph`.
+        num_blocks: int.
+        at: list of str, names of the layers (or the ends of names) that begin
+            the second and later blocks.
+
+    Returns:
+        List of the positions of the blocks' first calls.
+
+    Raises:
+        ValueError: if there are too few places, or none at a layer of `at`.
+    """
+    check_integer("num_blocks", num_blocks)
+    if at is not None:
+        return _at_calls(graph, num_blocks, at)
+    counted = set(graph.repeated_calls())
+    if len(counted) < num_blocks:
+        counted = {
+            i
+            for i, call in enumerate(graph.calls)
+            if any(len(v.shape) > 1 for v in call.variables)
+        }
+    places = [0, *graph.places()]
+    ends = [*places[1:], len(graph.calls)]
+    starts, sizes, size = [0], [], 0
+    for first, end in zip(places, ends, strict=True):
+        here = sum(first <= i < end for i in counted)
+        if size and here:  # nothing begins with what does not count
+            starts.append(first)
+            sizes.append(size)
+            size = 0
+        size += here
+    sizes.append(size)
+    if len(sizes) < num_blocks:
+        raise ValueError(
+            'training="sequential" cuts where a single tensor carries '
+            f"everything. Received: num_blocks={num_blocks} for "
+            f"{graph.model.name}, which has {len(sizes) - 1} such places "
+            'between its layers. Pass fewer blocks, or use training="exact", '
+            "which cuts anywhere."
+        )
+    return [starts[i] for i in _even_starts(sizes, num_blocks)]
+
+
+def _at_calls(graph, num_blocks, at):
+    _check_count(num_blocks, at)
+    starts = [0]
+    for name in at:
+        found = [
+            i
+            for i, call in enumerate(graph.calls)
+            if f"/{call.path}".endswith(f"/{name}")
+        ]
+        problem = None
+        if not found:
+            problem = "no layer of this name"
+        elif found[0] <= starts[-1]:
+            problem = "a layer that does not stand after the one before"
+        elif len(graph.alive(found[0])) != 1:
+            count = len(graph.alive(found[0]))
+            problem = f"before which {count} tensors are needed later"
+        if problem:
+            places = [graph.calls[i].path for i in graph.places()]
+            raise ValueError(
+                "`at` names layers before which a single tensor carries "
+                f"everything, in the model's order. Received: {name!r}, "
+                f"{problem}. Such layers are {', '.join(places[:8])}"
+                f"{' and more' if len(places) > 8 else ''}."
+            )
+        starts.append(found[0])
+    return starts
+
+
 def _even_starts(sizes, num_blocks):
     """First units of blocks of which the largest is as small as can be."""
 
@@ -96,13 +176,17 @@ def _even_starts(sizes, num_blocks):
     return pack(low)
 
 
-def _at(units, num_blocks, at):
+def _check_count(num_blocks, at):
     if len(at) != num_blocks - 1:
         raise ValueError(
             "`at` names the layers that begin the second and later blocks. "
             f"Received: {len(at)} names for num_blocks={num_blocks}. "
             f"Pass {num_blocks - 1}."
         )
+
+
+def _at(units, num_blocks, at):
+    _check_count(num_blocks, at)
     starts = [0]
     for name in at:
         found = [

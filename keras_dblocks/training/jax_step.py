@@ -166,7 +166,7 @@ class JaxStep(BlockStep):
                 program, places, constants = self.passes[id(earlier)]
                 arguments = _at(places, state), handed, context, constants
                 programs.append(program.function.lower(*arguments))
-                return handed
+                return jax.eval_shape(program.function, *arguments)
 
             handed = run_hand_over(
                 self.trainer.blocks, self.index, lambda: started, pass_on

@@ -343,7 +343,7 @@ def test_refusals():
     fresh = keras.Sequential([keras.layers.Dense(1)])
     refused(lambda: keras_dblocks.cut(fresh, 1), "not built")
     cut = keras_dblocks.cut(model, 2)
-    refused(lambda: keras_dblocks.cut(cut, 2), "CutModel")
+    refused(lambda: keras_dblocks.cut(cut, 2), "ExactCut")
     cut.compile("adam", steps_per_visit=1)
     refused(lambda: cut.fit(x, y, 4, verbose=0), "needs a loss")
     refused(lambda: cut.compile("adam", loss, on_policy=1.0), "on_policy")

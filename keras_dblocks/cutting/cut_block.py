@@ -1,4 +1,6 @@
-"""A block of an existing network, trained on the whole network's loss."""
+"""A block of an existing network: its weights, and its step."""
+
+import abc
 
 import keras
 from keras import ops
@@ -8,20 +10,13 @@ from keras_dblocks.rematerialization import rematerialized_calls
 from keras_dblocks.training.trainable_block import TrainableBlock
 
 
-class ExactBlock(TrainableBlock):
-    """Some of a network's weights, with the exact gradient of its loss.
-
-    A step runs the whole network. Only this block's weights have gradients
-    and optimizer state, so what comes before the block keeps nothing for the
-    backward pass (block coordinate descent).
+class CutBlock(TrainableBlock):
+    """Some of a network's weights, which are trained by themselves.
 
     Args:
         network: `CutModel`.
         index: int.
         units: list of `Unit`.
-
-    References:
-     - [BAdam](https://arxiv.org/abs/2404.02827), Section 2
     """
 
     losses = ()  # those of the network's layers are in its loss
@@ -57,7 +52,6 @@ class ExactBlock(TrainableBlock):
         return list({id(v): v for v in (*own, *states, *metrics)}.values())
 
     def training_loss(self, data, handed, constants):
-        x, y, sample_weight = data
         network = self.network
         own = {id(v) for v in self.trainable_variables}
         scope = keras.StatelessScope(
@@ -72,12 +66,16 @@ class ExactBlock(TrainableBlock):
         # Inside, statistics of all layers move; outside, this block's alone.
         layers = network.layers_to_remat(self.index) if network.remat else []
         with scope, rematerialized_calls(layers):
-            loss = network.training_loss(x, y, sample_weight)
+            loss = self.batch_loss(data, handed)
         for variable, old in zip(changing, before, strict=True):
             value = scope.get_current_value(variable)
             if value is not old:
                 variable.assign(ops.stop_gradient(value))
         return ops.cast(loss, "float32")
+
+    @abc.abstractmethod
+    def batch_loss(self, data, handed):
+        """What `training_loss` says, of the values that variables then have."""
 
     def results(self):
         metrics = compat.compile_metrics(self.network)
@@ -93,19 +91,11 @@ class ExactBlock(TrainableBlock):
         """False: a network that is cut is taken as it is."""
         return False
 
-    # It is handed nothing.
-
     def loss_constants(self, as_only_block=False):
         return ()
 
     def hand_over_constants(self):
         return ()
-
-    def begin_hand_over(self, data, share, constants, rows=None):
-        return None
-
-    def pass_on(self, state, context, constants):
-        raise NotImplementedError
 
     def copied_variables(self):
         return self.weights

@@ -1,0 +1,141 @@
+"""`cut`, which makes blocks of a network that exists."""
+
+import keras
+
+from keras_dblocks import compat
+from keras_dblocks.checks import check_integer
+from keras_dblocks.cutting.division import divide, divide_graph
+from keras_dblocks.cutting.exact_cut import ExactCut
+from keras_dblocks.cutting.graph import Graph
+from keras_dblocks.cutting.sequential_cut import SequentialCut
+from keras_dblocks.cutting.units import units_of
+from keras_dblocks.training.trainer import BlockTrainer
+
+
+def cut(
+    model,
+    num_blocks,
+    at=None,
+    training="exact",
+    head=None,
+    tables="auto",
+    seed=0,
+):
+    """Cuts any Keras model into blocks that `fit` trains one at a time.
+
+    The model is trained itself: nothing is copied or added to it, and it
+    predicts, generates and is saved as before. A step has gradients and
+    optimizer state for the weights of one block alone
+    (docs/method.md#networks-that-exist).
+
+    Args:
+        model: built `keras.Model`.
+        num_blocks: int.
+        at: list of `num_blocks - 1` names of layers that begin the second and
+            later blocks. By default the network is divided evenly; see
+            `summary()`.
+        tables: `"own"` puts embedding tables into a block of their own, the
+            last one; `"inside"` leaves them in the blocks where they stand;
+            `"auto"` chooses `"own"` for tables larger than an average block.
+        seed: int, of the order of blocks and data.
+
+    Returns:
+        `CutModel`, an `ExactCut` or a `SequentialCut`.
+
+    Raises:
+        ValueError: for a model that is not built, has fewer layers with
+            weights than blocks, or has a training step of its own; with
+            `"sequential"` also for one without places at which a single
+            tensor carries everything.
+
+    Example:
+
+    ```python
+    import keras, keras_dblocks
+
+    model = keras.Sequential(
+        [keras.Input((8,)), *(keras.layers.Dense(8) for _ in range(4))]
+    )
+    cut = keras_dblocks.cut(model, num_blocks=2)
+    cut.compile(keras.optimizers.AdamW(1e-3), loss="mse")
+    cut.fit(x, y, epochs=2)
+    model.predict(x)  # the model itself was trained
+    ```
+
+    References:
+     - [BAdam](https://arxiv.org/abs/2404.02827)
+     - [LISA](https://arxiv.org/abs/2403.17919)
+     - [Greedy layerwise learning](https://arxiv.org/abs/1812.11446)
+    """
+    check_model(model)
+    check_integer("seed", seed, 0)
+    if training == "sequential":
+        if tables == "own":
+            raise ValueError(
+                'training="sequential" leaves tables in the blocks that read '
+                'them. Received: tables="own". Leave it out.'
+            )
+        check_outputs(model)
+        graph = Graph(model)
+        starts = divide_graph(graph, num_blocks, at)
+        return SequentialCut(model, graph, starts, head, seed)
+    if training != "exact" or head is not None:
+        raise ValueError(
+            '`training` is "exact", or "sequential", which has a `head`. '
+            f"Received: training={training!r}, head={head!r}. Leave `head` out."
+        )
+    units = units_of(model)
+    return ExactCut(model, divide(units, num_blocks, at, tables), seed)
+
+
+def check_outputs(model):
+    """Raises a ValueError for what local heads cannot learn."""
+    outputs = keras.tree.flatten(getattr(model, "outputs", None) or [None])
+    if len(outputs) != 1 or compat.overrides(model, "compute_loss"):
+        kind = f"{len(outputs)} outputs"
+        if len(outputs) == 1:
+            kind = "a `compute_loss` of its own"
+        raise ValueError(
+            'training="sequential" has one loss, that of `compile`, for the '
+            f"predictions of each block. Received: {model.name}, with {kind}. "
+            'Use training="exact".'
+        )
+
+
+def check_model(model):
+    """Raises a ValueError for what cannot be cut."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"`cut` takes a keras.Model. Received: a {type(model).__name__}. "
+            "Wrap a layer in `keras.Sequential`."
+        )
+    if isinstance(model, BlockTrainer):
+        raise ValueError(
+            "`cut` takes a network that is trained as a whole. Received: a "
+            f"{type(model).__name__}, which has blocks already. Call its `fit`."
+        )
+    if not model.built or not model.variables:
+        raise ValueError(
+            "`cut` takes a model that has its weights. Received: "
+            f"{model.name}, which is not built. Call it on a batch first."
+        )
+    for name in ("train_step", "test_step", "compute_metrics"):
+        if compat.overrides(model, name):
+            raise ValueError(
+                "`cut` takes the loss and metrics of `compile`, or a "
+                f"`compute_loss`. Received: {type(model).__name__} with a "
+                f"`{name}` of its own, which would not be called. Move its "
+                "loss to `compute_loss`, its metrics to `compile`."
+            )
+    if compat.own_metrics(model) or compat.overrides(model, "metrics"):
+        raise ValueError(
+            "`cut` takes the metrics of `compile`. Received: "
+            f"{type(model).__name__} with metrics of its own, which would not "
+            "be reported. Pass them to `compile`."
+        )
+    if any(part.compute_dtype == "float16" for part in compat.sublayers(model)):
+        raise ValueError(
+            "`cut` has an optimizer for each block, without loss scaling. "
+            f"Received: {model.name}, which computes in float16. Use "
+            "mixed_bfloat16."
+        )

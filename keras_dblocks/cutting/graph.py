@@ -1,0 +1,220 @@
+"""A functional model as a row of calls, and pieces of that row.
+
+Between any two calls some tensors are alive: what earlier calls made and later
+ones need. Where that is a single tensor the network can be cut, and the pieces
+hand it over. What follows from the inputs alone, without weights (masks,
+positions), passes around a cut: each piece computes it anew.
+"""
+
+import collections
+import dataclasses
+from typing import Any
+
+import keras
+from keras import tree
+
+from keras_dblocks import compat
+from keras_dblocks.cutting.units import Unit
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One operation of a graph; tensors are known by numbers.
+
+    Attributes:
+        path: str. Names of the models that hold the operation and its own.
+        operation: layer, or operation of `keras.ops`.
+        node: Keras's record of the call.
+        inputs, outputs: tuples of ints.
+    """
+
+    path: str
+    operation: Any
+    node: Any
+    inputs: tuple
+    outputs: tuple
+
+    @property
+    def variables(self):
+        """Weights of the operation; none unless it is a layer (list)."""
+        return getattr(self.operation, "weights", [])
+
+    @property
+    def draws(self):
+        """Whether the operation has a random generator (bool)."""
+        layer = isinstance(self.operation, keras.layers.Layer)
+        return layer and bool(compat.seed_generators([self.operation]))
+
+    def __call__(self, values, training, replaced):
+        """Runs it on `values`, dict of tensors by number, and adds to it."""
+        operation = replaced.get(id(self.operation), self.operation)
+        known = [values[number] for number in self.inputs]
+        result = compat.run_node(self.node, operation, known, training)
+        values.update(zip(self.outputs, tree.flatten(result), strict=True))
+
+
+class Graph:
+    """A functional model's calls in the order in which they run.
+
+    Models inside of the model are opened.
+
+    Args:
+        model: built functional or `Sequential` model.
+
+    Raises:
+        ValueError: if the model has no graph that can be read.
+    """
+
+    def __init__(self, model):
+        self.model = model
+        graph = compat.graph(model)
+        if graph is None:
+            raise ValueError(
+                'training="sequential" takes functional and Sequential '
+                f"models, whose order of calls is known. Received: {model.name}"
+                f", a {type(model).__name__} with a `call` of its own. Use "
+                'training="exact", which takes every model.'
+            )
+        self.specs = {}  # KerasTensors by number
+        inputs, _, outputs = graph
+        numbers = {}
+        self.inputs = tuple(self._new(t, numbers) for t in inputs)
+        calls = self._opened(model, "", numbers)
+        self.outputs = tuple(numbers[id(t)] for t in outputs)
+        self.free, self.of_inputs, self.calls = {*self.inputs}, [], []
+        for call in calls:
+            kind = self.calls
+            free = self.free.issuperset(call.inputs)
+            if free and not call.variables and not call.draws:
+                self.free.update(call.outputs)
+                kind = self.of_inputs
+            kind.append(call)
+
+    def _new(self, tensor, numbers):
+        number = len(self.specs)
+        self.specs[number] = tensor
+        numbers[id(tensor)] = number
+        return number
+
+    def _opened(self, model, prefix, numbers):
+        calls = []
+        for node in compat.graph(model)[1]:
+            operation, taken = node.operation, node.input_tensors
+            path = f"{prefix}{operation.name}"
+            inner = compat.inner_graph(node)
+            if inner is not None:
+                given = {
+                    id(own): numbers[id(tensor)]
+                    for own, tensor in zip(inner[0], taken, strict=True)
+                }
+                calls += self._opened(operation, f"{path}/", given)
+                pairs = zip(node.outputs, inner[2], strict=True)
+                numbers.update((id(t), given[id(own)]) for t, own in pairs)
+                continue
+            self._check(node, path)
+            inputs = tuple(numbers[id(t)] for t in taken)
+            outputs = tuple(self._new(t, numbers) for t in node.outputs)
+            calls.append(Call(path, operation, node, inputs, outputs))
+        return calls
+
+    def _check(self, node, path):
+        given = tree.flatten((node.arguments.args, node.arguments.kwargs))
+        if any(isinstance(value, keras.Variable) for value in given):
+            raise ValueError(
+                'training="sequential" must know which layer a weight is '
+                f"of. Received: {self.model.name}, which passes a variable to "
+                f'{path}. Use training="exact".'
+            )
+
+    def alive(self, position):
+        """Tensors that are handed over before call `position` (tuple)."""
+        made = {n for call in self.calls[:position] for n in call.outputs}
+        needed = {n for call in self.calls[position:] for n in call.inputs}
+        return tuple(sorted(made & (needed | {*self.outputs})))
+
+    def places(self):
+        """Positions before which a single tensor carries everything (list).
+
+        A layer with weights stands there, and another one before it.
+        """
+        weighty = [i for i, call in enumerate(self.calls) if call.variables]
+        return [i for i in weighty[1:] if len(self.alive(i)) == 1]
+
+    def repeated_calls(self):
+        """Positions of the calls of the composite layer that is repeated.
+
+        It is the kind that is called most often, as a transformer's layer. An
+        empty list if none is called twice.
+        """
+        kinds = collections.defaultdict(list)
+        for i, call in enumerate(self.calls):
+            if call.variables and Unit(call.path, call.operation).is_composite:
+                kinds[type(call.operation)].append(i)
+        most = max(kinds.values(), key=len, default=[])
+        return most if len(most) > 1 else []
+
+    def piece(self, first, end):
+        """The `Piece` of the calls from `first` to before `end`."""
+        leaving = self.outputs
+        if end < len(self.calls):
+            leaving = self.alive(end)
+        entering = self.alive(first) if first else ()
+        return Piece(self, self.calls[first:end], entering, leaving)
+
+
+class Piece:
+    """Consecutive calls of a graph, as a function.
+
+    Args:
+        graph: `Graph`.
+        calls: list of `Call`.
+        entering, leaving: tuples of the numbers of the tensors that the piece
+            is handed and that it hands over.
+    """
+
+    def __init__(self, graph, calls, entering, leaving):
+        self.graph = graph
+        self.calls = calls
+        self.entering = entering
+        self.leaving = leaving
+
+    @property
+    def layers(self):
+        """The layers with weights or draws that it calls, each once (list)."""
+        found = [c.operation for c in self.calls if c.variables or c.draws]
+        return list({id(layer): layer for layer in found}.values())
+
+    def __call__(self, x, handed, training, replaced=()):
+        """What the piece makes of a batch.
+
+        Args:
+            x: inputs as the model takes them.
+            handed: list of tensors, those of `entering`.
+            training: bool.
+            replaced: dict from the `id` of a layer to the one called instead.
+
+        Returns:
+            List of tensors, those of `leaving`.
+        """
+        graph = self.graph
+        taken = compat.functional_inputs(graph.model, x)
+        values = dict(zip(graph.inputs, taken, strict=True))
+        values.update(zip(self.entering, handed, strict=True))
+        for call in (*graph.of_inputs, *self.calls):
+            call(values, training, dict(replaced))
+        return [values[number] for number in self.leaving]
+
+
+def packed(tensors):
+    """Tensors and the masks that they carry, as a tuple of tuples."""
+    masks = [compat.mask_of(tensor) for tensor in tensors]
+    pairs = zip(tensors, masks, strict=True)
+    return tuple((t,) if mask is None else (t, mask) for t, mask in pairs)
+
+
+def unpacked(state):
+    """The tensors of `packed`, which carry their masks again (list)."""
+    for tensor, *mask in state:
+        if mask:
+            compat.set_mask(tensor, *mask)
+    return [tensor for tensor, *_ in state]
