@@ -119,9 +119,9 @@ def inner_graph(node):
         return None
     args, kwargs = node.arguments.args, node.arguments.kwargs
     taken = node.input_tensors
-    alike = len(args) == 1 and all(v is None for v in kwargs.values())
-    alike = alike and len(keras.tree.flatten(args)) == len(inner[0])
-    alike = alike and len(taken) == len(inner[0])
+    plain = all(v is None for v in keras.tree.flatten(kwargs))
+    alike = plain and len(keras.tree.flatten(args)) == len(inner[0])
+    alike = alike and len(args) == 1 and len(taken) == len(inner[0])
     if not alike or not all(
         len(one.shape) == len(own.shape) and one.dtype == own.dtype
         for one, own in zip(taken, inner[0], strict=True)
@@ -129,7 +129,7 @@ def inner_graph(node):
         return None
     wanted = getattr(node.operation, "_inputs_struct", None)
     named = isinstance(args[0], dict)
-    if named and (not isinstance(wanted, dict) or [*wanted] != [*args[0]]):
+    if named and (not isinstance(wanted, dict) or {*wanted} != {*args[0]}):
         return None
     return inner
 

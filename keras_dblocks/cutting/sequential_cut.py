@@ -97,13 +97,14 @@ class SequentialCut(CutModel):
             new = {k: c for k, c in called.items() if k not in owner}
             owner |= dict.fromkeys(new, index)
             division.append([Unit(c.path, c.operation) for c in new.values()])
-        if not all(division):
+        super().__init__(model, division, seed)
+        sizes = [len(own) for own in super()._division()]
+        if not all(sizes):
             raise ValueError(
                 "Each block trains layers of its own. Received: block "
-                f"{division.index([])} of {model.name}, whose layers earlier "
+                f"{sizes.index(0)} of {model.name}, whose layers earlier "
                 "blocks have. Pass fewer blocks."
             )
-        super().__init__(model, division, seed)
         self.__dict__["pieces"] = pieces
         heads = make_heads(graph, pieces, owner, head, self.head, seed)
         self.__dict__["heads"] = [*heads, None]

@@ -95,6 +95,51 @@ def test_a_language_model(kind, tmp_path):
     )
 
 
+@pytest.mark.parametrize("kind", FEW)
+def test_a_language_model_block_after_block(kind, tmp_path):
+    """A tied vocabulary is the first block's, and every block reads it."""
+    lm = causal(kind)
+    x, y, mask = tokens()
+    before = lm.predict(x, verbose=0)
+    cut = keras_dblocks.cut(lm, 2, training="sequential")
+    steps = cut.predict_steps(x)
+    np.testing.assert_allclose(steps[-1], before, rtol=1e-5, atol=1e-5)
+    repeated = [
+        sum(unit.is_composite for unit in block.units) for block in cut.blocks
+    ]
+    assert repeated == [2, 2]
+    tables = [v for v in lm.weights if "token_embedding/embeddings" in v.path]
+    first = {id(v) for v in cut.blocks[0].weights}
+    assert {id(v) for v in tables} <= first
+    heads = sum(v.shape[0] * v.shape[-1] for v in cut.head_layers[0].weights)
+    assert heads < 64 * 16 or kind == "Mistral"  # its vocabulary is not tied
+    cut.compile(keras.optimizers.AdamW(0.01))
+    history = cut.fit(x, y, 4, epochs=8, sample_weight=mask, verbose=0).history
+    for index, losses in enumerate(
+        (history["block_0_loss"][:4], history["block_1_loss"][4:])
+    ):
+        assert losses[-1] < losses[0], index
+    cut.save(tmp_path / "lm.keras")
+    loaded = keras.saving.load_model(tmp_path / "lm.keras", compile=False)
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), lm.predict(x, verbose=0), atol=1e-5
+    )
+
+
+@pytest.mark.heavy
+def test_logits_in_chunks_block_after_block(monkeypatch):
+    x, y, mask = tokens()
+    calls, found = count_chunks(monkeypatch, "cutting.large_head"), []
+    for size in (chunks.CHUNK, 200):
+        set_chunk(monkeypatch, size)
+        cut = keras_dblocks.cut(causal("Llama3"), 2, training="sequential")
+        cut.compile(keras.optimizers.AdamW(0.01))
+        history = cut.fit(x, y, 4, epochs=4, sample_weight=mask, verbose=0)
+        found.append(history.history["loss"])
+    assert calls  # of the first block's head, and of the network's own
+    np.testing.assert_allclose(*found, rtol=1e-4)
+
+
 @pytest.mark.heavy
 def test_lora_of_a_language_model_after_the_cut():
     lm = causal("Llama3")
