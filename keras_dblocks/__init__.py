@@ -3,6 +3,7 @@
 from keras_dblocks import layers, memory, samplers
 from keras_dblocks.cutting.cut import cut
 from keras_dblocks.cutting.cut_model import CutModel
+from keras_dblocks.cutting.saved_blocks import predict_from_blocks
 from keras_dblocks.diffusion.log_normal import LogNormalNoise
 from keras_dblocks.diffusion.masking import MaskingNoise
 from keras_dblocks.diffusion.noise import Noise
@@ -44,5 +45,6 @@ __all__ = [
     "diagnose",
     "layers",
     "memory",
+    "predict_from_blocks",
     "samplers",
 ]

@@ -184,6 +184,20 @@ class Piece:
         found = [c.operation for c in self.calls if c.variables or c.draws]
         return list({id(layer): layer for layer in found}.values())
 
+    @property
+    def inputs(self):
+        """Numbers of the model's inputs that it reads, in order (list)."""
+        needed = self._needed()
+        return [number for number in self.graph.inputs if number in needed]
+
+    def _needed(self):
+        """Numbers of all tensors that its calls read, the inputs' calls too."""
+        needed = {number for call in self.calls for number in call.inputs}
+        for call in self.graph.of_inputs[::-1]:
+            if needed.intersection(call.outputs):
+                needed.update(call.inputs)
+        return needed
+
     def __call__(self, x, handed, training, replaced=()):
         """What the piece makes of a batch.
 
@@ -196,13 +210,36 @@ class Piece:
         Returns:
             List of tensors, those of `leaving`.
         """
-        graph = self.graph
-        taken = compat.functional_inputs(graph.model, x)
-        values = dict(zip(graph.inputs, taken, strict=True))
+        taken = compat.functional_inputs(self.graph.model, x)
+        values = dict(zip(self.graph.inputs, taken, strict=True))
         values.update(zip(self.entering, handed, strict=True))
-        for call in (*graph.of_inputs, *self.calls):
+        return self.run(values, training, replaced)
+
+    def run(self, values, training, replaced=()):
+        """`__call__` of a dict of what is read, by number, which is changed."""
+        needed = self._needed()
+        before = self.graph.of_inputs
+        before = [c for c in before if needed.intersection(c.outputs)]
+        for call in (*before, *self.calls):
             call(values, training, dict(replaced))
         return [values[number] for number in self.leaving]
+
+
+def copied(layer, name=None):
+    """A layer like the given one, with copies of its weights.
+
+    Args:
+        layer: Keras layer.
+        name: str, the copy's. Defaults to that of the layer.
+    """
+    copy = type(layer).from_config(
+        {**layer.get_config(), "name": name or layer.name}
+    )
+    if layer.built and not copy.built:
+        copy.build_from_config(layer.get_build_config())
+    copy.set_weights(layer.get_weights())
+    copy.trainable = layer.trainable
+    return copy
 
 
 def packed(tensors):

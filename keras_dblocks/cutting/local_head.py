@@ -7,6 +7,7 @@ its own, which is dropped with the cut.
 import keras
 
 from keras_dblocks import streams
+from keras_dblocks.cutting.graph import copied
 from keras_dblocks.cutting.large_head import LargeHead
 from keras_dblocks.layers.context import call_part
 
@@ -119,18 +120,13 @@ def _alike(one, other):
 def _copied(layer):
     """A layer like the given one, with copies of its weights."""
     try:
-        copy = type(layer).from_config(layer.get_config())
-        if layer.built and not copy.built:
-            copy.build_from_config(layer.get_build_config())
-        copy.set_weights(layer.get_weights())
-        copy.trainable = layer.trainable
+        return copied(layer)
     except Exception as error:
         raise ValueError(
             'training="sequential" gives each block a copy of the head. '
             f"Received: {layer.name}, which cannot be copied "
             f"({str(error).splitlines()[0]}). Pass `head=`."
         ) from error
-    return copy
 
 
 def _pooled(graph, state, wanted):

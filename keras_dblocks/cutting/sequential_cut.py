@@ -9,6 +9,7 @@ from keras_dblocks.cutting.cut_block import CutBlock
 from keras_dblocks.cutting.cut_model import CutModel
 from keras_dblocks.cutting.graph import packed, unpacked
 from keras_dblocks.cutting.local_head import make_heads
+from keras_dblocks.cutting.saved_blocks import load_blocks, save_blocks
 from keras_dblocks.cutting.units import Unit
 from keras_dblocks.table import count
 from keras_dblocks.training.curriculum import Phase
@@ -222,6 +223,20 @@ class SequentialCut(CutModel):
         """
         made = _Steps(self).predict(x, batch_size=batch_size, verbose=0)
         return np.moveaxis(made, 1, 0)
+
+    def save_blocks(self, folder):
+        """Writes each block as an ordinary Keras model in a file of its own.
+
+        `predict_from_blocks` predicts with one of them in memory at a time.
+
+        Args:
+            folder: path. It is made if it does not exist.
+        """
+        save_blocks(self.pieces, folder)
+
+    def load_blocks(self, folder, custom_objects=None):
+        """Loads the network's weights from what `save_blocks` wrote."""
+        load_blocks(self.pieces, self.blocks, folder, custom_objects)
 
     def summary_columns(self, index=None):
         if index is None:

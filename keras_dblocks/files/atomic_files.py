@@ -1,5 +1,6 @@
 """Writes files under a temporary name and renames them when complete."""
 
+import contextlib
 import os
 import uuid
 
@@ -63,11 +64,18 @@ class AtomicFiles:
         if not whole_file:
             write(path, overwrite=True, **kwargs)
             return
-        folder, name = os.path.split(path)
-        beside = os.path.join(folder, f".{uuid.uuid4().hex}.{name}")
-        try:
+        with written_beside(path) as beside:
             write(beside, overwrite=True, **kwargs)
-            os.replace(beside, path)
-        finally:
-            if os.path.exists(beside):
-                os.remove(beside)
+
+
+@contextlib.contextmanager
+def written_beside(path):
+    """Context whose value is a path beside, renamed to `path` at its end."""
+    folder, name = os.path.split(os.fspath(path))
+    beside = os.path.join(folder, f".{uuid.uuid4().hex}.{name}")
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)

@@ -30,7 +30,8 @@ def positions():
     scale = keras.Input((1,), name="scale")
     twice = 2 * scale
     for i in range(3):
-        x = x + kl.Dense(6, name=f"dense_{i}")(x * twice)
+        normed = kl.LayerNormalization(name=f"norm_{i}")(x)
+        x = x + kl.Dense(6, name=f"dense_{i}")(normed * twice)
     model = keras.Model({"x": inputs, "scale": scale}, kl.Dense(1)(x))
     x, y = vectors()
     return model, ({"x": x, "scale": x[:, :1]}, y)
@@ -204,6 +205,50 @@ def test_killed_and_resumed_in_another_phase(tmp_path):
     np.testing.assert_array_equal(resumed, whole[2:])
     for one, other in zip(again, weights, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@kinds
+def test_saved_by_block_and_predicted_one_block_at_a_time(kind, tmp_path):
+    model, (x, _), _ = network(kind)
+    before = model.predict(x, verbose=0)
+    nodes = [len(layer._inbound_nodes) for layer in model.layers]
+    cut = sequential(model)
+    cut.save_blocks(tmp_path / "blocks")
+    assert [len(layer._inbound_nodes) for layer in model.layers] == nodes
+    own = {"Layer": Layer}
+    made = keras_dblocks.predict_from_blocks(tmp_path / "blocks", x, 3, own)
+    np.testing.assert_allclose(made, before, rtol=1e-5, atol=1e-6)
+    weights = arrays(model.weights)
+    for variable in model.weights:
+        variable.assign(0 * variable)
+    cut.load_blocks(tmp_path / "blocks", own)
+    for one, other in zip(arrays(model.weights), weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_files_of_blocks_that_do_not_fit(tmp_path):
+    model, (x, _), _ = network("positions")
+    cut = sequential(model, 2)
+    cut.save_blocks(tmp_path)
+    others = {
+        "of 3 blocks": lambda: sequential(model, 3).load_blocks(tmp_path),
+        "has a file blocks.json": lambda: cut.load_blocks(tmp_path / "none"),
+        "inputs are": lambda: keras_dblocks.predict_from_blocks(
+            tmp_path, x["x"]
+        ),
+    }
+    for problem, call in others.items():
+        with pytest.raises(ValueError, match=problem):
+            call()
+    other = keras.Sequential([keras.Input((6,)), *map(kl.Dense, (5, 5, 1))])
+    before = arrays(other.weights)
+    with pytest.raises(ValueError, match="this network's layers"):
+        sequential(other, 2).load_blocks(tmp_path)
+    for one, old in zip(arrays(other.weights), before, strict=True):
+        np.testing.assert_array_equal(one, old)
+    (tmp_path / "block_1.keras").unlink()
+    with pytest.raises(ValueError, match="block_1.keras"):
+        keras_dblocks.predict_from_blocks(tmp_path, x)
 
 
 def test_heads():
