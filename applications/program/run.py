@@ -2,6 +2,7 @@
 
 import random
 
+from .interrupts import Interrupts
 from .optimizer import make_optimizer
 
 # The kinds of runs, which are the rows of a table of results.
@@ -132,13 +133,15 @@ class Run:
 
     def fit(self, callbacks=(), **kwargs):
         """Trains the model for all epochs."""
-        return self.model.fit(
-            self.batches,
-            epochs=self.epochs,
-            shuffle=False,  # the batches are shuffled already
-            callbacks=[self.batches.epoch_callback(), *callbacks],
-            **kwargs,
-        )
+        with Interrupts() as interrupts:
+            first = [self.batches.epoch_callback(), *callbacks]
+            return self.model.fit(
+                self.batches,
+                epochs=self.epochs,
+                shuffle=False,  # the batches are shuffled already
+                callbacks=[*first, interrupts],
+                **kwargs,
+            )
 
     def callbacks(self, folder):
         """Further callbacks of the training."""
