@@ -116,5 +116,18 @@ def refuse_backend():
         )
 
 
+def refuse_replicas(model):
+    """Raises a ValueError inside a TensorFlow strategy of several replicas."""
+    strategy = getattr(model, "distribute_strategy", None)
+    replicas = getattr(strategy, "num_replicas_in_sync", 1)
+    if replicas > 1:
+        raise ValueError(
+            "On TensorFlow blocks are trained on one device. Received: "
+            f"{replicas} replicas of a {type(strategy).__name__}. Use "
+            "keras.distribution.DataParallel on JAX, torchrun on PyTorch, or "
+            "one process for each block (docs/scaling.md)."
+        )
+
+
 def _show(shape):
     return "(" + ", ".join("N" if s is None else str(s) for s in shape) + ")"

@@ -4,6 +4,7 @@ import contextlib
 import os
 import uuid
 
+from keras_dblocks import processes
 from keras_dblocks.files.adapters import (
     apply_quantization,
     quantization_config,
@@ -53,6 +54,8 @@ class AtomicFiles:
     def _write(self, write, suffix, filepath, overwrite, **kwargs):
         if not self.built:
             self.build()
+        if processes.number():  # process 0 writes
+            return
         path = os.fspath(filepath)
         if os.path.exists(path) and not overwrite:
             raise ValueError(

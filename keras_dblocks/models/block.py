@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_dblocks import compat, streams
+from keras_dblocks import compat, processes, streams
 from keras_dblocks.chunks import in_chunks, number_of_chunks
 from keras_dblocks.diffusion.noise import expand
 from keras_dblocks.diffusion.samplers.euler import euler_step
@@ -505,7 +505,7 @@ class Block(
         purpose, step = "validation_hand_over", 0
         if rows is None:  # in training
             purpose, step = "hand_over", self.draws + 0
-            rows = streams.rows_of(count)
+            rows = processes.rows_of(self.layout.batch_size_of(x), count)
         stream = None
         if self.method.starts_from_noise():
             stream = self._streams[purpose]
@@ -578,7 +578,7 @@ class Block(
         clean = self.target(clean_input)  # (B, ...)
         batch = ops.shape(clean)[0]
         if rows is None:
-            rows = streams.rows_of(batch)
+            rows = processes.rows_of(batch)
         spread = not training and handed is not None and share < 1
         count = 0
         if handed is not None and not spread:
@@ -642,8 +642,9 @@ class Block(
             shift = stream.uniform(ops.zeros((1,), "int32"), (), step)  # (1,)
             if training:
                 count = ops.shape(rows)[0]
-                place = ops.cast(ops.arange(count), "float32")
-                place = place / ops.maximum(ops.cast(count, "float32"), 1.0)
+                place = ops.cast(processes.rows_of(count), "float32")
+                count = ops.cast(count * processes.count(), "float32")
+                place = place / ops.maximum(count, 1.0)
                 uniform = ops.mod(shift + place, 1.0)
             else:
                 uniform = streams.spread(rows, shift)
@@ -659,6 +660,7 @@ class Block(
 
     def call(self, x, training=False):
         # In training `compute_loss` runs the block, so nothing is done here.
+        processes.refuse_wrapped(self)
         if training or not self.layout.is_condition(x):
             return None
         condition = self.layout.condition_of(x)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_dblocks import compat, presets
+from keras_dblocks import compat, presets, processes
 from keras_dblocks.checks import check_integer
 from keras_dblocks.configuration import Configured
 from keras_dblocks.diffusion import samplers
@@ -316,6 +316,7 @@ class DiffusionBlocks(
     # What it computes.
 
     def call(self, x, training=False):
+        processes.refuse_wrapped(self)
         if not self.is_condition(x):
             return None
         rows = self.row_numbers(self.batch_size_of(x), "predict")

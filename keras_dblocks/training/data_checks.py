@@ -3,8 +3,8 @@
 import keras
 from keras import tree
 
-from keras_dblocks import compat
-from keras_dblocks.checks import check_rows, refuse_backend
+from keras_dblocks import compat, processes
+from keras_dblocks.checks import check_rows, refuse_backend, refuse_replicas
 from keras_dblocks.files.adapters import reset_lora
 from keras_dblocks.training.checked_stream import checked, own_errors
 from keras_dblocks.training.data_order import ArrayBatches
@@ -18,6 +18,9 @@ class CheckedData(compat.KeptState):
     checked as a whole and put into batches whose order a resumed run repeats.
     Datasets are checked batch by batch if a batch lies in host memory.
     """
+
+    # Whether `fit` averages the gradients of several PyTorch processes.
+    joins_processes = False
 
     def check_targets(self, x, y):
         """Raises a ValueError if there is no target to learn from."""
@@ -72,6 +75,9 @@ class CheckedData(compat.KeptState):
         tuples of these.
         """
         refuse_backend()
+        refuse_replicas(self)
+        if not self.joins_processes:
+            processes.refuse_alone(self)
         self._check_compiled()
         if not self.built:
             self.build()
@@ -102,6 +108,7 @@ class CheckedData(compat.KeptState):
             self._check_arrays(*validation_data)
         else:
             validation_data = checked(validation_data, self.check_batch)
+        callbacks = processes.callbacks_of(callbacks)
         callbacks = _with(callbacks, self.own_callbacks())
         with own_errors(x, validation_data):
             return super().fit(
@@ -135,7 +142,10 @@ class CheckedData(compat.KeptState):
         self._check_arrays(x, y, sample_weight)
         x = checked(x, self.check_batch)
         with own_errors(x):
-            return super().evaluate(x, y, *args, **kwargs)
+            found = super().evaluate(x, y, *args, **kwargs)
+        if compat.inside_fit(kwargs):  # callbacks decide alike everywhere
+            found = processes.mean_logs(found)
+        return found
 
     def predict(self, x, *args, **kwargs):
         """`keras.Model.predict` that checks arrays first."""

@@ -20,13 +20,6 @@ __all__ = ["assign", "make_step", "make_train_function"]
 
 def make_train_function(trainer):
     """The function that Keras's TensorFlow trainer calls with an iterator."""
-    strategy = trainer.distribute_strategy
-    if strategy.num_replicas_in_sync > 1:
-        raise ValueError(
-            "`fit` of the whole model trains on one device on TensorFlow. "
-            f"Received: {strategy.num_replicas_in_sync} replicas. "
-            "Train `model.block(i)`, an ordinary Keras model, or use JAX."
-        )
     if trainer.offload:
         raise ValueError(
             f"`offload` needs JAX or PyTorch. Received: {trainer.offload!r} on "

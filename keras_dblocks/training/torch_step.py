@@ -2,6 +2,7 @@
 
 import torch
 
+from keras_dblocks import processes
 from keras_dblocks.training.block_step import BlockStep, assign, unpack
 from keras_dblocks.training.torch_offload_step import offloaded
 from keras_dblocks.training.trainable_block import hand_over
@@ -31,7 +32,15 @@ def make_step(trainer, index, as_only_block=False):
 
 
 class TorchStep(BlockStep):
-    """A `BlockStep` with eager backpropagation."""
+    """A `BlockStep` with eager backpropagation.
+
+    If several processes train the model, each takes the step with the mean of
+    all processes' gradients, which are those of the block alone.
+    """
+
+    def __init__(self, trainer, index, as_only_block=False):
+        super().__init__(trainer, index, as_only_block)
+        self.joint = processes.Joint(trainer.name)
 
     def __call__(self, data):
         data = unpack(data)
@@ -41,7 +50,9 @@ class TorchStep(BlockStep):
             variable.value.grad = None  # Keras's own step leaves its gradients
         loss.backward()
         with torch.no_grad():
-            self.optimizer.apply([v.value.grad for v in variables], variables)
+            gradients = [v.value.grad for v in variables]
+            gradients, loss = self.joint(gradients, loss.detach(), data)
+            self.optimizer.apply(gradients, variables)
         for variable in variables:
             variable.value.grad = None  # keeps one block's gradients at most
         return self.track(loss.detach(), data)

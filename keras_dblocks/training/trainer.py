@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dblocks import compat
+from keras_dblocks import compat, processes
 from keras_dblocks.checks import check_integer, check_share
 from keras_dblocks.files.atomic_files import AtomicFiles
 from keras_dblocks.training import curriculum as curricula
@@ -35,6 +35,8 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
     # The share of a batch that the earlier blocks hand over with
     # `compile(on_policy="auto")`. Applications set what they measured.
     default_on_policy = 0.5
+
+    joins_processes = True
 
     # `compile(curriculum="auto")` of a model that was not trained yet.
     default_curriculum = "sampled"
@@ -370,6 +372,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
 
     def begin_curriculum(self, epochs, steps):
         """Called when `fit` begins, after a backup was restored."""
+        processes.begin_fit(self, epochs, steps)
         if self.curriculum_run.begin(epochs, steps):
             self.make_train_function(force=True)
 

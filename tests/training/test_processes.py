@@ -1,0 +1,85 @@
+"""Several PyTorch processes train one model as one process would."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from helpers import several_processes as program
+
+if keras.backend.backend() != "torch":
+    pytest.skip("torchrun starts PyTorch's processes", allow_module_level=True)
+
+TESTS = Path(__file__).resolve().parent.parent
+
+
+def launch(scenario, folder):
+    """Runs a scenario in two processes; returns the finished launcher."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", program.__file__, scenario, folder]
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    environment = {**os.environ, "PYTHONPATH": path, "KERAS_BACKEND": "torch"}
+    return subprocess.run(
+        list(map(str, command)),
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=folder,
+    )
+
+
+def results(scenario, folder):
+    done = launch(scenario, folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"{i}.json").read_text()) for i in range(2)]
+
+
+def test_two_processes_are_one_with_the_joined_batch(tmp_path):
+    found = results("equal", tmp_path)
+    assert found[0] == found[1]  # the same weights everywhere
+    for name in program.NAMES:
+        losses, norm = program.train(
+            name, program.joined(name), 2 * program.ROWS
+        )
+        assert len(losses) == program.STEPS
+        np.testing.assert_allclose(found[0][name][0], losses, rtol=1e-5)
+        np.testing.assert_allclose(found[0][name][1], norm, rtol=1e-5)
+
+
+def test_what_would_go_wrong_silently_is_refused(tmp_path):
+    for found in results("refusals", tmp_path):
+        assert "as many rows in a step" in found["uneven"]
+        assert "a number of steps of its own" in found["steps"]
+        assert "a network of its own" in found["network"]
+        assert "trained in one process" in found["alone"]
+        assert "inside of a DistributedDataParallel" in found["wrapped"]
+
+
+def test_process_0_writes_and_all_decide_alike(tmp_path):
+    first, second = results("files", tmp_path)
+    assert first == second
+    assert len(first["loss"]) == 2  # all stopped, and none waits
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"log.csv", "best.keras", "saved-by-0.keras"} <= names
+    assert "saved-by-1.keras" not in names
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert len(lines) == 3
+
+
+def test_a_process_that_dies_ends_the_run_and_keeps_its_state(tmp_path):
+    begin = time.monotonic()
+    done = launch("killed", tmp_path)
+    assert done.returncode != 0
+    assert time.monotonic() - begin < 120  # starting takes half of it
+    kept = json.loads(
+        (tmp_path / "backup" / "training_metadata.json").read_text()
+    )
+    assert kept["epoch"] == 1
+    assert list((tmp_path / "backup").glob("*.weights.h5"))
