@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_dblocks import compat, processes, streams
+from keras_dblocks.checks import refuse_replicas
 from keras_dblocks.chunks import in_chunks, number_of_chunks
 from keras_dblocks.diffusion.noise import expand
 from keras_dblocks.diffusion.samplers.euler import euler_step
@@ -673,6 +674,7 @@ class Block(
 
     def compile(self, optimizer="adamw", loss=None, **kwargs):
         """`keras.Model.compile`, where the loss is the denoising loss."""
+        refuse_replicas(self)
         refuse_loss(loss)
         super().compile(optimizer=optimizer, loss=None, **kwargs)
 

@@ -4,7 +4,7 @@ import keras
 from keras import tree
 
 from keras_dblocks import compat, processes
-from keras_dblocks.checks import check_rows, refuse_backend, refuse_replicas
+from keras_dblocks.checks import check_rows, refuse_backend
 from keras_dblocks.files.adapters import reset_lora
 from keras_dblocks.training.checked_stream import checked, own_errors
 from keras_dblocks.training.data_order import ArrayBatches
@@ -75,7 +75,6 @@ class CheckedData(compat.KeptState):
         tuples of these.
         """
         refuse_backend()
-        refuse_replicas(self)
         if not self.joins_processes:
             processes.refuse_alone(self)
         self._check_compiled()

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_dblocks import compat, processes
-from keras_dblocks.checks import check_integer, check_share
+from keras_dblocks.checks import check_integer, check_share, refuse_replicas
 from keras_dblocks.files.atomic_files import AtomicFiles
 from keras_dblocks.training import curriculum as curricula
 from keras_dblocks.training.block_optimizers import (
@@ -111,6 +111,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
                 blocks have no use for (`loss_weights`, loss scaling, a
                 `MultiOptimizer`).
         """
+        refuse_replicas(self)
         self.check_compile(loss, of_keras)
         self._refuse_own_steps()
         if not self.built:

@@ -89,10 +89,8 @@ def refusals(rank, folder):
     found = {}
     model = small_systems.make("vit")
     model.compile("sgd")
-    uneven = 4 if rank else 3
-    found["uneven"] = refused(
-        lambda: model.fit(x[:4], y[:4], uneven, verbose=0)
-    )
+    rows = 4 if rank else 3
+    found["uneven"] = refused(lambda: model.fit(x[:rows], y[:rows], verbose=0))
     found["steps"] = refused(
         lambda: model.fit(x[: 8 + 8 * rank], y[: 8 + 8 * rank], 4, verbose=0)
     )

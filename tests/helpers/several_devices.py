@@ -1,0 +1,67 @@
+"""What `test_devices.py` runs where JAX sees several devices of a CPU.
+
+It is called with names of small systems and a file for the results.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import keras
+import numpy as np
+
+from helpers import small_systems
+from helpers.several_processes import Losses
+
+STEPS = 4
+
+
+def train(name, folder):
+    """Figures of `fit`, of a block's `fit`, and of what follows."""
+    # Dropout has one state, and the rows of a device draw from it as before.
+    model = small_systems.make(name)
+    arrays = small_systems.data(name, 8 * STEPS)
+    losses = Losses()
+    model.compile(keras.optimizers.AdamW(0.01, clipnorm=1.0))
+    model.fit(
+        *arrays, batch_size=8, shuffle=False, verbose=0, callbacks=[losses]
+    )
+    block = model.block(0)
+    block.compile("adamw")
+    alone = Losses()
+    block.fit(
+        *arrays, batch_size=8, shuffle=False, verbose=0, callbacks=[alone]
+    )
+    found = {"fit": losses.found, "block": alone.found}
+    scores = model.evaluate(*arrays, batch_size=8, verbose=0, return_dict=True)
+    found["evaluate"] = [
+        v for k, v in scores.items() if "bits" in k or "l" in k
+    ]
+    if name not in ("dit", "mdm"):
+        made = model.predict(arrays[0], batch_size=8, verbose=0)
+        found["predict"] = np.abs(made).sum(-1).ravel().tolist()
+    path = folder / "model.keras"
+    model.save(path)
+    again = keras.saving.load_model(path)
+    found["saved"] = float(
+        sum(np.abs(np.array(v)).sum() for v in again.weights)
+    )
+    return found
+
+
+def main():
+    *names, path = sys.argv[1:]
+    path = Path(path)
+    assert len(jax.devices()) == 4, jax.devices()
+    result = {}
+    for name in names:
+        keras.distribution.set_distribution(None)
+        result[name] = [train(name, path.parent)]
+        keras.distribution.set_distribution(keras.distribution.DataParallel())
+        result[name].append(train(name, path.parent))
+    path.write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
