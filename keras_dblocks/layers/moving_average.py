@@ -38,9 +38,9 @@ class MovingAverage(keras.layers.Layer):
                 initializer="zeros",
                 dtype=variable.dtype,
                 trainable=False,
-                name=f"average_{i}",
+                name=variable.path.replace("/", "."),  # for `layout_map`
             )
-            for i, variable in enumerate(variables)
+            for variable in variables
         ]
         self.built = True
 

@@ -15,7 +15,7 @@ from keras_dblocks.diffusion.weighting import check_weighting
 from keras_dblocks.files import file_format
 from keras_dblocks.layers import HandedState, NoiseModulation
 from keras_dblocks.layers.context import accepts
-from keras_dblocks.models import assembly, table, twins
+from keras_dblocks.models import assembly, layout, table, twins
 from keras_dblocks.models.block import Block, dtype_scope
 from keras_dblocks.models.built_when_read import BuiltWhenRead
 from keras_dblocks.models.export import Exportable
@@ -517,6 +517,26 @@ class DiffusionBlocks(
     def from_blocks(cls, paths):
         """Makes the model from blocks that were saved one by one."""
         return assembly.from_blocks(cls, paths)
+
+    @classmethod
+    def layout_map(cls, mesh, axis="model"):
+        """`keras.distribution.LayoutMap` that divides the residual layers.
+
+        Example, before the model is built:
+
+        ```python
+        mesh = keras.distribution.DeviceMesh((1, 4), ("batch", "model"))
+        keras.distribution.set_distribution(
+            keras.distribution.ModelParallel(
+                layout_map=ViT.layout_map(mesh), batch_dim_name="batch"
+            )
+        )
+        ```
+
+        Args:
+            mesh, axis: see `layout.layout_map`.
+        """
+        return layout.layout_map(mesh, axis)
 
     @classmethod
     def from_preset(cls, preset, **kwargs):
