@@ -38,7 +38,7 @@ class MovingAverage(keras.layers.Layer):
                 initializer="zeros",
                 dtype=variable.dtype,
                 trainable=False,
-                name=variable.path.replace("/", "."),  # for `layout_map`
+                name=variable.path.replace("/", "-"),  # for `layout_map`
             )
             for variable in variables
         ]

@@ -3,12 +3,12 @@
 import keras
 
 # Of a transformer's layer: what widens its input, and what narrows it again.
-# A moving average has the path of what it follows, with dots.
-LAYER = r".*(layer|prelude|core|coda)_\d+[/.](attention[/.])?"
+# A moving average has the path of what it follows, with dashes.
+LAYER = r".*(layer|prelude|core|coda)_\d+[/-](attention[/-])?"
 WIDENS = (
-    rf"{LAYER}(query|key|value|intermediate|gate|up|fc|modulation[/.]dense)"
+    rf"{LAYER}(query|key|value|intermediate|gate|up|fc|modulation[/-]dense)"
 )
-NARROWS = rf"{LAYER}(attention_output([/.]dense)?|output|down)"
+NARROWS = rf"{LAYER}(attention_output([/-]dense)?|output|down)"
 
 
 def layout_map(mesh, axis="model"):
@@ -37,7 +37,7 @@ def layout_map(mesh, axis="model"):
             "these."
         )
     layouts = keras.distribution.LayoutMap(mesh)
-    layouts[rf"{WIDENS}[/.]kernel"] = (None, axis)
-    layouts[rf"{WIDENS}[/.]bias"] = (axis,)
-    layouts[rf"{NARROWS}[/.]kernel"] = (axis, None)
+    layouts[rf"{WIDENS}[/-]kernel"] = (None, axis)
+    layouts[rf"{WIDENS}[/-]bias"] = (axis,)
+    layouts[rf"{NARROWS}[/-]kernel"] = (axis, None)
     return layouts

@@ -14,13 +14,15 @@ import numpy as np
 
 ROWS = 4  # of a process in a step
 STEPS = 6
-NAMES = ["vit", "dit", "mdm", "ar", "recurrent_depth"]
+NAMES = ["vit", "dit", "mdm", "ar", "recurrent_depth", "cut", "sequential"]
 
 
 def joined(name):
     """Arrays of which each step takes 2 * ROWS rows."""
-    from helpers import small_systems
+    from helpers import networks, small_systems
 
+    if name in ("cut", "sequential"):
+        return networks.vectors(2 * ROWS * STEPS)
     return small_systems.data(name, 2 * ROWS * STEPS)
 
 
@@ -45,14 +47,23 @@ class Losses(keras.callbacks.Callback):
         self.found.append(float(logs["loss"]))
 
 
-def train(name, arrays, batch_size, **options):
-    """Losses of a fit of a small system, and its weights."""
-    from helpers import small_systems
+def make(name):
+    """A small system, or a network that was cut, and arguments to compile."""
+    import keras_dblocks
+    from helpers import networks, small_systems
 
+    if name in ("cut", "sequential"):
+        network, _, loss = networks.make("sequential")
+        training = "exact" if name == "cut" else "sequential"
+        return keras_dblocks.cut(network, 2, training=training), {"loss": loss}
     # What is dropped out differs between processes.
-    model = small_systems.make(
-        name, **({"class_dropout": 0.0} if name == "dit" else {})
-    )
+    options = {"class_dropout": 0.0} if name == "dit" else {}
+    return small_systems.make(name, **options), {}
+
+
+def train(name, arrays, batch_size):
+    """Losses of a fit of a small system, and its weights."""
+    model, options = make(name)
     losses = Losses()
     model.compile(keras.optimizers.AdamW(0.01, clipnorm=1.0), **options)
     model.fit(
