@@ -57,6 +57,21 @@ def residual_network(shape, classes, widths, depth):
     return keras.Model(inputs, layers.Dense(classes)(x), name="residual")
 
 
+def convolution_head(classes):
+    """Function from the number of a block to a head that convolves first."""
+
+    def make(index):
+        return keras.Sequential(
+            [
+                layers.Conv2D(64, 3, 2, "same", activation="relu"),
+                layers.GlobalAveragePooling2D(),
+                layers.Dense(classes),
+            ]
+        )
+
+    return make
+
+
 def train(row, args, data, seed):
     """Trains a row; returns the predictions after each block."""
     x, y, x_test, _ = data
@@ -66,8 +81,9 @@ def train(row, args, data, seed):
     blocks = args.num_blocks
     trained, options, epochs = model, {}, args.epochs
     if row != "end_to_end":
+        head = convolution_head(classes) if args.head else None
         trained = keras_dblocks.cut(
-            model, blocks, training="sequential", seed=seed
+            model, blocks, training="sequential", head=head, seed=seed
         )
         epochs *= blocks
         shares = args.shares or [1.0] * blocks
@@ -103,6 +119,8 @@ def main():
     add("--depth", type=int, default=3, help="residual blocks a width")
     add("--num-blocks", type=int, default=3)
     add("--shares", type=float, nargs="*", default=[], help="of the steps")
+    text = "heads that convolve before they pool"
+    add("--head", action="store_true", help=text)
     add("--learning-rate", type=float, default=3e-3)
     add("--weight-decay", type=float, default=0.01)
     add("--seeds", type=int, nargs="+", default=[0, 1])
@@ -119,6 +137,7 @@ def main():
                 "seed": seed,
                 "accuracy": [accuracy(np.array(m), data[3]) for m in made],
                 "shares": args.shares,
+                "convolution_head": args.head,
                 "learning_rate": args.learning_rate,
                 "cpu_seconds": round(busy),
                 "backend": BACKEND,

@@ -13,6 +13,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_dblocks import processes
 from keras_dblocks.cutting.graph import copied
 from keras_dblocks.files.atomic_files import written_beside
 
@@ -29,6 +30,8 @@ def save_blocks(pieces, folder):
     Raises:
         ValueError: for operations that cannot be copied.
     """
+    if processes.number():  # process 0 writes
+        return
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     graph = pieces[0].graph
