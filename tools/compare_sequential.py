@@ -26,6 +26,7 @@ from keras import layers
 from steps import BACKEND, print_line
 
 import keras_dblocks
+from keras_dblocks import memory
 from keras_dblocks.applications.program.optimizer import make_optimizer
 from keras_dblocks.applications.program.record import commit
 from keras_dblocks.applications.recipes import IMAGES
@@ -72,9 +73,9 @@ def convolution_head(classes):
     return make
 
 
-def train(row, args, data, seed):
-    """Trains a row; returns the predictions after each block."""
-    x, y, x_test, _ = data
+def compiled(row, args, data, seed):
+    """The network, what `fit` trains, and its number of epochs."""
+    x, y, _, _ = data
     keras.utils.set_random_seed(seed)
     classes = int(y.max()) + 1
     model = residual_network(x.shape[1:], classes, args.widths, args.depth)
@@ -100,6 +101,13 @@ def train(row, args, data, seed):
     recipe["weight_decay"] = args.weight_decay
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     trained.compile(make_optimizer(recipe, steps, steps // 20), loss, **options)
+    return model, trained, epochs
+
+
+def train(row, args, data, seed):
+    """Trains a row; returns the predictions after each block."""
+    x, y, x_test, _ = data
+    model, trained, epochs = compiled(row, args, data, seed)
     trained.fit(x, y, args.batch_size, epochs, verbose=0)
     if row == "end_to_end":
         return [model.predict(x_test, batch_size=500, verbose=0)]
@@ -123,10 +131,24 @@ def main():
     add("--head", action="store_true", help=text)
     add("--learning-rate", type=float, default=3e-3)
     add("--weight-decay", type=float, default=0.01)
+    text = "print the temporaries of a step in bytes, and train nothing"
+    add("--memory", action="store_true", help=text)
     add("--seeds", type=int, nargs="+", default=[0, 1])
     add("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     args = parser.parse_args()
     data = load(args.data, args.train_images)
+    if args.memory:
+        batch = [array[: args.batch_size] for array in data[:2]]
+        for row in ("end_to_end", "sequential"):
+            trained = compiled(row, args, data, 0)[1]
+            blocks = getattr(trained, "blocks", [None])
+            for index in range(len(blocks)):
+                some = None if row == "end_to_end" else [index]
+                used = memory.measure(trained, *batch, blocks=some)
+                found = {"row": row, "block": index, "how": used.how}
+                found["temporaries"] = used.temporaries
+                print_line(found)
+        return
     for seed in args.seeds:
         for row in args.rows:
             busy = time.process_time()

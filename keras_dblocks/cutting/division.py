@@ -76,8 +76,8 @@ def divide_graph(graph, num_blocks, at=None):
     """Cuts a graph into blocks that hand a single tensor over.
 
     Each block has as many calls of the composite layer that the network
-    repeats, as nearly as can be, and where there is none, as many layers with
-    kernels.
+    repeats, as nearly as can be. Where there is none, the outputs of its calls
+    are as many numbers, which is about what a step keeps of them.
 
     Args:
         graph: `Graph`.
@@ -94,18 +94,14 @@ def divide_graph(graph, num_blocks, at=None):
     check_integer("num_blocks", num_blocks)
     if at is not None:
         return _at_calls(graph, num_blocks, at)
-    counted = set(graph.repeated_calls())
-    if len(counted) < num_blocks:
-        counted = {
-            i
-            for i, call in enumerate(graph.calls)
-            if any(len(v.shape) > 1 for v in call.variables)
-        }
+    weights = dict.fromkeys(graph.repeated_calls(), 1)
+    if len(weights) < num_blocks:
+        weights = dict(enumerate(map(graph.size_of, graph.calls)))
     places = [0, *graph.places()]
     ends = [*places[1:], len(graph.calls)]
     starts, sizes, size = [0], [], 0
     for first, end in zip(places, ends, strict=True):
-        here = sum(first <= i < end for i in counted)
+        here = sum(weights.get(i, 0) for i in range(first, end))
         if size and here:  # nothing begins with what does not count
             starts.append(first)
             sizes.append(size)

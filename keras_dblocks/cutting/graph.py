@@ -8,6 +8,7 @@ positions), passes around a cut: each piece computes it anew.
 
 import collections
 import dataclasses
+import math
 from typing import Any
 
 import keras
@@ -125,6 +126,11 @@ class Graph:
                 f"of. Received: {self.model.name}, which passes a variable to "
                 f'{path}. Use training="exact".'
             )
+
+    def size_of(self, call):
+        """Numbers in a call's outputs for one row; unknown sizes count 1."""
+        shapes = [self.specs[number].shape[1:] for number in call.outputs]
+        return sum(math.prod(size or 1 for size in s) for s in shapes)
 
     def alive(self, position):
         """Tensors that are handed over before call `position` (tuple)."""
