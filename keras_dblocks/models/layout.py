@@ -7,6 +7,7 @@ import keras
 LAYER = r".*(layer|prelude|core|coda)_\d+[/-](attention[/-])?"
 WIDENS = (
     rf"{LAYER}(query|key|value|intermediate|gate|up|fc|modulation[/-]dense)"
+    r"|.*(readout|head)[/-]modulation[/-]dense|.*state_input[/-]projection"
 )
 NARROWS = rf"{LAYER}(attention_output([/-]dense)?|output|down)"
 
@@ -16,8 +17,9 @@ def layout_map(mesh, axis="model"):
 
     The kernels of the residual layers are divided: those that widen by their
     outputs, those that narrow by their inputs, so that the devices exchange
-    one sum for each of the two halves of a layer. Embeddings, norms and what
-    embeds the noise level are on every device. A weight that does not divide
+    one sum for each of the two halves of a layer. So is what modulates after
+    them. Embeddings, norms, logits and what embeds the noise level are on
+    every device. A weight that does not divide
     evenly is refused by Keras.
 
     Args:
@@ -37,7 +39,7 @@ def layout_map(mesh, axis="model"):
             "these."
         )
     layouts = keras.distribution.LayoutMap(mesh)
-    layouts[rf"{WIDENS}[/-]kernel"] = (None, axis)
-    layouts[rf"{WIDENS}[/-]bias"] = (axis,)
+    layouts[rf"({WIDENS})[/-]kernel"] = (None, axis)
+    layouts[rf"({WIDENS})[/-]bias"] = (axis,)
     layouts[rf"{NARROWS}[/-]kernel"] = (axis, None)
     return layouts

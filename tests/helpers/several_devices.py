@@ -23,7 +23,10 @@ def train(name, folder):
     # Dropout has one state, and the rows of a device draw from it as before.
     model = small_systems.make(name)
     arrays = small_systems.data(name, 8 * STEPS)
-    losses = Losses()
+    losses, found = Losses(), {}
+    if name not in ("dit", "mdm"):
+        made = model.predict(arrays[0], batch_size=8, verbose=0)
+        found["predict"] = np.abs(made).sum(-1).ravel().tolist()
     model.compile(keras.optimizers.AdamW(0.01, clipnorm=1.0))
     model.fit(
         *arrays, batch_size=8, shuffle=False, verbose=0, callbacks=[losses]
@@ -35,14 +38,11 @@ def train(name, folder):
     block.fit(
         *arrays, batch_size=8, shuffle=False, verbose=0, callbacks=[alone]
     )
-    found = {"fit": losses.found, "block": alone.found}
+    found |= {"fit": losses.found, "block": alone.found}
     scores = model.evaluate(*arrays, batch_size=8, verbose=0, return_dict=True)
     found["evaluate"] = [
         v for k, v in scores.items() if "bits" in k or "l" in k
     ]
-    if name not in ("dit", "mdm"):
-        made = model.predict(arrays[0], batch_size=8, verbose=0)
-        found["predict"] = np.abs(made).sum(-1).ravel().tolist()
     path = folder / "model.keras"
     model.save(path)
     again = keras.saving.load_model(path)
