@@ -176,6 +176,10 @@ class Piece:
         calls: list of `Call`.
         entering, leaving: tuples of the numbers of the tensors that the piece
             is handed and that it hands over.
+
+    Attributes:
+        of_inputs: list of the `Call` that it makes of the inputs alone.
+        inputs: list of the numbers of the model's inputs that it reads.
     """
 
     def __init__(self, graph, calls, entering, leaving):
@@ -183,26 +187,21 @@ class Piece:
         self.calls = calls
         self.entering = entering
         self.leaving = leaving
+        needed = {number for call in calls for number in call.inputs}
+        before = []
+        for call in graph.of_inputs[::-1]:
+            if needed.intersection(call.outputs):
+                needed.update(call.inputs)
+                before.insert(0, call)
+        # What it computes anew of the inputs, and the inputs that it reads.
+        self.of_inputs = before
+        self.inputs = [n for n in graph.inputs if n in needed]
 
     @property
     def layers(self):
         """The layers with weights or draws that it calls, each once (list)."""
         found = [c.operation for c in self.calls if c.variables or c.draws]
         return list({id(layer): layer for layer in found}.values())
-
-    @property
-    def inputs(self):
-        """Numbers of the model's inputs that it reads, in order (list)."""
-        needed = self._needed()
-        return [number for number in self.graph.inputs if number in needed]
-
-    def _needed(self):
-        """Numbers of all tensors that its calls read, the inputs' calls too."""
-        needed = {number for call in self.calls for number in call.inputs}
-        for call in self.graph.of_inputs[::-1]:
-            if needed.intersection(call.outputs):
-                needed.update(call.inputs)
-        return needed
 
     def __call__(self, x, handed, training, replaced=()):
         """What the piece makes of a batch.
@@ -223,10 +222,7 @@ class Piece:
 
     def run(self, values, training, replaced=()):
         """`__call__` of a dict of what is read, by number, which is changed."""
-        needed = self._needed()
-        before = self.graph.of_inputs
-        before = [c for c in before if needed.intersection(c.outputs)]
-        for call in (*before, *self.calls):
+        for call in (*self.of_inputs, *self.calls):
             call(values, training, dict(replaced))
         return [values[number] for number in self.leaving]
 

@@ -182,7 +182,7 @@ def _original(name):
 
 def _names(piece):
     """For each operation of a piece, by `id`, it and the name of its copy."""
-    calls = (*piece.graph.of_inputs, *piece.calls)
+    calls = (*piece.of_inputs, *piece.calls)
     found = {}
     for call in calls:
         name = call.path.replace("/", "_").replace(".", "_")
