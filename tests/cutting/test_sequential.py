@@ -78,6 +78,7 @@ def test_the_pieces_are_the_network(kind):
     assert [v.path for v in model.variables] == names
 
 
+@pytest.mark.heavy
 @kinds
 def test_every_weight_belongs_to_one_block(kind):
     model, _, _ = network(kind)
@@ -207,6 +208,7 @@ def test_killed_and_resumed_in_another_phase(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.heavy
 @kinds
 def test_saved_by_block_and_predicted_one_block_at_a_time(kind, tmp_path):
     model, (x, _), _ = network(kind)
@@ -226,6 +228,7 @@ def test_saved_by_block_and_predicted_one_block_at_a_time(kind, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.heavy
 def test_files_of_blocks_that_do_not_fit(tmp_path):
     model, (x, _), _ = network("positions")
     cut = sequential(model, 2)
@@ -251,6 +254,7 @@ def test_files_of_blocks_that_do_not_fit(tmp_path):
         keras_dblocks.predict_from_blocks(tmp_path, x)
 
 
+@pytest.mark.heavy
 def test_heads():
     model, (x, y), loss = network("cnn")
     own = kl.Dense(3)

@@ -87,18 +87,16 @@ def sharded(name, folder):
 
 
 def main():
-    kind, *names, path = sys.argv[1:]
+    *names, path = sys.argv[1:]
     path = Path(path)
     assert len(jax.devices()) == 4, jax.devices()
     result = {}
     for name in names:
         keras.distribution.set_distribution(None)
-        result[name] = [train(name, path.parent)]
-        if kind == "model":
-            result[name] += sharded(name, path.parent)
-            continue
+        one = train(name, path.parent)
         keras.distribution.set_distribution(keras.distribution.DataParallel())
-        result[name].append(train(name, path.parent))
+        four = train(name, path.parent)
+        result[name] = one, four, *sharded(name, path.parent)
     path.write_text(json.dumps(result))
 
 

@@ -16,47 +16,34 @@ TESTS = Path(__file__).resolve().parent.parent
 backend = keras.backend.backend()
 
 
-on_jax = pytest.mark.skipif(
-    backend != "jax", reason="keras.distribution is JAX's"
-)
 SYSTEMS = ["dit", "mdm", "ar", "recurrent_depth"]
-systems = pytest.mark.parametrize(
+
+
+@pytest.mark.skipif(backend != "jax", reason="keras.distribution is JAX's")
+@pytest.mark.parametrize(
     "names", [["vit"], pytest.param(SYSTEMS, marks=pytest.mark.slow)]
 )
-
-
-def run(kind, names, folder):
-    """Figures by system: on one device, on four, and what else is found."""
+def test_four_devices_are_one(names, tmp_path):
+    """With a part of each batch on each, and with a part of the weights."""
     flags = os.environ.get("XLA_FLAGS", "")
     flags += " --xla_force_host_platform_device_count=4"
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": path}
-    file = folder / "found.json"
-    command = [sys.executable, several_devices.__file__, kind, *names]
-    subprocess.run([*command, file], env=environment, check=True, timeout=900)
-    return json.loads(file.read_text()).items()
-
-
-def check(name, one, four):
-    for what, wanted in one.items():
-        np.testing.assert_allclose(
-            four[what], wanted, rtol=1e-4, atol=1e-5, err_msg=f"{name} {what}"
-        )
-
-
-@on_jax
-@systems
-def test_four_devices_are_one(names, tmp_path):
-    for name, (one, four) in run("data", names, tmp_path):
-        check(name, one, four)
+    file = tmp_path / "found.json"
+    command = [sys.executable, several_devices.__file__, *names, file]
+    subprocess.run(command, env=environment, check=True, timeout=900)
+    for name, found in json.loads(file.read_text()).items():
+        one, four, divided, shares = found
+        for other in (four, divided):
+            for what, wanted in one.items():
+                np.testing.assert_allclose(
+                    other[what],
+                    wanted,
+                    rtol=1e-4,
+                    atol=1e-5,
+                    err_msg=f"{name} {what}",
+                )
         np.testing.assert_allclose(four["fit"], one["fit"], rtol=1e-5)
-
-
-@on_jax
-@systems
-def test_weights_on_four_devices_are_those_of_one(names, tmp_path):
-    for name, (one, four, shares) in run("model", names, tmp_path):
-        check(name, one, four)
         assert max(shares) < 0.30, (name, shares)
 
 
