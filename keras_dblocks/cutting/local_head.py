@@ -80,6 +80,8 @@ def make_heads(graph, pieces, owner, given, large_head, seed):
         List of `OwnTail` and `OwnLayers`.
     """
     last = len(pieces) - 1
+    if not last:
+        return []
     tail = _tail(graph)
     read = {layer for layer, block in owner.items() if block != last}
     wanted = graph.specs[graph.outputs[0]]

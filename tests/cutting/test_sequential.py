@@ -169,6 +169,18 @@ def test_block_after_block_learns_and_the_network_is_what_learned(tmp_path):
     assert len(loaded.weights) == len(model.weights)
 
 
+def test_one_block_is_the_network():
+    found = []
+    for training in ("exact", "sequential"):
+        model, (x, y), loss = network("sequential")
+        cut = keras_dblocks.cut(model, 1, training=training)
+        cut.compile(keras.optimizers.SGD(0.1), loss)
+        cut.fit(x, y, 4, shuffle=False, verbose=0)
+        found.append(arrays(model.weights))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
 def test_statistics_of_the_others_do_not_move():
     model, (x, y), loss = network("cnn")
     cut = sequential(model, 2)
