@@ -95,6 +95,7 @@ def test_a_language_model(kind, tmp_path):
     )
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", FEW)
 def test_a_language_model_block_after_block(kind, tmp_path):
     """A tied vocabulary is the first block's, and every block reads it."""

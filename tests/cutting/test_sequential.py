@@ -90,6 +90,7 @@ def test_every_weight_belongs_to_one_block(kind):
     assert all(block.trainable_variables for block in cut.blocks)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["sequential", "positions", "masked"])
 def test_the_last_block_has_the_exact_gradient(kind):
     """Its loss is the network's own, and nothing before it draws."""
@@ -108,6 +109,7 @@ def test_the_last_block_has_the_exact_gradient(kind):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("kind", ["cnn", "nested"])
 def test_a_step_changes_one_block_and_its_head(kind):
     model, (x, y), loss = network(kind)
@@ -169,6 +171,7 @@ def test_block_after_block_learns_and_the_network_is_what_learned(tmp_path):
     assert len(loaded.weights) == len(model.weights)
 
 
+@pytest.mark.heavy
 def test_one_block_is_the_network():
     found = []
     for training in ("exact", "sequential"):
@@ -181,6 +184,7 @@ def test_one_block_is_the_network():
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.heavy
 def test_statistics_of_the_others_do_not_move():
     model, (x, y), loss = network("cnn")
     cut = sequential(model, 2)
@@ -195,6 +199,7 @@ def test_statistics_of_the_others_do_not_move():
         assert moved == (id(v) in own)
 
 
+@pytest.mark.heavy
 def test_killed_and_resumed_in_another_phase(tmp_path):
     class Killed(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
