@@ -63,10 +63,10 @@ def test_texts_know_nothing_of_their_batch(order):
     model = randomize(make())
     keywords = {"num_steps": 5, "order": order, "seed": 4}
     whole = model.generate(7, **keywords)
-    # On TensorFlow rounding depends on the batch's shape, and near ties of
-    # confidence are ranked by it; without noise of its own a row would differ
-    # from itself in most places.
-    ties = order == "confidence" and keras.backend.backend() == "tensorflow"
+    # But for JAX rounding depends on the batch's shape, and near ties of
+    # confidence are ranked by it (on PyTorch one token of 42); without noise
+    # of its own a row would differ from itself in most places.
+    ties = order == "confidence" and keras.backend.backend() != "jax"
     least = 0.8 if ties else 1.0
     for size in (3, 4):  # the last batch is filled up
         made = model.generate(7, batch_size=size, **keywords)
