@@ -90,6 +90,14 @@ def check_array(array, spec, name="Input"):
                 )
 
 
+def shapes_agree(one, other):
+    """Whether two shapes are equal, where None is any size (bool)."""
+    pairs = zip(one, other, strict=False)
+    return len(one) == len(other) and all(
+        None in pair or pair[0] == pair[1] for pair in pairs
+    )
+
+
 def check_rows(x, y=None, sample_weight=None):
     """Raises a ValueError for unequal lengths or non-finite weights."""
     arrays = keras.tree.flatten((x, y, sample_weight))

@@ -157,18 +157,15 @@ def callbacks_of(callbacks):
     """The callbacks that this process calls: files are written by process 0.
 
     Args:
-        callbacks: list of callbacks, one callback, or None.
+        callbacks: list of callbacks.
     """
-    whole = isinstance(callbacks, keras.callbacks.CallbackList)
-    if number() == 0 or whole or callbacks is None:
+    if number() == 0:
         return callbacks
     writers = (
         keras.callbacks.CSVLogger,
         keras.callbacks.ModelCheckpoint,
         keras.callbacks.TensorBoard,
     )
-    if isinstance(callbacks, keras.callbacks.Callback):
-        callbacks = [callbacks]
     return [
         RestoredOnly(callback)
         if isinstance(callback, keras.callbacks.BackupAndRestore)

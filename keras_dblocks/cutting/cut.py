@@ -34,6 +34,17 @@ def cut(
         at: list of `num_blocks - 1` names of layers that begin the second and
             later blocks. By default the network is divided evenly; see
             `summary()`.
+        training: `"exact"` computes the whole network's loss in every step,
+            and suits a network that is trained already. `"sequential"` trains
+            block after block, each with a loss of its own on what the blocks
+            before it hand over, so that a step keeps one block's activations
+            alone. It is for functional networks from scratch: it bends
+            features that later layers of a pretrained network were trained on
+            (docs/fine_tuning.md#from-scratch-block-after-block).
+        head: with `"sequential"`, a layer that makes a prediction of what a
+            block hands over, of which each block but the last gets one of its
+            own, or a function from a block's number to its layer. By default
+            it is a copy of the network's own head, after pooling if needed.
         tables: `"own"` puts embedding tables into a block of their own, the
             last one; `"inside"` leaves them in the blocks where they stand;
             `"auto"` chooses `"own"` for tables larger than an average block.

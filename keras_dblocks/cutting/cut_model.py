@@ -8,7 +8,6 @@ from keras_dblocks import compat
 from keras_dblocks.checks import check_rows
 from keras_dblocks.cutting.cut_block import CutBlock
 from keras_dblocks.cutting.large_head import large_head, serves
-from keras_dblocks.cutting.units import units_of
 from keras_dblocks.files.random_states import SavedRandomStates
 from keras_dblocks.table import count, laid_out, state_size
 from keras_dblocks.training.trainer import BlockTrainer
@@ -45,7 +44,6 @@ class CutModel(SavedRandomStates, BlockTrainer):
             self.block_class(self, index, units)
             for index, units in enumerate(division)
         ]
-        self.__dict__["units"] = units_of(model)
         self.__dict__["head"] = large_head(model)
 
     def finish(self):

@@ -123,11 +123,7 @@ def _at_calls(graph, num_blocks, at):
     _check_count(num_blocks, at)
     starts = [0]
     for name in at:
-        found = [
-            i
-            for i, call in enumerate(graph.calls)
-            if f"/{call.path}".endswith(f"/{name}")
-        ]
+        found = _named([call.path for call in graph.calls], name)
         problem = None
         if not found:
             problem = "no layer of this name"
@@ -172,6 +168,11 @@ def _even_starts(sizes, num_blocks):
     return pack(low)
 
 
+def _named(paths, name):
+    """Positions of the paths that end with a name of `at` (list)."""
+    return [i for i, p in enumerate(paths) if f"/{p}".endswith(f"/{name}")]
+
+
 def _check_count(num_blocks, at):
     if len(at) != num_blocks - 1:
         raise ValueError(
@@ -185,11 +186,7 @@ def _at(units, num_blocks, at):
     _check_count(num_blocks, at)
     starts = [0]
     for name in at:
-        found = [
-            i
-            for i, unit in enumerate(units)
-            if f"/{unit.name}".endswith(f"/{name}")
-        ]
+        found = _named([unit.name for unit in units], name)
         if len(found) != 1 or found[0] <= starts[-1]:
             names = ", ".join(unit.name for unit in units[:8])
             problem = f"{len(found)} layers of this name"

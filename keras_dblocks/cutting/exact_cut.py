@@ -5,6 +5,7 @@ import warnings
 from keras_dblocks import compat
 from keras_dblocks.cutting.cut_block import CutBlock
 from keras_dblocks.cutting.cut_model import CutModel
+from keras_dblocks.cutting.units import units_of
 from keras_dblocks.training.block_optimizers import WholeSchedule
 
 
@@ -48,6 +49,7 @@ class ExactCut(CutModel):
 
     def __init__(self, model, division, seed=0):
         super().__init__(model, division, seed)
+        self.__dict__["units"] = units_of(model)  # in the order of its calls
         self.finish()
 
     def compile(

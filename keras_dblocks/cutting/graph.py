@@ -76,24 +76,24 @@ class Graph:
                 f", a {type(model).__name__} with a `call` of its own. Use "
                 'training="exact", which takes every model.'
             )
-        self.specs = {}  # KerasTensors by number
+        self.specs = []  # KerasTensors by number
         inputs, _, outputs = graph
         numbers = {}
         self.inputs = tuple(self._new(t, numbers) for t in inputs)
         calls = self._opened(model, "", numbers)
         self.outputs = tuple(numbers[id(t)] for t in outputs)
-        self.free, self.of_inputs, self.calls = {*self.inputs}, [], []
+        free, self.of_inputs, self.calls = {*self.inputs}, [], []
         for call in calls:
-            kind = self.calls
-            free = self.free.issuperset(call.inputs)
-            if free and not call.variables and not call.draws:
-                self.free.update(call.outputs)
-                kind = self.of_inputs
-            kind.append(call)
+            known = free.issuperset(call.inputs)
+            if known and not call.variables and not call.draws:
+                free.update(call.outputs)
+                self.of_inputs.append(call)
+            else:
+                self.calls.append(call)
 
     def _new(self, tensor, numbers):
         number = len(self.specs)
-        self.specs[number] = tensor
+        self.specs.append(tensor)
         numbers[id(tensor)] = number
         return number
 
@@ -203,14 +203,15 @@ class Piece:
         found = [c.operation for c in self.calls if c.variables or c.draws]
         return list({id(layer): layer for layer in found}.values())
 
-    def __call__(self, x, handed, training, replaced=()):
+    def __call__(self, x, handed, training, replaced=None):
         """What the piece makes of a batch.
 
         Args:
             x: inputs as the model takes them.
             handed: list of tensors, those of `entering`.
             training: bool.
-            replaced: dict from the `id` of a layer to the one called instead.
+            replaced: dict from the `id` of a layer to the one called instead,
+                or None.
 
         Returns:
             List of tensors, those of `leaving`.
@@ -220,27 +221,37 @@ class Piece:
         values.update(zip(self.entering, handed, strict=True))
         return self.run(values, training, replaced)
 
-    def run(self, values, training, replaced=()):
+    def run(self, values, training, replaced=None):
         """`__call__` of a dict of what is read, by number, which is changed."""
         for call in (*self.of_inputs, *self.calls):
-            call(values, training, dict(replaced))
+            call(values, training, replaced or {})
         return [values[number] for number in self.leaving]
 
 
-def copied(layer, name=None):
-    """A layer like the given one, with copies of its weights.
+def copied(operation, wanted, advice, name=None):
+    """An operation like the given one; of a layer also its weights.
 
     Args:
-        layer: Keras layer.
-        name: str, the copy's. Defaults to that of the layer.
+        operation: Keras layer, or operation of `keras.ops`.
+        wanted, advice: first and last sentence of the error that is raised if
+            it cannot be copied.
+        name: str, that of a layer's copy. Defaults to the layer's own.
     """
-    copy = type(layer).from_config(
-        {**layer.get_config(), "name": name or layer.name}
-    )
-    if layer.built and not copy.built:
-        copy.build_from_config(layer.get_build_config())
-    copy.set_weights(layer.get_weights())
-    copy.trainable = layer.trainable
+    try:
+        config = operation.get_config()
+        if not isinstance(operation, keras.layers.Layer):
+            return type(operation).from_config(config)
+        config["name"] = name or operation.name
+        copy = type(operation).from_config(config)
+        if operation.built and not copy.built:
+            copy.build_from_config(operation.get_build_config())
+        copy.set_weights(operation.get_weights())
+        copy.trainable = operation.trainable
+    except Exception as error:
+        raise ValueError(
+            f"{wanted} Received: {operation.name}, which cannot be copied "
+            f"({str(error).splitlines()[0]}). {advice}"
+        ) from error
     return copy
 
 

@@ -7,6 +7,7 @@ its own, which is dropped with the cut.
 import keras
 
 from keras_dblocks import streams
+from keras_dblocks.checks import shapes_agree
 from keras_dblocks.cutting.graph import copied
 from keras_dblocks.cutting.large_head import LargeHead
 from keras_dblocks.layers.context import call_part
@@ -27,7 +28,11 @@ class OwnTail:
     def __init__(self, tail, read, large_head):
         self.tail = tail
         self.copies = {
-            id(layer): _copied(layer)
+            id(layer): copied(
+                layer,
+                'training="sequential" gives each block a copy of the head.',
+                "Pass `head=`.",
+            )
             for layer in tail.layers
             if id(layer) not in read
         }
@@ -106,29 +111,13 @@ def _tail(graph):
     """`Piece` from where the last repeated layer ends, or the last layer."""
     places = graph.places()
     start = places[-1]
-    repeated = graph.repeated_calls()
-    if repeated:
-        start = next(
-            (i for i in places if i > repeated[-1]),
-            start,
-        )
+    for last in graph.repeated_calls()[-1:]:
+        start = next((i for i in places if i > last), start)
     return graph.piece(start, len(graph.calls))
 
 
 def _alike(one, other):
     return one.dtype == other.dtype and tuple(one.shape) == tuple(other.shape)
-
-
-def _copied(layer):
-    """A layer like the given one, with copies of its weights."""
-    try:
-        return copied(layer)
-    except Exception as error:
-        raise ValueError(
-            'training="sequential" gives each block a copy of the head. '
-            f"Received: {layer.name}, which cannot be copied "
-            f"({str(error).splitlines()[0]}). Pass `head=`."
-        ) from error
 
 
 def _pooled(graph, state, wanted):
@@ -174,16 +163,9 @@ def _build(layers, state, wanted):
     made = keras.KerasTensor(state.shape, state.dtype)
     for layer in layers:
         made = layer(made)
-    if not _alike_shapes(made.shape, wanted.shape):
+    if not shapes_agree(made.shape, wanted.shape):
         raise ValueError(
             "A local head makes a prediction like the network's, of shape "
             f"{('B', *wanted.shape[1:])}. Received: {('B', *made.shape[1:])} "
             f"from {layers[-1].name}. Pass another `head`."
         )
-
-
-def _alike_shapes(one, other):
-    pairs = zip(one, other, strict=False)
-    return len(one) == len(other) and all(
-        a == b or None in (a, b) for a, b in pairs
-    )

@@ -203,21 +203,13 @@ def _standalone(piece, index):
         )
         inputs.append(values[number])
     copies = {
-        key: _copied(operation, name)
+        key: copied(
+            operation,
+            "A block's file holds copies of its layers.",
+            "Give its class a `get_config`.",
+            name,
+        )
         for key, (operation, name) in _names(piece).items()
     }
     made = piece.run(values, None, copies)
     return keras.Model(inputs, made, name=f"block_{index}")
-
-
-def _copied(operation, name):
-    try:
-        if isinstance(operation, keras.layers.Layer):
-            return copied(operation, name)
-        return type(operation).from_config(operation.get_config())
-    except Exception as error:
-        raise ValueError(
-            "A block's file holds copies of its layers. Received: "
-            f"{operation.name}, which cannot be copied "
-            f"({str(error).splitlines()[0]}). Give its class a `get_config`."
-        ) from error

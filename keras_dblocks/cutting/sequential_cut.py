@@ -264,8 +264,8 @@ class _Steps(keras.Model):
         parts = zip(self.network.pieces, self.network.heads, strict=True)
         for piece, head in parts:
             states = piece(x, states, training=False)
-            shown = (
-                states if head is None else [head(x, states, training=False)]
-            )
-            made.append(shown[0])
+            if head is None:
+                made += states
+            else:
+                made.append(head(x, states, training=False))
         return ops.stack(made, 1)

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_dblocks import compat, processes, streams
-from keras_dblocks.checks import refuse_replicas
+from keras_dblocks.checks import refuse_replicas, shapes_agree
 from keras_dblocks.chunks import in_chunks, number_of_chunks
 from keras_dblocks.diffusion.noise import expand
 from keras_dblocks.diffusion.samplers.euler import euler_step
@@ -768,10 +768,7 @@ def check_shape(part, layer, wanted, came):
         layer: Keras layer.
         wanted, came: shapes without the batch; None is any size.
     """
-    pairs = list(zip(wanted, came, strict=False))
-    if len(wanted) == len(came) and all(
-        None in pair or pair[0] == pair[1] for pair in pairs
-    ):
+    if shapes_agree(wanted, came):
         return
     advice = "Make it end in that shape"
     layer = getattr(layer, "layer", layer)  # of a wrapper

@@ -107,7 +107,6 @@ class CheckedData(compat.KeptState):
             self._check_arrays(*validation_data)
         else:
             validation_data = checked(validation_data, self.check_batch)
-        callbacks = processes.callbacks_of(callbacks)
         callbacks = _with(callbacks, self.own_callbacks())
         with own_errors(x, validation_data):
             return super().fit(
@@ -229,7 +228,8 @@ def _with(callbacks, own):
             callback.set_params(callbacks.params)
             callbacks.append(callback)
         return callbacks
-    return [*tree.flatten(callbacks or []), *own]
+    given = processes.callbacks_of(tree.flatten(callbacks or []))
+    return [*given, *own]
 
 
 def _split(arrays, share):
