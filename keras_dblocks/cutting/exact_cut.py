@@ -88,7 +88,7 @@ class ExactCut(CutModel):
                 `compute_loss` of the network's own. Without any loss, `fit`
                 raises it.
         """
-        for name in ("curriculum", "curriculum_steps"):
+        for name in ("curriculum", "curriculum_steps", "store_hand_overs"):
             if kwargs.pop(name, None):
                 raise ValueError(
                     "Each step of a network that was cut runs all of it. "

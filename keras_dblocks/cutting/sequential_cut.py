@@ -165,7 +165,8 @@ class SequentialCut(CutModel):
             remat: as in `ExactCut.compile`, for the block's own layers.
             kwargs: `block_order` and `steps_per_visit` (of `"sampled"` and
                 after the curriculum), `run_eagerly`, `steps_per_execution`,
-                `jit_compile` and `offload` of `BlockTrainer.compile`.
+                `jit_compile`, `offload` and `store_hand_overs` of
+                `BlockTrainer.compile`.
 
         Raises:
             ValueError: for values out of range. Without any loss, `fit`

@@ -42,6 +42,10 @@ class BlockStep:
         loss = self.block.training_loss(data, handed, constants)
         return sum(self.block.losses, loss)
 
+    def values(self, variables):
+        """What the variables are during an epoch (list of numpy arrays)."""
+        return [keras.ops.convert_to_numpy(v) for v in variables]
+
     def track(self, loss, data):
         """Updates the running losses and returns their values by name."""
         weight = self.block.batch_weight(data)

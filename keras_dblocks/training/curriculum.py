@@ -286,10 +286,11 @@ class CurriculumRun:
                 "must be known. Received: a batch without. Use `fit`, or "
                 '`compile(curriculum="sampled")`.'
             )
-        number, phases = self._number(step), self.curriculum.phases
+        number, phases = self.number(step), self.curriculum.phases
         return phases[number] if number < len(phases) else None
 
-    def _number(self, step):
+    def number(self, step):
+        """Number of the phase of a step, or of all phases after the end."""
         return bisect.bisect_right(self.ends, step)
 
     def copies(self, step):
@@ -297,7 +298,7 @@ class CurriculumRun:
         phase = self.phase(step)
         if phase is None or (step and step not in self.ends):
             return []
-        return self._copies_to_untrained(self._number(step), phase.start_from)
+        return self._copies_to_untrained(self.number(step), phase.start_from)
 
     def copies_at_the_end(self, step):
         """Pairs of blocks to be copied if training ends before a step.
@@ -308,9 +309,7 @@ class CurriculumRun:
         phase = self.phase(step - 1) if step else None
         if phase is None or phase.block is None:
             return []
-        return self._copies_to_untrained(
-            self._number(step - 1) + 1, phase.block
-        )
+        return self._copies_to_untrained(self.number(step - 1) + 1, phase.block)
 
     def _copies_to_untrained(self, number, source):
         earlier = self.curriculum.phases[:number]

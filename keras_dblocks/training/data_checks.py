@@ -28,8 +28,12 @@ class CheckedData(compat.KeptState):
     def check_data(self, x, y=None):
         """Raises a ValueError for data this model cannot be trained on."""
 
-    def own_callbacks(self):
-        """List of callbacks that every `fit` calls after the user's."""
+    def own_callbacks(self, batches):
+        """List of callbacks that every `fit` calls after the user's.
+
+        Args:
+            batches: what `fit` takes batches from.
+        """
         return []
 
     def input_specs(self):
@@ -107,7 +111,7 @@ class CheckedData(compat.KeptState):
             self._check_arrays(*validation_data)
         else:
             validation_data = checked(validation_data, self.check_batch)
-        callbacks = _with(callbacks, self.own_callbacks())
+        callbacks = _with(callbacks, self.own_callbacks(x))
         with own_errors(x, validation_data):
             return super().fit(
                 x=x,

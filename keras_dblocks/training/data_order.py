@@ -117,17 +117,25 @@ class ArrayBatches(keras.utils.PyDataset):
         self.first_batch = step - self.fit_start
 
     def __getitem__(self, index):
-        number, batch = divmod(self.first_batch + index, self.batches_per_pass)
-        first = batch * self.batch_size
-        rows = self._order_of_pass(number)[first : first + self.batch_size]
+        rows = self._rows(self.first_batch + index)
         return tree.map_structure(lambda array: array[rows], self.data)
+
+    def rows_of_step(self, step):
+        """Numbers of the rows of a training step of this `fit`."""
+        return self._rows(step - self.fit_start)
+
+    def _rows(self, batch):
+        number, batch = divmod(batch, self.batches_per_pass)
+        first = batch * self.batch_size
+        return self._order_of_pass(number)[first : first + self.batch_size]
 
     def _order_of_pass(self, number):
         step = self.fit_start + number * self.batches_per_pass
-        if self.order[0] != step:
+        known, order = self.order  # at once: two threads may ask
+        if known != step:
             order = np.arange(self.num_rows)
             if self.shuffle:
                 draws = streams.generator(self.model.seed, "data_order", step)
                 order = draws.permutation(self.num_rows)
             self.order = step, order
-        return self.order[1]
+        return order

@@ -126,32 +126,37 @@ class JaxStep(BlockStep):
         """The entries of the state that the step changes."""
         return tuple(_at(places, state) for places in self.active_places)
 
-    def __call__(self, data, state):
-        data = unpack(data)
-        active, handed = self.part_of(state), None
-        if self.share:
-            handed, rest = self.hand_over(data, state, active[:2])
-            active = active[0], rest, *active[2:]
+    def __call__(self, data, state, handed=None):
+        if handed is None:
+            handed = self.hand_over(data, state)
         reads = _at(self.read_places, state)
-        arguments = reads, self.constants, handed, data
-        logs, active = self.step_program(active, *arguments)
+        arguments = reads, self.constants, handed, unpack(data)
+        logs, active = self.step_program(self.part_of(state), *arguments)
         for places, new in zip(self.active_places, active, strict=True):
-            for (kind, i), value in zip(places, new, strict=True):
-                state[kind][i] = value
+            _put(places, state, new)
         return dict(zip(self.names, logs, strict=True))
 
-    def hand_over(self, data, state, active):
-        """State handed to the block, and its non-trainable values after it."""
-        started, rest = self.begin_program(active, self.first_constants, data)
+    def hand_over(self, data, state):
+        """State that the earlier blocks hand over to this one, or None."""
+        if not self.share:
+            return None
+        active = self.part_of(state)[:2]
+        started, rest = self.begin_program(
+            active, self.first_constants, unpack(data)
+        )
+        _put(self.active_places[1], state, rest)
 
         def pass_on(earlier, handed, context):
             program, places, constants = self.passes[id(earlier)]
             return program(_at(places, state), handed, context, constants)
 
-        handed = run_hand_over(
+        return run_hand_over(
             self.trainer.blocks, self.index, lambda: started, pass_on
         )
-        return handed, rest
+
+    def values(self, variables, state):
+        """What the variables are during an epoch (list of arrays)."""
+        return _at(self.places_of(variables), state)
 
     def lowered(self, data, state):
         """The programs of a step, lowered but not compiled."""
@@ -280,6 +285,11 @@ def _scope(groups, values):
 
 def _at(places, state):
     return [state[kind][i] for kind, i in places]
+
+
+def _put(places, state, values):
+    for (kind, i), value in zip(places, values, strict=True):
+        state[kind][i] = value
 
 
 def _values(scope, variables):

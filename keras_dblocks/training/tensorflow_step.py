@@ -54,24 +54,45 @@ def each_batch(dataset, look):
 
 def make_step(trainer, index, as_only_block=False):
     """The traced step of one block, a function of a batch."""
-    step = TensorFlowStep(trainer, index, as_only_block)
-    if not trainer.run_eagerly:
-        step = tf.function(
-            step,
-            reduce_retracing=True,
-            jit_compile=trainer.jit_compile,
-            autograph=False,  # converting Python takes longer than tracing
-        )
-    return compat.accept_optionals(trainer, step)
+    return TracedStep(TensorFlowStep(trainer, index, as_only_block))
+
+
+class TracedStep:
+    """A `TensorFlowStep` whose functions are traced, where they are.
+
+    Args:
+        step: `TensorFlowStep`.
+    """
+
+    def __init__(self, step):
+        self.values = step.values
+        self.step = step.traced(lambda arguments: step(*arguments))
+        self.hand_over = step.traced(step.hand_over)
+
+    def __call__(self, data, handed=None):
+        return self.step((data, handed))
 
 
 class TensorFlowStep(BlockStep):
     """A `BlockStep` with a gradient tape."""
 
-    def __call__(self, data):
+    def traced(self, function):
+        """A function of one argument, as `compile` asks for it."""
+        trainer = self.trainer
+        if not trainer.run_eagerly:
+            function = tf.function(
+                function,
+                reduce_retracing=True,
+                jit_compile=trainer.jit_compile,
+                autograph=False,  # converting Python takes longer than tracing
+            )
+        return compat.accept_optionals(trainer, function)
+
+    def __call__(self, data, handed=None):
+        if handed is None:
+            handed = self.hand_over(data)
         data = unpack(data)
         variables = self.block.trainable_variables
-        handed = self.hand_over(data)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in variables])
             loss = self.loss(data, handed, self.loss_constants)
@@ -83,7 +104,8 @@ class TensorFlowStep(BlockStep):
 
     def hand_over(self, data):
         """State that the earlier blocks hand over to this one, or None."""
-        handed = hand_over(self.trainer.blocks, self.index, data, self.share)
+        blocks = self.trainer.blocks
+        handed = hand_over(blocks, self.index, unpack(data), self.share)
         if handed is None:  # no share, or a batch too small for it
             return None
         return tf.nest.map_structure(tf.stop_gradient, handed)

@@ -42,10 +42,12 @@ class TorchStep(BlockStep):
         super().__init__(trainer, index, as_only_block)
         self.joint = processes.Joint(trainer.name)
 
-    def __call__(self, data):
+    def __call__(self, data, handed=None):
+        if handed is None:
+            handed = self.hand_over(data)
         data = unpack(data)
         variables = self.block.trainable_variables
-        loss = self.loss(data, self.hand_over(data), self.loss_constants)
+        loss = self.loss(data, handed, self.loss_constants)
         for variable in variables:
             variable.value.grad = None  # Keras's own step leaves its gradients
         loss.backward()
@@ -60,4 +62,5 @@ class TorchStep(BlockStep):
     @torch.no_grad()
     def hand_over(self, data):
         """State that the earlier blocks hand over to this one, or None."""
-        return hand_over(self.trainer.blocks, self.index, data, self.share)
+        blocks = self.trainer.blocks
+        return hand_over(blocks, self.index, unpack(data), self.share)

@@ -8,7 +8,12 @@ import numpy as np
 from keras import ops
 
 from keras_dblocks import compat, processes
-from keras_dblocks.checks import check_integer, check_share, refuse_replicas
+from keras_dblocks.checks import (
+    check_integer,
+    check_share,
+    is_integer,
+    refuse_replicas,
+)
 from keras_dblocks.files.atomic_files import AtomicFiles
 from keras_dblocks.training import curriculum as curricula
 from keras_dblocks.training.block_optimizers import (
@@ -20,6 +25,7 @@ from keras_dblocks.training.block_order import BlockOrder
 from keras_dblocks.training.data_checks import CheckedData
 from keras_dblocks.training.data_order import ResumableOrder
 from keras_dblocks.training.offload import check_offload
+from keras_dblocks.training.stored_hand_overs import StoredHandOvers
 
 
 class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
@@ -42,6 +48,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
     default_curriculum = "sampled"
 
     offload, offload_parameters = None, False  # until `compile` sets them
+    stored_hand_overs = None
     _built_in = None
     _block_logs = None  # the latest losses by name, while there are any
 
@@ -61,6 +68,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         steps_per_visit=1,
         curriculum="auto",
         curriculum_steps=None,
+        store_hand_overs=None,
         **of_keras,
     ):
         """Configures training.
@@ -105,6 +113,12 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             curriculum_steps: int, the length of the curriculum in steps.
                 Defaults to the length of the first `fit`. It is saved with
                 the model.
+            store_hand_overs: folder, or None. What the earlier blocks hand over
+                is kept there for each row, and read when the row comes again,
+                instead of run in each step; see
+                `training.stored_hand_overs.StoredHandOvers`. For arrays, and
+                blocks that are trained one after another without shared parts.
+                Where hand-overs begin with noise, a row keeps its own.
 
         Raises:
             ValueError: for a loss, for values out of range, and for what
@@ -124,6 +138,8 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         if curriculum_steps is not None:
             check_integer("curriculum_steps", curriculum_steps)
         check_offload(offload, offload_parameters)
+        if store_hand_overs is not None:
+            self._check_storing(plan, block_order, on_policy, offload)
         self.bring_home()  # in case an epoch was interrupted
         self.block_order = BlockOrder(
             block_order, self.num_blocks, self.seed, steps_per_visit
@@ -131,6 +147,11 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         self.offload = offload
         self.offload_parameters = bool(offload_parameters)
         self.on_policy = float(on_policy)
+        self.stored_hand_overs = (
+            None
+            if store_hand_overs is None
+            else StoredHandOvers(self, store_hand_overs)
+        )
         self._next_step = None  # for `train_on_batch`; `fit` sets it anew
         template = keras.optimizers.get(optimizer)
         refuse_optimizer(template)
@@ -151,6 +172,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             "steps_per_visit": steps_per_visit,
             "curriculum": curricula.as_config(curriculum),
             "curriculum_steps": curriculum_steps,
+            "store_hand_overs": store_hand_overs and str(store_hand_overs),
             **plain,
         }
         optimizers, schedules = self._make_optimizers(template, bool(plan))
@@ -197,6 +219,36 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             f"with it. Received: curriculum={asked!r} of a model with "
             'shared parts. Build it with sharing="targets".'
         )
+
+    def _check_storing(self, plan, block_order, on_policy, offload):
+        """Refuses to store hand-overs that would not stay what they are."""
+        one_by_one = is_integer(block_order) or (
+            plan is not None and any(p.block is not None for p in plan.phases)
+        )
+        for wrong, came, cure in (
+            (not on_policy, "on_policy=0", "Leave `store_hand_overs` out."),
+            (
+                not one_by_one,
+                "blocks that are drawn, which change all the time",
+                'Pass curriculum="in_sequence".',
+            ),
+            (
+                self.shared_variables(),
+                "blocks that share parts, which change in each step",
+                'Build the model with sharing="targets".',
+            ),
+            (offload, f"offload={offload!r}", "Leave one of them out."),
+            (
+                processes.count() > 1,
+                f"{processes.count()} processes",
+                "Train in one, or leave `store_hand_overs` out.",
+            ),
+        ):
+            if wrong:
+                raise ValueError(
+                    "`store_hand_overs` keeps what blocks hand over that do "
+                    f"not change. Received: {came}. {cure}"
+                )
 
     def _refuse_own_steps(self):
         kinds = type(self).__mro__
@@ -343,14 +395,30 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             self._remember_losses()
         for copy in self.curriculum_run.copies(self._next_step):
             _import_step().assign(self, self._pairs_to_copy(*copy), *state)
-        index, as_only_block = key = self._turn(self._next_step)
+        number = self._next_step
+        index, as_only_block = key = self._turn(number)
         self._next_step += 1
         if key not in self._steps:
             self._steps[key] = _import_step().make_step(
                 self, index, as_only_block
             )
-        self._block_logs.update(self._steps[key](data, *state))
+        step, stored = self._steps[key], {}
+        if self._stores(number, *key):
+            turn = index, self.curriculum_run.number(number)
+            stored["handed"] = self.stored_hand_overs.of_step(
+                turn, number, step, data, state
+            )
+        self._block_logs.update(step(data, *state, **stored))
         return dict(self._block_logs)
+
+    def _stores(self, step, index, as_only_block):
+        """Whether a step reads what is handed over, or keeps it."""
+        if self.stored_hand_overs is None or not index or as_only_block:
+            return False
+        phase = self.curriculum_run.phase(step)
+        if phase is None:
+            return is_integer(self.block_order.order)
+        return phase.block == index
 
     def _turn(self, step):
         """The block of a step, and whether it trains as the only one."""
@@ -368,8 +436,8 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         )
         return [(mine, its) for mine, its in pairs if mine is not its]
 
-    def own_callbacks(self):
-        return [*super().own_callbacks(), CurriculumCallback()]
+    def own_callbacks(self, batches):
+        return [*super().own_callbacks(batches), CurriculumCallback(batches)]
 
     def begin_curriculum(self, epochs, steps):
         """Called when `fit` begins, after a backup was restored."""
@@ -464,14 +532,26 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
 
 
 class CurriculumCallback(keras.callbacks.Callback):
-    """Tells a `BlockTrainer` when `fit` begins and ends."""
+    """Tells a `BlockTrainer` when `fit` begins and ends.
+
+    Args:
+        batches: what `fit` takes batches from.
+    """
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches
 
     def on_train_begin(self, logs=None):
         params = self.params or {}
         self.model.begin_curriculum(params.get("epochs"), params.get("steps"))
+        if self.model.stored_hand_overs is not None:
+            self.model.stored_hand_overs.begin(self.batches)
 
     def on_train_end(self, logs=None):
         self.model.end_curriculum()
+        if self.model.stored_hand_overs is not None:
+            self.model.stored_hand_overs.flush()
 
 
 def refuse_loss(loss):

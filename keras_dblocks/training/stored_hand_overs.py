@@ -1,0 +1,206 @@
+"""What earlier blocks hand over, kept in files instead of run in each step.
+
+While one block trains, the blocks before it do not change, and neither does
+what they hand over for a row. The first time that a row comes, the step runs
+the earlier blocks as always, and keeps the result; from then on it is read.
+"""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_dblocks.files.atomic_files import written_beside
+from keras_dblocks.training.trainable_block import hand_over
+
+FLUSH_EVERY = 64  # batches, after which what was written is safe
+SAMPLED_ROWS = 1024  # of the data, in the fingerprint
+
+
+class StoredHandOvers:
+    """The files of the block that trains, and of no other.
+
+    A row takes two bytes for each number of the state (float16), and four for
+    each noise level. The files of one block replace those of the block before
+    it. They belong to the earlier blocks' weights and to the data: a run that
+    was killed goes on with them, and another one begins them anew.
+
+    Args:
+        trainer: `BlockTrainer`.
+        folder: path, made if it does not exist.
+    """
+
+    def __init__(self, trainer, folder):
+        self.trainer = trainer
+        self.folder = Path(folder)
+        self.batches = None
+        self.turn = None  # the block and the phase that the files are for
+        self.leaves = None
+        self.row_specs = []
+
+    def begin(self, batches):
+        """Called when `fit` begins: checks that the disk can hold the files.
+
+        Args:
+            batches: `ArrayBatches` of this `fit`.
+
+        Raises:
+            ValueError: for data that are no arrays, and if there is not enough
+                space.
+        """
+        self.batches, self.turn = batches, None
+        if not hasattr(batches, "rows_of_step"):
+            raise ValueError(
+                "`store_hand_overs` keeps what is handed over for each row. "
+                f"Received: a {type(batches).__name__}, whose rows have no "
+                "numbers. Pass arrays, or leave `store_hand_overs` out."
+            )
+        one = tree.map_structure(lambda array: array[:1], batches.data)
+        data = (*one, None, None)[:3]
+        state = hand_over(self.trainer.blocks, 1, data, 1.0)
+        self.structure = state  # of one row
+        self.row_specs = [_row_spec(leaf) for leaf in tree.flatten(state)]
+        wanted = self.bytes_needed()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        files = [path for path in self.folder.iterdir() if path.is_file()]
+        own = sum(path.stat().st_size for path in files)
+        free = shutil.disk_usage(self.folder).free + own
+        if wanted > free:
+            raise ValueError(
+                "The disk must hold what is handed over for every row. "
+                f"Received: {wanted:,} bytes for {batches.num_rows:,} rows, "
+                f"with {free:,} free in {self.folder}. Choose another folder, "
+                "or leave `store_hand_overs` out."
+            )
+
+    def bytes_needed(self):
+        """Bytes of the files for all rows (int)."""
+        row = sum(
+            int(np.prod(shape)) * dtype.itemsize
+            for shape, dtype, _ in self.row_specs
+        )
+        return (row + 1) * self.batches.num_rows
+
+    def of_step(self, turn, step_number, step, data, state):
+        """What block `turn[0]` is handed in a step, read or run and kept.
+
+        Args:
+            turn: tuple that names the block and its phase.
+            step_number: int.
+            step: the step of the backend, whose `hand_over` runs the blocks.
+            data: a batch, as Keras provides it.
+            state: on JAX, the four lists that hold all variables' values.
+
+        Returns:
+            Tree of tensors, or None if the batch is too small for a share.
+        """
+        if turn != self.turn:
+            self._open(turn, step, state)
+        rows = self.batches.rows_of_step(step_number)
+        count = int(len(rows) * self.trainer.on_policy + 0.5)
+        rows = rows[:count]
+        if self.known[rows].all():
+            return self._read(rows)
+        handed = step.hand_over(data, *state)
+        if handed is not None:
+            self._write(rows, handed)
+        return handed
+
+    def _read(self, rows):
+        leaves = [
+            ops.convert_to_tensor(np.asarray(leaf[rows]), dtype=dtype)
+            for leaf, (_, _, dtype) in zip(
+                self.leaves, self.row_specs, strict=True
+            )
+        ]
+        return tree.pack_sequence_as(self.structure, leaves)
+
+    def _write(self, rows, handed):
+        leaves = tree.flatten(handed)
+        for kept, leaf in zip(self.leaves, leaves, strict=True):
+            values = ops.convert_to_numpy(ops.cast(leaf, kept.dtype.name))
+            if kept.dtype == "float16" and not np.isfinite(values).all():
+                raise ValueError(
+                    "`store_hand_overs` keeps states as float16. Received: "
+                    "a state above its range, or NaN. Leave "
+                    "`store_hand_overs` out."
+                )
+            kept[rows] = values
+        self.known[rows] = True
+        self.unsafe += 1
+        if self.unsafe >= FLUSH_EVERY or self.known.all():
+            self.flush()
+
+    def flush(self):
+        """Writes what is known to the disk; `fit` also calls it at its end."""
+        if self.leaves is None or not self.unsafe:
+            return
+        for leaf in self.leaves:
+            leaf.flush()
+        with written_beside(self.folder / "known.npy") as beside:
+            np.save(beside, self.known)  # last: it speaks for the others
+        self.unsafe = 0
+
+    def _open(self, turn, step, state):
+        """Opens the files of a block, or begins them anew."""
+        fingerprint = self._fingerprint(turn, step, state)
+        path = self.folder / "hand_overs.json"
+        found = json.loads(path.read_text()) if path.exists() else None
+        paths = [
+            self.folder / f"leaf_{i}.npy" for i in range(len(self.row_specs))
+        ]
+        if found == fingerprint:
+            self.leaves = [np.load(leaf, mmap_mode="r+") for leaf in paths]
+            self.known = np.load(self.folder / "known.npy")
+        else:
+            path.unlink(missing_ok=True)  # first: the files are nobody's now
+            self.leaves = None
+            self.leaves = [
+                np.lib.format.open_memmap(
+                    leaf,
+                    mode="w+",
+                    dtype=dtype,
+                    shape=(self.batches.num_rows, *shape),
+                )
+                for leaf, (shape, dtype, _) in zip(
+                    paths, self.row_specs, strict=True
+                )
+            ]
+            self.known = np.zeros(self.batches.num_rows, bool)
+            np.save(self.folder / "known.npy", self.known)
+            with written_beside(path) as beside:
+                Path(beside).write_text(json.dumps(fingerprint) + "\n")
+        self.unsafe = 0
+        self.turn = turn
+
+    def _fingerprint(self, turn, step, state):
+        """What the files depend on, as JSON."""
+        digest = hashlib.blake2b(digest_size=16)
+        for block in self.trainer.blocks[: turn[0]]:
+            for value in step.values(block.variables, *state):
+                digest.update(np.ascontiguousarray(value).tobytes())
+        data = tree.flatten(self.batches.data)
+        chosen = np.linspace(0, self.batches.num_rows - 1, SAMPLED_ROWS)
+        chosen = np.unique(chosen.astype(int))
+        for array in data:
+            digest.update(np.ascontiguousarray(array[chosen]).tobytes())
+        return {
+            "block": turn[0],
+            "of": digest.hexdigest(),
+            "rows": self.batches.num_rows,
+            "on_policy": self.trainer.on_policy,
+            "states": [[list(s), str(d)] for s, d, _ in self.row_specs],
+        }
+
+
+def _row_spec(leaf):
+    """Shape of a row, dtype in the file and dtype in a step of a tensor."""
+    dtype = keras.backend.standardize_dtype(leaf.dtype)
+    kept = np.dtype("float32" if len(leaf.shape) == 1 else "float16")
+    if not dtype.startswith(("float", "bfloat")):
+        kept = np.dtype(dtype)
+    return tuple(leaf.shape[1:]), kept, dtype
