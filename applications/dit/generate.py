@@ -3,8 +3,7 @@
 import numpy as np
 
 from keras_dblocks.applications.metrics import frechet_distance
-from keras_dblocks.diffusion.samplers import generation, loop
-from keras_dblocks.models.assembly import network_of, read_block
+from keras_dblocks.models.one_at_a_time import SavedChain
 
 
 class GeneratesImages:
@@ -94,47 +93,21 @@ class GeneratesImages:
         The other arguments are those of `generate`, and the images equal its
         images bit for bit. The states of all images are kept between blocks.
         """
-        ready = [read_block(paths[0])]
-        network = network_of(ready[0])
-        sampler = network.sampler_of(
+        chain = SavedChain(paths)
+        sampler = chain.network.sampler_of(
             sampler, num_steps, guidance_scale, grid, seed
         )
-        labels = np.asarray(labels)
-        network._check_generate(labels, None, sampler, batch_size)
-        labels = network._as_condition(labels)
-
-        def load(index):
-            block = ready.pop() if ready else read_block(paths[index])
-            if block.index != index or (
-                block.method.partition.describe()
-                != network.partition.describe()
-            ):
-                raise ValueError(
-                    "One file per block is needed, in order, of one partition. "
-                    f"Received: {paths[index]!r} with block {block.index} at "
-                    f"place {index}. Sort the files, or save them again."
-                )
-            return block
-
-        if len(paths) != network.num_blocks:
-            raise ValueError(
-                f"One file per block is needed, {network.num_blocks}. "
-                f"Received: {len(paths)} files. Add or drop files."
-            )
-        visits = loop.plan(sampler, network.partition)
-        parts = generation.batches(len(labels), batch_size, labels)
-        batches = generation.stream(
-            load,
-            visits,
-            sampler,
-            parts,
-            network._starts(sampler),
-            generation.progress_bar(parts, visits, verbose),
-        )
-        images = network.target.restore(np.concatenate(batches))
+        images = _streamed(chain, labels, sampler, batch_size, verbose)
         if decoder is not None:
             images = _decoded(images, decoder, batch_size)
         return images
+
+    @classmethod
+    def predict_from_blocks(cls, paths, x, batch_size=128, verbose=0):
+        """`generate_from_blocks` for labels `x` with the model's `sampler`."""
+        chain = SavedChain(paths)
+        sampler = chain.network.sampler
+        return _streamed(chain, x, sampler, batch_size, verbose)
 
     def evaluate(self, x=None, y=None, *args, feature_extractor=None, **kwargs):
         """`keras.Model.evaluate` of the denoising losses on fixed noise.
@@ -169,6 +142,20 @@ class GeneratesImages:
                 "Leave guidance out, or train with `class_dropout=0.1`."
             )
         return super()._check_generate(labels, num_samples, sampler, batch_size)
+
+
+def _streamed(chain, labels, sampler, batch_size, verbose):
+    network, labels = chain.network, np.asarray(labels)
+    network._check_generate(labels, None, sampler, batch_size)
+    images = chain.run(
+        sampler,
+        network._as_condition(labels),
+        len(labels),
+        network._starts(sampler),
+        batch_size,
+        verbose,
+    )
+    return network.target.restore(images)
 
 
 def _decoded(latents, decoder, batch_size):

@@ -15,7 +15,13 @@ from keras_dblocks.diffusion.weighting import check_weighting
 from keras_dblocks.files import file_format
 from keras_dblocks.layers import HandedState, NoiseModulation
 from keras_dblocks.layers.context import accepts
-from keras_dblocks.models import assembly, layout, table, twins
+from keras_dblocks.models import (
+    assembly,
+    layout,
+    one_at_a_time,
+    table,
+    twins,
+)
 from keras_dblocks.models.block import Block, dtype_scope
 from keras_dblocks.models.built_when_read import BuiltWhenRead
 from keras_dblocks.models.export import Exportable
@@ -517,6 +523,39 @@ class DiffusionBlocks(
     def from_blocks(cls, paths):
         """Makes the model from blocks that were saved one by one."""
         return assembly.from_blocks(cls, paths)
+
+    @classmethod
+    def predict_from_blocks(cls, paths, x, batch_size=128, verbose=0):
+        """`predict` from saved blocks, with one block in memory at a time.
+
+        It is for networks whose weights do not fit the machine as a whole.
+        What a block makes of all rows is kept before the next one is read.
+
+        Args:
+            paths: list of paths, one file per block, in the order of the
+                blocks, as `model.block(i).save(path)` writes them.
+            x: array(s) `(N, ...)`, as `predict` takes them.
+            batch_size: int. Rows that are run at once. Defaults to `128`.
+            verbose: 1 for a progress bar.
+
+        Returns:
+            numpy array, what `predict` of the assembled model returns.
+
+        Raises:
+            ValueError: for files that are no blocks of one network, in order.
+
+        Example:
+
+        ```python
+        paths = [f"block_{i}.keras" for i in range(model.num_blocks)]
+        for i, path in enumerate(paths):
+            model.block(i).save(path)
+        logits = ViT.predict_from_blocks(paths, x_test)
+        ```
+        """
+        return one_at_a_time.predict_from_blocks(
+            cls, paths, x, batch_size, verbose
+        )
 
     @classmethod
     def layout_map(cls, mesh, axis="model"):

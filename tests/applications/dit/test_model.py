@@ -12,9 +12,8 @@ from helpers.small_vit import equal, refused, state, values
 from helpers.toys import CHAINS
 from keras_dblocks import samplers
 from keras_dblocks.applications import DiT, DiTB2, DiTL2, DiTS2, DiTXL2
-from keras_dblocks.applications.dit import generate
 from keras_dblocks.diffusion.samplers import loop
-from keras_dblocks.models import assembly
+from keras_dblocks.models import assembly, one_at_a_time
 from keras_dblocks.streams import rows_of
 
 SIZES = {
@@ -138,7 +137,7 @@ def test_streaming_holds_one_block(tmp_path, monkeypatch):
         loaded.append(weakref.ref(block))
         return block
 
-    monkeypatch.setattr(generate, "read_block", read)
+    monkeypatch.setattr(one_at_a_time, "read_block", read)
     DiT.generate_from_blocks(paths, [0, 1], num_steps=3)
     assert len(loaded) == 3  # each file is read once
 

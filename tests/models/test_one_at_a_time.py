@@ -1,0 +1,56 @@
+"""Saved blocks answer one at a time as the model does that they make up."""
+
+import numpy as np
+import pytest
+
+from helpers import small_systems
+from helpers.small_mlp import SmallMLP, data, refused, three_blocks
+from keras_dblocks.applications import MDM, ViT
+
+
+def saved(model, folder):
+    paths = [folder / f"block_{i}.keras" for i in range(model.num_blocks)]
+    for index, path in enumerate(paths):
+        model.block(index).save(path)
+    return paths
+
+
+@pytest.mark.parametrize("sharing", ["all", "targets"])
+def test_any_number_of_rows_at_once(sharing, tmp_path):
+    model = three_blocks(sharing=sharing)
+    x, _ = data(7)
+    wanted = model.predict(x, verbose=0)
+    paths = saved(model, tmp_path)
+    for batch_size in (1, 3, 100):
+        found = SmallMLP.predict_from_blocks(paths, x, batch_size)
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["vit", "dit", "ar", "recurrent_depth"])
+def test_every_system_with_a_condition(name, tmp_path):
+    model = small_systems.make(name)
+    x = small_systems.data(name, 4)
+    x = x[1] if name == "dit" else x[0]
+    wanted = model.predict(x, verbose=0)
+    found = type(model).predict_from_blocks(saved(model, tmp_path), x)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_other_files_are_refused(tmp_path):
+    model = three_blocks()
+    paths, (x, _) = saved(model, tmp_path), data(4)
+
+    def refuses(match, paths, x=x, cls=SmallMLP):
+        refused(lambda: cls.predict_from_blocks(paths, x), match)
+
+    refuses("in order", paths[::-1])
+    refuses("One file per block", paths[:2])
+    refuses("One file per block", [])
+    refuses("those of a ViT", paths, cls=ViT)
+    refuses("Received", paths, x[:, :4])
+    mdm = small_systems.make("mdm")
+    (tokens,) = small_systems.data("mdm", 2)
+    folder = tmp_path / "mdm"
+    folder.mkdir()
+    refuses("has none", saved(mdm, folder), tokens, MDM)
