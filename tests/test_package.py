@@ -88,7 +88,7 @@ def test_import_brings_no_other_backend_and_no_extra(module):
         f"import {module}; new = set(sys.modules) - before; "
         "print(json.dumps([name.split('.')[0] for name in new]))"
     )
-    optional = {"grain", "keras_hub", "matplotlib", "sklearn"}
+    optional = {"grain", "keras_hub", "matplotlib", "ray", "sklearn"}
     optional |= {"tensorflow_datasets"} | BACKENDS - {BACKEND}
     assert optional.isdisjoint(python(code, cwd=ROOT))
 

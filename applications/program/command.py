@@ -15,7 +15,7 @@ from .parser import parse
 from .record import recorded
 from .run import ROWS
 from .systems import system_of
-from .train import train
+from .train import train, train_on_ray
 
 # Options that change the entries of a recipe of the same names.
 RECIPE = ("data", "epochs", "steps_per_epoch", "batch_size", "learning_rate")
@@ -61,6 +61,11 @@ def _train(model_class, system, args, command):
             "On-policy noise is what blocks hand over. Received: "
             f"--on-policy for the {ROWS[args.row]}. Leave it out."
         )
+    if args.blocks_on_ray and args.row != "blocks":
+        raise ValueError(
+            "A network that is trained as a whole has no blocks to spread. "
+            f"Received: --blocks-on-ray for the {ROWS[args.row]}. Leave it out."
+        )
     name = f"{args.preset}-{args.row.replace('_', '-')}-seed{args.seed}"
     folder = args.output or Path("runs", name)
     run = _make_runs(model_class, system, args, [args.row])[args.row]
@@ -73,7 +78,10 @@ def _train(model_class, system, args, command):
     settings = run.settings()
     entries = {"seed": args.seed, "row": args.row, "settings": settings}
     with recorded(folder, command, **entries) as figures:
-        train(run, folder)
+        if args.blocks_on_ray:
+            train_on_ray(run, folder, args.address, args.workers)
+        else:
+            train(run, folder)
         results = run.results(folder)
         print(*lines(results), sep="\n", flush=True)
         figures.update(results)
@@ -104,6 +112,9 @@ def _make_runs(model_class, system, args, rows):
         "reference": args.reference,
         "seed": args.seed,
     }
+    if getattr(args, "blocks_on_ray", False):
+        recipe["blocks_on_ray"] = True
+        config["sharing"] = "targets"
     return {
         row: system.run_class(model_class, config, recipe, data, row)
         for row in rows

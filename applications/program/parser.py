@@ -56,6 +56,13 @@ stand, and the learning rate follows the schedule of the new length from
 there"""
 
 
+BLOCKS_ON_RAY = """\
+train each block in a worker of Ray (pip install "keras_dblocks[ray]"), without
+shared parts: independent with --on-policy 0, otherwise on what the newest files
+of the earlier blocks hand over; the output folder must be one that all machines
+see"""
+
+
 def parse(model_class, system, prog, argv):
     """Parses the command line.
 
@@ -186,3 +193,9 @@ def add_run_options(parser):
     add("--output", metavar="FOLDER", type=Path, help=text)
     text = f"{RESUME} (default: a new run)"
     add("--resume", action="store_true", help=text)
+    text = f"{BLOCKS_ON_RAY} (default: one process)"
+    add("--blocks-on-ray", action="store_true", help=text)
+    text = "Ray cluster to use (default: one of this machine's own)"
+    add("--address", metavar="ADDRESS", help=text)
+    text = "blocks trained at once (default: as many as have room)"
+    add("--workers", metavar="N", type=number(int, 1), help=text)

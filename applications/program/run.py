@@ -32,7 +32,8 @@ class Run:
         config: dict of its constructor keywords, with `seed`.
         recipe: dict, `training` of a preset. Besides the entries of the
             presets it may have `steps_per_epoch`, `train_examples` (train on
-            the first ones only) and `on_policy` (of `compile`, for blocks).
+            the first ones only), `on_policy` (of `compile`, for blocks) and
+            `blocks_on_ray` (True if `train_on_ray` trains it).
         data: what `load` returns.
         row: string, a key of `ROWS`.
 
@@ -101,7 +102,10 @@ class Run:
         """Arguments of `compile` besides the optimizer."""
         if not self.in_blocks:
             return {}
-        return {"on_policy": self.recipe.get("on_policy", "auto")}
+        options = {"on_policy": self.recipe.get("on_policy", "auto")}
+        if self.recipe.get("blocks_on_ray"):  # all blocks at the same time
+            options["curriculum"] = "sampled"
+        return options
 
     @property
     def can_be_lengthened(self):

@@ -27,6 +27,34 @@ def train(run, folder):
     print("saved", *run.save(folder), flush=True)
 
 
+def train_on_ray(run, folder, address=None, num_workers=None):
+    """Trains each block in a worker of Ray, and saves the model.
+
+    Args:
+        run: `Run` of blocks, whose recipe has `blocks_on_ray`.
+        folder: path of the run's folder, which all machines see.
+        address, num_workers: as in `keras_dblocks.ray.fit_blocks`.
+    """
+    from keras_dblocks.ray import fit_blocks
+
+    print(run.describe(), flush=True)
+    batches = run.batches
+
+    def data():
+        callbacks = [batches.epoch_callback()]
+        return {"x": batches, "shuffle": False, "callbacks": callbacks}
+
+    fit_blocks(
+        run.model,
+        data,
+        storage_path=folder / "blocks",
+        epochs=run.epochs // run.model.num_blocks,
+        num_workers=num_workers,
+        address=address,
+    )
+    print("saved", *run.save(folder), flush=True)
+
+
 class EpochLog(keras.callbacks.CSVLogger):
     """`CSVLogger` that continues the file of a run that is resumed.
 

@@ -1,0 +1,135 @@
+"""Blocks trained by workers of Ray are those that one process trains."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+from helpers import on_ray as program
+from helpers import small_mlp
+from keras_dblocks.ray import fit_blocks
+
+TESTS = Path(__file__).resolve().parent
+
+
+def start(*arguments):
+    """Runs a Python program that starts Ray; returns what it printed."""
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+    environment = {
+        **os.environ,
+        "PYTHONPATH": path,
+        # Workers give way to all others, the tests beside this one too.
+        "RAY_worker_niceness": "0",
+        "RAY_AUTH_MODE": "disabled",  # leaves no token in the home folder
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def run(folder, *scenarios):
+    """What scenarios of the program found, one after another."""
+    start(program.__file__, *scenarios, folder)
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.program
+def test_workers_train_what_one_process_trains(tmp_path):
+    scenarios = "independent", "killed:0", "lost", "pipeline"
+    found = run(tmp_path, *scenarios)
+    independent = found["independent"]
+    assert independent["difference"] == 0.0
+    assert independent["moved"] > 1e-3
+    assert independent["again"] == 0.0
+    assert "A folder holds one run" in independent["other"]
+    kept = {f"block_{i}{s}.keras" for i in range(3) for s in ("", "_start")}
+    assert set(independent["files"]) == {*kept, "log", "settings.json"}
+
+    assert found["killed:0"]["difference"] == 0.0
+
+    lost = found["lost"]
+    assert "block 1: OSError: No space left on device" in lost["error"]
+    assert lost["kept"]
+    assert lost["difference"] == 0.0
+
+    pipeline = found["pipeline"]
+    assert pipeline["first"]
+    assert pipeline["loss"] < pipeline["before"]
+
+
+@pytest.mark.slow
+def test_a_worker_may_die_at_any_step(tmp_path):
+    found = run(tmp_path, *(f"killed:{seed}" for seed in range(1, 11)))
+    steps = {result["step"] for result in found.values()}
+    assert len(steps) > 4
+    assert all(result["difference"] == 0.0 for result in found.values())
+
+
+@pytest.mark.slow
+def test_from_the_command_line(tmp_path):
+    module = "-m", "keras_dblocks.applications.vit"
+    options = "--preset vit_digits --train-examples 128 --epochs 1".split()
+    options += ["--blocks-on-ray", "--workers", "2", "--output", tmp_path]
+    printed = start(*module, *options)
+    assert "test accuracy" in printed
+    record = json.loads((tmp_path / "record.json").read_text())
+    assert record["finished"]
+    files = {path.name for path in tmp_path.glob("*.keras")}
+    assert files == {"model.keras", *(f"block_{i}.keras" for i in range(3))}
+    again = start(*module, *options, "--resume")
+    assert again.splitlines()[-1] == printed.splitlines()[-1]
+
+
+def test_what_cannot_be_trained_apart_is_refused(tmp_path):
+    data = small_mlp.data(8)
+
+    def refused(match, model, data=data, **kwargs):
+        folder = tmp_path / "run"
+        small_mlp.refused(
+            lambda: fit_blocks(model, data, storage_path=folder, **kwargs),
+            match,
+        )
+        assert not folder.exists()
+
+    shared = small_mlp.three_blocks()
+    shared.compile("adamw", on_policy=0)
+    refused('sharing="targets"', shared)
+    model = small_mlp.three_blocks(sharing="targets")
+    refused("not compiled", model)
+    refused("`DiffusionBlocks`", model.end_to_end())
+    model.compile("adamw", curriculum="in_sequence")
+    refused("a curriculum", model)
+    model.compile("adamw", on_policy=0)
+    refused("refresh_every=2", model, refresh_every=2)
+    refused("`epochs`", model, epochs=0)
+    refused("(?i)labels", model, (data[0], data[1] + 9))
+    refused("Pass arrays", model, iter([data]))
+    model.blocks[1].trainable = False
+    refused("block 1", model)
+
+
+def test_an_address_where_no_cluster_answers(tmp_path):
+    model = small_mlp.three_blocks(sharing="targets")
+    model.compile("adamw", on_policy=0)
+    with pytest.raises(ConnectionError, match="where none answers"):
+        fit_blocks(
+            model,
+            small_mlp.data(8),
+            storage_path=tmp_path / "run",
+            address="127.0.0.1:1",
+        )
+    assert (
+        keras.backend.backend()
+        in (tmp_path / "run" / "settings.json").read_text()
+    )
