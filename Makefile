@@ -52,10 +52,10 @@ SPEED = not slow
 # programs too: all that they call is tested on each backend by itself.
 PROGRAMS = and not program
 test-tensorflow test-torch: ONCE = and not once $(PROGRAMS)
-# TensorFlow traces every step in Python, which takes most of a test's time. By
-# default it runs the tests of what is TensorFlow's own and some of each system.
+# What takes long runs with JAX alone by default; the others run the tests of
+# what is their own, of the truths, and some of each system.
 HEAVY = and not heavy
-test-tensorflow: ONCE += $(HEAVY)
+test-tensorflow test-torch: ONCE += $(HEAVY)
 
 # The last -m wins over the one in pyproject.toml.
 $(SUITES): test-%: setup

@@ -42,10 +42,10 @@ def trained(make, data):
 @pytest.mark.parametrize(
     "kind",
     [
-        "ar_tied_signal",
         "mdm",
+        pytest.param("ar_tied_signal", marks=pytest.mark.heavy),
         *(
-            pytest.param(kind, marks=pytest.mark.heavy)
+            pytest.param(kind, marks=pytest.mark.slow)
             for kind in ("ar", "two_streams", "mdm_tied")
         ),
     ],

@@ -49,6 +49,7 @@ def test_unconditional_digits():
     assert found["samples"] < 0.75 * found["noise"]
 
 
+@pytest.mark.heavy
 def test_residual_cnn(capsys):
     found = example("residual_cnn").main(epochs=4)
     assert len(found) == 3

@@ -133,6 +133,7 @@ def test_killed_and_resumed(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.heavy
 def test_killed_and_resumed_inside_an_epoch(tmp_path):
     class Killed(keras.callbacks.Callback):
         steps = 0
@@ -235,6 +236,7 @@ class Noisy(Layer):
         return x + keras.ops.cast(y, x.dtype)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_rematerialized_layers_draw_and_add_losses_alike(policy):
     weights, losses = [], []

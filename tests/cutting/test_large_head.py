@@ -37,6 +37,7 @@ def data(kind):
     return x, y
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "kind",
     [

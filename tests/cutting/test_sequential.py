@@ -59,6 +59,7 @@ def sequential(model, num_blocks=2, **options):
     )
 
 
+@pytest.mark.heavy
 @kinds
 def test_the_pieces_are_the_network(kind):
     model, (x, _), _ = network(kind)

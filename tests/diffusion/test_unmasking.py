@@ -310,7 +310,14 @@ def test_strings_in_and_out():
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("kind", [Letters, Unregistered, LayerOfLetters])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        LayerOfLetters,
+        pytest.param(Letters, marks=pytest.mark.slow),
+        pytest.param(Unregistered, marks=pytest.mark.slow),
+    ],
+)
 def test_saved_with_its_tokenizer(tmp_path, kind):
     model = make(tokenizer=kind())
     model.build()

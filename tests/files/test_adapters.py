@@ -163,6 +163,7 @@ def test_the_quantized_embedding_in_reverse_adds_lora():
         np.testing.assert_allclose(again, exact, **near)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("part", ["whole", "block"])
 def test_a_quantized_file_predicts_the_same(part, tmp_path):
     model = make("vit")

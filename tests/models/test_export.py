@@ -78,7 +78,15 @@ def installed(format):
     return packages and all(map(importlib.util.find_spec, packages))
 
 
-@pytest.mark.parametrize("name", systems())
+@pytest.mark.parametrize(
+    "name",
+    [
+        "whole",
+        pytest.param("block", marks=pytest.mark.heavy),
+        pytest.param("text", marks=pytest.mark.heavy),
+        pytest.param("block of text", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("format", READERS)
 def test_what_comes_back_predicts_the_same(name, format, tmp_path):
     model, x = systems()[name]
@@ -96,6 +104,7 @@ def test_what_comes_back_predicts_the_same(name, format, tmp_path):
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_from_noise_rows_count_within_the_batch(tmp_path):
     model = make(sampler=EulerSampler(4, grid="equal_mass", start="noise"))

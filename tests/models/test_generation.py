@@ -107,6 +107,7 @@ def test_unconditional_samples_are_like_the_data(how):
     assert twin.num_blocks == 1
 
 
+@pytest.mark.heavy
 def test_conditional_samples_follow_the_condition():
     model = composed(condition=keras.KerasTensor((None, 1)))
     model.compile(keras.optimizers.Adam(1e-2), on_policy=0.0)

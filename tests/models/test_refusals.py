@@ -280,6 +280,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.heavy
 def test_backend_that_cannot_train_is_refused():
     code = WITHOUT_GRADIENTS.replace("{sizes}", repr(SIZES))
     message = python(code, backend="numpy").stdout

@@ -57,6 +57,7 @@ def check_round_trip(model, path):
     return loaded
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("sharing", ["all", "targets"])
 def test_model_trains_on_after_loading(tmp_path, sharing):
     # Dropout draws random numbers of its own; those go on too.

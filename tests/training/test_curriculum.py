@@ -210,6 +210,7 @@ def test_the_length_must_be_known():
     assert [int(count) for count in model.step_counts()] == [1, 3, 8]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "killed_at",
     [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 7))],

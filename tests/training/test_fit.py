@@ -116,6 +116,7 @@ def streams(x, y):
     return kinds
 
 
+@pytest.mark.heavy
 def test_every_kind_of_data_gives_the_same_weights():
     x, y = data(24)
     results = {}

@@ -101,7 +101,13 @@ class Places(keras.callbacks.Callback):
 @pytest.mark.parametrize(
     "parameters", [True, pytest.param(False, marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if i else ())
+        for i, name in enumerate(SETTINGS)
+    ],
+)
 def test_nothing_changes_and_two_blocks_are_resident(name, parameters):
     wanted, wanted_history = resident(name)
     model = compiled(
@@ -126,6 +132,7 @@ def test_nothing_changes_and_two_blocks_are_resident(name, parameters):
         assert places.parameters[step] == away
 
 
+@pytest.mark.heavy
 @moving
 def test_a_callback_runs_the_model_inside_an_epoch():
     def run(batch, logs):
@@ -142,6 +149,7 @@ def test_a_callback_runs_the_model_inside_an_epoch():
     assert equal(*results)
 
 
+@pytest.mark.heavy
 @moving
 def test_saved_loaded_and_resumed(tmp_path):
     wanted, _ = resident("apart")
@@ -155,6 +163,7 @@ def test_saved_loaded_and_resumed(tmp_path):
     assert equal(state(loaded), wanted)
 
 
+@pytest.mark.heavy
 @moving
 def test_one_batch_at_a_time_and_a_bad_one():
     wanted, _ = resident("apart")
@@ -179,6 +188,7 @@ def test_one_batch_at_a_time_and_a_bad_one():
         assert not any(waiting(model, model.trainable_variables))
 
 
+@pytest.mark.heavy
 @moving
 def test_averages_of_weights_stay():
     results = []
@@ -190,6 +200,7 @@ def test_averages_of_weights_stay():
     assert equal(*results)
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(BACKEND != "jax", reason="nothing is compiled")
 @pytest.mark.parametrize("moves", [{}, BOTH], ids=["stays", "moves"])
 def test_blocks_of_the_same_layers_are_compiled_once(moves, monkeypatch):

@@ -235,6 +235,7 @@ def test_on_policy_input_is_what_inference_hands_over():
         )
 
 
+@pytest.mark.heavy
 def test_a_step_trains_on_what_is_handed_over():
     # Nothing is drawn then, so that the loss of a step is known before.
     x, y = map(ops.convert_to_tensor, data(8))
@@ -250,6 +251,7 @@ def test_a_step_trains_on_what_is_handed_over():
         assert float(logs[f"block_{i}_loss"]) == pytest.approx(wanted, 1e-5)
 
 
+@pytest.mark.heavy
 def test_on_policy_share_of_the_batch():
     x, y = data(10)
     model = three_blocks()
@@ -277,6 +279,7 @@ def test_gradient_accumulation_counts_per_block():
     assert sum(not np.array_equal(a, b) for a, b in moved) > 30
 
 
+@pytest.mark.heavy
 def test_fit_learns_and_validation_is_not_noise():
     x, y = data(256)
     model = three_blocks()

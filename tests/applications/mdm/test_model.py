@@ -79,6 +79,7 @@ def test_texts_know_nothing_of_their_batch(order):
     assert (other != whole).any() and len(np.unique(whole, axis=0)) > 1
 
 
+@pytest.mark.heavy
 def test_copies_of_one_network_have_its_bound():
     alone = randomize(make(num_layers=1, num_blocks=1))
     copies = make()
@@ -150,6 +151,7 @@ def recorded(text, num_blocks, overlap, training):
         yield model, block, float(numpy(loss)), *model.target.seen
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("num_blocks, overlap", [(1, 0.05), (3, 0.2)])
 def test_loss_is_weighted_by_the_mask_ratio(num_blocks, overlap):
     """With one block it is ordinary masked diffusion."""
@@ -327,6 +329,7 @@ def test_tied_output_reads_the_embedding():
     assert own.denoise(text, level)[..., 1].all()
 
 
+@pytest.mark.heavy
 def test_mixed_precision():
     sizes = {"num_blocks": 1, "num_layers": 1, "tied": True}
     model = randomize(make(dtype="mixed_bfloat16", **sizes), 0.1)

@@ -123,6 +123,7 @@ def test_training_lowers_the_likelihood_at_every_number_of_steps():
         assert model.evaluate(rows)[0] < 0.35
 
 
+@pytest.mark.heavy
 def test_hand_overs_are_states_of_a_chain():
     model = randomize(make())
     model.compile("sgd", on_policy=1.0)

@@ -120,6 +120,7 @@ def inputs(count=3):
     return tokens, ops.convert_to_tensor(start.astype("float32"))
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("count", [1, 5])
 def test_gradients_of_the_last_iterations_alone(count):
     model = randomize(make())
@@ -155,6 +156,7 @@ def test_gradients_of_the_last_iterations_alone(count):
             assert same == (id(variable) in last)
 
 
+@pytest.mark.heavy
 def test_a_compiled_step_draws_anew():
     tokens, options = text(8), {"mean_recurrence": 3}
     model, other = make(**options), make(**options)

@@ -183,6 +183,7 @@ def test_a_folder_with_another_run_is_refused(trained, capsys):
     assert (folder / "model.keras").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_run_is_lengthened(trained, tmp_path, capsys):
     """The weights go on; the rate follows the schedule of the new length."""
     folder = tmp_path / "longer"
@@ -296,6 +297,7 @@ def test_data_that_cannot_be_downloaded(tmp_path, monkeypatch, capsys):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_missing_file_from_the_shell(tmp_path):
     done = subprocess.run(
         [*PROGRAM, "--data", "none.npz"],
