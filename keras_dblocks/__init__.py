@@ -23,8 +23,6 @@ from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 # Their classes are registered with Keras, which can then load their files.
 from keras_dblocks import applications  # isort: skip
 
-__version__ = "0.2.0"
-
 __all__ = [
     "Block",
     "ComposedBlocks",
@@ -48,3 +46,12 @@ __all__ = [
     "predict_from_blocks",
     "samplers",
 ]
+
+
+def __getattr__(name):
+    # pyproject.toml alone states the version; it is looked up when asked for.
+    if name == "__version__":
+        import importlib.metadata
+
+        return importlib.metadata.version("keras-dblocks")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,9 +5,11 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKEND = os.environ["KERAS_BACKEND"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+VERSION = PROJECT["project"]["version"]
 BACKENDS = {"jax", "tensorflow", "torch"}
 # Under `applications/`, but no systems: what all of them share.
 SHARED = ("data", "images", "metrics", "program", "recipes", "text")
@@ -127,13 +131,27 @@ def test_wheel_is_complete_and_works_outside_the_checkout(wheel, tmp_path):
     assert core == {"keras<3.16,>=3.15", "numpy>=2.0"}
 
     code = (
-        "import json, keras_dblocks, keras_dblocks.applications.vit as vit; "
-        "print(json.dumps([keras_dblocks.__file__, vit.__file__]))"
+        "import json, keras_dblocks as k, keras_dblocks.applications.vit as v; "
+        "print(json.dumps([k.__version__, k.__file__, v.__file__]))"
     )
     environment = os.environ | {"PYTHONPATH": str(site)}
-    for file in python(code, cwd=tmp_path, env=environment):
+    version, *files = python(code, cwd=tmp_path, env=environment)
+    assert version == VERSION
+    for file in files:
         # The editable install of the checkout must not have filled a gap.
         assert Path(file).is_relative_to(site)
+
+
+@pytest.mark.quick
+@pytest.mark.once
+def test_the_version_stands_in_one_place():
+    known = {ROOT / "pyproject.toml", ROOT / "CHANGELOG.md"}
+    files = {*sources("keras_dblocks", "applications")}
+    for pattern in ("*.py", "*.md", "*.cff", "docs/*.md"):
+        files |= {*ROOT.glob(pattern)}
+    written = re.compile(rf"(?<![\d.]){re.escape(VERSION)}(?![\d.])")
+    for file in files - known:
+        assert not written.search(file.read_text("utf-8")), file
 
 
 @pytest.mark.quick
