@@ -26,7 +26,7 @@ setup: $(FULL)
 
 $(FULL): pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -e ".[jax,data,plots,dev]" \
+	$(BIN)/python -m pip install -e ".[jax,data,plots,tensorboard,dev]" \
 	    "$(TENSORFLOW)" "$(TORCH)"
 	$(BIN)/python -m pip install --no-deps "$(KERAS_HUB)"
 	touch $@
@@ -69,7 +69,7 @@ test-quick: setup
 # The newest Keras and JAX, released or not, in an environment made anew.
 test-nightly:
 	$(PYTHON) -m venv --clear $(NIGHTLY)
-	$(NIGHTLY)/bin/python -m pip install -e ".[jax,data,plots,dev]" \
+	$(NIGHTLY)/bin/python -m pip install -e ".[jax,data,plots,tensorboard,dev]" \
 	    "$(TENSORFLOW)" "$(TORCH)"
 	$(NIGHTLY)/bin/python -m pip install --no-deps "$(KERAS_HUB)"
 	$(NIGHTLY)/bin/python -m pip install --pre --upgrade keras jax jaxlib \

@@ -1,6 +1,6 @@
 """Block-wise training of residual networks by diffusion (DiffusionBlocks)."""
 
-from keras_dblocks import layers, memory, samplers
+from keras_dblocks import callbacks, layers, memory, samplers
 from keras_dblocks.cutting.cut import cut
 from keras_dblocks.cutting.cut_model import CutModel
 from keras_dblocks.cutting.saved_blocks import predict_from_blocks
@@ -39,6 +39,7 @@ __all__ = [
     "Preconditioning",
     "Target",
     "applications",
+    "callbacks",
     "cut",
     "diagnose",
     "layers",

@@ -93,7 +93,7 @@ def test_import_brings_no_other_backend_and_no_extra(module):
         "print(json.dumps([name.split('.')[0] for name in new]))"
     )
     optional = {"grain", "keras_hub", "matplotlib", "ray", "sklearn"}
-    optional |= {"tensorflow_datasets"} | BACKENDS - {BACKEND}
+    optional |= {"tensorboardX", "tensorflow_datasets"} | BACKENDS - {BACKEND}
     assert optional.isdisjoint(python(code, cwd=ROOT))
 
 
@@ -171,6 +171,7 @@ def test_method_imports_keras_and_numpy_only():
     core = {"keras", "keras_dblocks", "numpy"} | sys.stdlib_module_names
     # What an extra brings, where it is asked for.
     extras = {
+        "keras_dblocks/callbacks.py": {"tensorboardX"},
         "keras_dblocks/models/export.py": {"onnx"},
         "keras_dblocks/models/diagnosis.py": {"matplotlib"},
     }

@@ -7,7 +7,6 @@ import numpy as np
 from keras import ops
 
 from keras_dblocks import compat
-from keras_dblocks.diffusion.samplers import loop
 from keras_dblocks.diffusion.tokens import mean_over_tokens
 from keras_dblocks.models.numbered_rows import NumberedRows
 
@@ -159,9 +158,7 @@ class EvaluatesLikelihood:
     def _by_block(self, steps):
         if not hasattr(self, "blocks"):
             return {}
-        visits = loop.plan(self.sampler, self.partition)
-        ends = np.cumsum([visit.num_calls for visit in visits]) - 1
         return {
-            f"block_{visit.block}_cross_entropy": steps[end]
-            for visit, end in zip(visits, ends, strict=True)
+            f"block_{block}_cross_entropy": steps[call]
+            for block, call in self.last_calls().items()
         }

@@ -222,8 +222,20 @@ class SequentialCut(CutModel):
         Returns:
             numpy array `(num_blocks, N, ...)`.
         """
-        made = _Steps(self).predict(x, batch_size=batch_size, verbose=0)
+        made = self.steps_model().predict(x, batch_size=batch_size, verbose=0)
         return np.moveaxis(made, 1, 0)
+
+    def steps_model(self):
+        """The model behind `predict_steps`, which compiles a new one each time.
+
+        Returns:
+            `keras.Model` from x to predictions `(N, num_blocks, ...)`.
+        """
+        return _Steps(self)
+
+    def last_calls(self):
+        """For each block, the number of its prediction (dict)."""
+        return {index: index for index in range(self.num_blocks)}
 
     def save_blocks(self, folder):
         """Writes each block as an ordinary Keras model in a file of its own.

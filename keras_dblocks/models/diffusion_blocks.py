@@ -399,9 +399,26 @@ class DiffusionBlocks(
         """
         if not self.built:
             self.build()
-        chain = _Chain(self, samplers.get(sampler or self.sampler))
+        chain = self.steps_model(sampler)
         steps = chain.predict(x, batch_size=batch_size, verbose=0)
         return np.moveaxis(steps, 1, 0)
+
+    def steps_model(self, sampler=None):
+        """The model behind `predict_steps`, which compiles a new one each time.
+
+        It holds as long as no layer is replaced, as `quantize` does.
+
+        Args:
+            sampler: as in `predict_steps`.
+
+        Returns:
+            `keras.Model` from x to predictions `(N, num_steps, ...)`.
+        """
+        return _Chain(self, samplers.get(sampler or self.sampler))
+
+    def last_calls(self):
+        """For each block, the number of its last step in the chain (dict)."""
+        return loop.last_calls(self.sampler, self.partition)
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True

@@ -420,6 +420,10 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             return is_integer(self.block_order.order)
         return phase.block == index
 
+    def block_of(self, step):
+        """Number of the block that step `step` trains, both counted from 0."""
+        return self._turn(step)[0]
+
     def _turn(self, step):
         """The block of a step, and whether it trains as the only one."""
         phase = self.curriculum_run.phase(step)
@@ -477,7 +481,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
 
     def upcoming_block(self):
         """Block of the step after the current one."""
-        return self._turn(self._next_step)[0]
+        return self.block_of(self._next_step)
 
     def bring_home(self):
         """Puts offloaded parameters back into device memory."""

@@ -62,6 +62,14 @@ def plan(sampler, partition):
     return visits
 
 
+def last_calls(sampler, partition):
+    """For each block that is visited, the number of its last call (dict)."""
+    visits = plan(sampler, partition)
+    ends = itertools.accumulate(visit.num_calls for visit in visits)
+    blocks = [visit.block for visit in visits]
+    return {b: end - 1 for b, end in zip(blocks, ends, strict=True)}
+
+
 def stream_of(sampler, purpose):
     """`Stream` that a sampler draws its `"start"` or a `"step"` from."""
     return streams.Stream(sampler.seed, f"sampling_{purpose}")
