@@ -3,6 +3,7 @@
 import collections
 import math
 import os
+import time
 import uuid
 
 import keras
@@ -96,7 +97,7 @@ class BlockLog(keras.callbacks.Callback):
         # waits for the losses of the step before it. It waits for the thread
         # before it calls `on_epoch_end`.
         self.async_safe = True
-        self._make_writer = _writer_class()
+        self._parts = _tensorboardx()
         if update_freq != "epoch":
             check_integer("update_freq", update_freq)
         check_integer("samples_every", samples_every)
@@ -132,13 +133,7 @@ class BlockLog(keras.callbacks.Callback):
         self.epoch_start = self.written = _training_step(self.model)
         self.draws.clear()
         if self.writer is None and processes.number() == 0:
-            self.writer = self._make_writer(
-                self.log_dir,
-                purge_step=self.epoch_start + 1,
-                # The name of a file has seconds alone, and a run that is
-                # resumed within one would write over what it wrote before.
-                filename_suffix=f".{uuid.uuid4().hex[:8]}",
-            )
+            self.writer = EventFile(self._parts, self.log_dir, self.epoch_start)
 
     def on_train_batch_end(self, batch, logs=None):
         if self.update_freq == "epoch" or self.writer is None:
@@ -180,7 +175,7 @@ class BlockLog(keras.callbacks.Callback):
 
     def _write(self, tag, value, step):
         if not math.isnan(value):  # a block that was never drawn
-            self.writer.add_scalar(tag, float(value), step)
+            self.writer.scalar(tag, float(value), step)
 
     def _write_training(self, step, logs):
         """Writes the blocks drawn since the last time, and the logs."""
@@ -220,7 +215,7 @@ class BlockLog(keras.callbacks.Callback):
         ):
             # TensorBoard reads Markdown: as code, spaces and lines stay.
             parts = ["    " + text.replace("\n", "\n    ") for text in made]
-            self.writer.add_text("samples", "\n\n---\n\n".join(parts), step)
+            self.writer.text("samples", "\n\n---\n\n".join(parts), step)
             return
         images = np.asarray(keras.ops.convert_to_numpy(made))
         if images.ndim != 4 or images.shape[-1] not in (1, 3, 4):
@@ -233,19 +228,66 @@ class BlockLog(keras.callbacks.Callback):
             low, high = self.value_range
             share = (images.astype("float32") - low) / (high - low)
             images = np.round(255 * np.clip(share, 0.0, 1.0)).astype("uint8")
-        self.writer.add_images("samples", images, step, dataformats="NHWC")
+        self.writer.images("samples", images, step)
 
 
-def _writer_class():
+class EventFile:
+    """A new file of events, which are on the disk after `flush`.
+
+    tensorboardX's own `SummaryWriter` hands events to a thread, so that a run
+    that is killed loses those that were still on their way.
+
+    Args:
+        parts: what `_tensorboardx` returns.
+        folder: str, which is made if need be.
+        step: int. Events of older files in the folder above it are hidden.
+    """
+
+    def __init__(self, parts, folder, step):
+        self.make_event, self.summary, make_writer = parts
+        os.makedirs(folder, exist_ok=True)
+        # The name of a file has seconds alone, and a run that is resumed
+        # within one would write over what it wrote before.
+        suffix = f".{uuid.uuid4().hex[:8]}"
+        self.writer = make_writer(os.path.join(folder, "events"), suffix)
+        begin = {"status": 1}  # SessionLog.START
+        self._write(step + 1, session_log=begin)
+
+    def _write(self, step, **content):
+        event = self.make_event(wall_time=time.time(), step=step, **content)
+        self.writer.write_event(event)
+
+    def scalar(self, tag, value, step):
+        self._write(step, summary=self.summary.scalar(tag, value))
+
+    def text(self, tag, text, step):
+        self._write(step, summary=self.summary.text(tag, text))
+
+    def images(self, tag, images, step):
+        """Images `(N, H, W, C)`, uint8, as one picture."""
+        made = self.summary.image(tag, images, dataformats="NHWC")
+        self._write(step, summary=made)
+
+    def flush(self):
+        self.writer.flush()
+
+    def close(self):
+        self.writer.close()
+
+
+def _tensorboardx():
+    """What `EventFile` takes of tensorboardX."""
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
     except ImportError as error:
         raise ImportError(
             "`BlockLog` writes with tensorboardX. Received: an environment "
             f"without it ({error}). Run "
             '`pip install "keras-dblocks[tensorboard]"`.'
         ) from error
-    return SummaryWriter
+    return Event, summary, EventsWriter
 
 
 def _training_step(model):

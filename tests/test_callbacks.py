@@ -13,6 +13,7 @@ from helpers.small_systems import data as data_of
 from helpers.small_systems import make as make_system
 from keras_dblocks.callbacks import BlockLog
 
+LAST = "learning_rate/shared"  # written last, if there is no validation
 ALL = dict.fromkeys(("scalars", "images", "tensors"), 0)
 
 
@@ -81,6 +82,8 @@ def test_a_run_that_was_killed_goes_on_with_its_curves(tmp_path):
     class Kill(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             if epoch == 1:  # logged, but not backed up
+                steps = [step for step, _ in curves(killed / "log")[LAST]]
+                assert steps == [3, 6]  # nothing is on its way any more
                 raise KeyboardInterrupt
 
     def run(folder, *more):
@@ -90,8 +93,10 @@ def test_a_run_that_was_killed_goes_on_with_its_curves(tmp_path):
             folder / "backup", delete_checkpoint=False
         )
         log = BlockLog(folder / "log")
-        # The order of the callbacks does not matter.
-        fit(model, [log, *more, backup], x, y, epochs=3)
+        try:  # the order of the callbacks does not matter
+            fit(model, [log, *more, backup], x, y, epochs=3)
+        finally:
+            log.on_train_end()  # closes the file, as the process's end does
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run(whole)
@@ -204,6 +209,7 @@ def test_images_and_texts(tmp_path):
     (written,) = text.tensor_proto.string_val
     assert b"    one\n    two" in written and b"    three" in written
     refused(lambda: fit(model, [log], x, y), "1, 3 or 4 channels")
+    log.on_train_end()  # closes the file, as the process's end does
 
 
 @pytest.mark.slow
