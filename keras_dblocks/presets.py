@@ -5,6 +5,10 @@ import os
 
 import keras
 
+from keras_dblocks import processes
+from keras_dblocks.files import model_card
+from keras_dblocks.files.atomic_files import written_beside
+
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.weights.h5"
 
@@ -46,13 +50,25 @@ def load(cls, preset, **kwargs):
     return model
 
 
-def save(model, folder):
-    """Writes the weights of `model`, and then its config, to `folder`."""
+def save(model, folder, record=None, license=None):
+    """Writes the weights of `model`, its config and its card to `folder`.
+
+    Args:
+        model: `DiffusionBlocks`.
+        folder: path, made if need be.
+        record, license: see `model_card.card`.
+    """
+    if not model.built:
+        model.build()
+    page = model_card.card(model, record, license)  # raises before it writes
     os.makedirs(folder, exist_ok=True)
     model.save_weights(os.path.join(folder, WEIGHTS_FILE))
+    if processes.number():  # process 0 writes
+        return
     saved = keras.saving.serialize_keras_object(model)
-    beside = os.path.join(folder, f".{CONFIG_FILE}")
-    with open(beside, "w") as file:
-        keys = ("class_name", "registered_name", "config")
-        json.dump({key: saved[key] for key in keys}, file, indent=2)
-    os.replace(beside, os.path.join(folder, CONFIG_FILE))
+    keys = ("class_name", "registered_name", "config")
+    config = json.dumps({key: saved[key] for key in keys}, indent=2)
+    with written_beside(os.path.join(folder, CONFIG_FILE)) as beside:
+        with open(beside, "w") as file:
+            file.write(config)
+    model_card.write(page, folder)

@@ -599,9 +599,21 @@ class DiffusionBlocks(
         """Makes a model from a preset's name or a folder; see `presets`."""
         return presets.load(cls, preset, **kwargs)
 
-    def save_to_preset(self, folder):
-        """Writes config and weights to a folder that `from_preset` reads."""
-        presets.save(self, folder)
+    def save_to_preset(self, folder, record=None, license=None):
+        """Writes config and weights to a folder that `from_preset` reads.
+
+        Beside them a model card is written, a `README.md` as Hugging Face
+        shows it: sizes, blocks, training and how to load it. A page that is
+        there already stays if it is not such a card.
+
+        Args:
+            folder: path, which is made if need be.
+            record: path of the `record.json` of a training program's run, or
+                its dict, for the card's training and results.
+            license: str for the card, such as `"apache-2.0"`. Left out by
+                default.
+        """
+        presets.save(self, folder, record, license)
 
     def summary(self, print_fn=print, **kwargs):
         """Prints each block's layers, noise range, parameters and state."""
