@@ -28,6 +28,12 @@ class ClassifierRun(ImageRun):
             steps = [self.model.predict(x, batch_size=128, verbose=0)]
         return [100 * float(np.mean(s.argmax(-1) == y)) for s in steps]
 
+    def watched(self):
+        if not self.in_blocks:
+            return {}
+        x, y = self.validation_data()
+        return {"validation_data": (x[:1000], y[:1000])}
+
     def results(self, folder):
         return accuracy_figures(self.accuracies())
 

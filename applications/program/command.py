@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from keras_dblocks.applications.data import DataUnavailable
+from keras_dblocks.callbacks import BlockLog
 
 from .arguments import given, print_error
 from .demo import demo
@@ -66,9 +67,16 @@ def _train(model_class, system, args, command):
             "A network that is trained as a whole has no blocks to spread. "
             f"Received: --blocks-on-ray for the {ROWS[args.row]}. Leave it out."
         )
+    if args.blocks_on_ray and args.tensorboard:
+        raise ValueError(
+            "Ray writes for TensorBoard by itself, into blocks/log of the "
+            "run's folder. Received: --tensorboard with --blocks-on-ray. "
+            "Leave it out."
+        )
     name = f"{args.preset}-{args.row.replace('_', '-')}-seed{args.seed}"
     folder = args.output or Path("runs", name)
     run = _make_runs(model_class, system, args, [args.row])[args.row]
+    callbacks = _callbacks(run, folder) if args.tensorboard else []
     before = claim(folder, run, args.resume)
     if before is not None and before < run.recipe["epochs"]:
         print(
@@ -81,10 +89,17 @@ def _train(model_class, system, args, command):
         if args.blocks_on_ray:
             train_on_ray(run, folder, args.address, args.workers)
         else:
-            train(run, folder)
+            train(run, folder, callbacks)
         results = run.results(folder)
         print(*lines(results), sep="\n", flush=True)
         figures.update(results)
+
+
+def _callbacks(run, folder):
+    try:
+        return [BlockLog(folder / "tensorboard", **run.watched())]
+    except ImportError as error:  # for one line of output
+        raise ValueError(str(error)) from error
 
 
 def _demo(model_class, system, args, command):

@@ -37,6 +37,12 @@ class GeneratorRun(ImageRun):
     def callbacks(self, folder):
         return [SampleGrid(folder / "samples", self.config["num_classes"])]
 
+    def watched(self):
+        if self.on_latents:
+            return {}
+        labels = np.arange(min(self.config["num_classes"], 10))
+        return {"samples": lambda model: model.generate(labels, num_steps=20)}
+
     def save(self, folder):
         """Writes the models, a grid of images, and the way of one of them.
 

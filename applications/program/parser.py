@@ -55,7 +55,10 @@ if there is none; with more --epochs than before the weights go on where they
 stand, and the learning rate follows the schedule of the new length from
 there"""
 
-
+TENSORBOARD = """\
+also write losses, learning rates and the drawn block, with accuracies after
+each block or samples, for `tensorboard --logdir FOLDER`; needs the extra
+tensorboard (default: not)"""
 BLOCKS_ON_RAY = """\
 train each block in a worker of Ray (pip install "keras_dblocks[ray]"), without
 shared parts: independent with --on-policy 0, otherwise on what the newest files
@@ -199,3 +202,4 @@ def add_run_options(parser):
     add("--address", metavar="ADDRESS", help=text)
     text = "blocks trained at once (default: as many as have room)"
     add("--workers", metavar="N", type=number(int, 1), help=text)
+    add("--tensorboard", action="store_true", help=TENSORBOARD)

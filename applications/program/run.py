@@ -151,6 +151,10 @@ class Run:
         """Further callbacks of the training."""
         return []
 
+    def watched(self):
+        """Arguments of `BlockLog`: what else to look at after an epoch."""
+        return {}
+
     def results(self, folder):
         """`Figure`s by name, measured after the training."""
         raise NotImplementedError

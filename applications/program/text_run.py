@@ -66,6 +66,9 @@ class TextRun(Run):
     def callbacks(self, folder):
         return [Samples()]
 
+    def watched(self):
+        return {"samples": lambda model: model.generate(num_samples=2)}
+
     def results(self, folder):
         test = chunks(self.data.test, self.model.sequence_length)[:1000]
         scores = self.model.evaluate(test, return_dict=True)

@@ -5,12 +5,13 @@ import keras
 from .progress import Progress
 
 
-def train(run, folder):
+def train(run, folder, callbacks=()):
     """Trains a run and saves its model.
 
     Args:
         run: `Run`.
         folder: path of the run's folder, which `claim` has created.
+        callbacks: further callbacks.
     """
     print(run.describe(), flush=True)
     backup = keras.callbacks.BackupAndRestore(
@@ -19,7 +20,13 @@ def train(run, folder):
     log = EpochLog(run, folder / "history.csv")
     with Progress(run) as progress:
         run.fit(
-            callbacks=[log, *run.callbacks(folder), progress, backup],
+            callbacks=[
+                log,
+                *run.callbacks(folder),
+                *callbacks,
+                progress,
+                backup,
+            ],
             validation_data=run.validation_data(),
             validation_freq=max(1, run.epochs // 20),
             verbose=0,

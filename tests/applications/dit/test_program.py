@@ -65,7 +65,7 @@ def generate(*arguments):
 
 def test_train_resume_and_generate(tmp_path, capsys):
     folder = tmp_path / "run"
-    assert run(folder) == 0
+    assert run(folder, "--tensorboard") == 0
     text = capsys.readouterr().out
     assert "Frechet distance of 20 images" in text
     # Two epochs of blocks, one picture each, four rows of ten classes.
@@ -76,6 +76,8 @@ def test_train_resume_and_generate(tmp_path, capsys):
         assert pixels(folder / name).shape[1] > 100
     history = (folder / "history.csv").read_text().splitlines()
     assert len(history) == 3 and "val_block_1_loss" in history[0]
+    (event,) = folder.glob("tensorboard/*")
+    assert b"samples" in event.read_bytes()
     assert run(folder) == 2  # a folder of its own
     assert "--resume" in capsys.readouterr().err
     assert run(folder, "--resume") == 0

@@ -55,7 +55,7 @@ run = functools.partial(small_text.run, MDM)
 
 def test_train_resume_and_generate(tmp_path, text, capsys):
     folder = tmp_path / "run"
-    assert run(folder, text) == 0
+    assert run(folder, text, "--tensorboard") == 0
     printed = capsys.readouterr().out
     assert printed.count("sample: ") == 2  # after each epoch
     bound = re.search(r"^test bound: ([\d.]+) bits per token$", printed, re.M)
@@ -67,6 +67,8 @@ def test_train_resume_and_generate(tmp_path, text, capsys):
     assert record["settings"]["tokenizer"] == "text8"
     history = (folder / "history.csv").read_text().splitlines()
     assert len(history) == 3 and "val_block_1_loss" in history[0]
+    (event,) = folder.glob("tensorboard/*")
+    assert b"samples/text_summary" in event.read_bytes()
     assert run(folder, text) == 2
     assert "--resume" in capsys.readouterr().err
     assert run(folder, text, "--resume") == 0

@@ -14,6 +14,9 @@ import sys
 import keras
 import numpy as np
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import (
+    EventAccumulator,
+)
 
 from keras_dblocks import compat
 from keras_dblocks.applications.data import load_images
@@ -127,7 +130,7 @@ def run_and_photograph(folder, *arguments):
 def trained(tmp_path_factory):
     """Folder of a run of blocks and of its photograph; what it printed."""
     folder = tmp_path_factory.mktemp("run")
-    return folder, run_and_photograph(folder)
+    return folder, run_and_photograph(folder, "--tensorboard")
 
 
 def test_blocks_are_trained_saved_and_scored(trained):
@@ -159,8 +162,27 @@ def resume_and_compare(folder, *arguments):
     )
 
 
+def curves_of(folder):
+    found = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0})
+    tags = found.Reload().Tags()["scalars"]
+    return {t: [(e.step, e.value) for e in found.Scalars(t)] for t in tags}
+
+
 def test_a_killed_run_is_resumed(trained):
-    resume_and_compare(trained[0])
+    resume_and_compare(trained[0], "--tensorboard")
+    curves = curves_of(trained[0] / "whole")
+    assert curves_of(trained[0] / "killed") == curves
+    assert [step for step, _ in curves["blocks/drawn"]] == [*range(1, 13)]
+    log = log_of(trained[0] / "whole")
+    _, last = curves["validation/accuracy_after_block_1"][-1]
+    assert last == pytest.approx(float(log[-1]["val_accuracy"]))
+
+
+def test_tensorboard_needs_its_extra(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    assert run_main(tmp_path / "run", "--tensorboard") == 2
+    assert "keras-dblocks[tensorboard]" in error_line(capsys)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
