@@ -1,4 +1,4 @@
-# make demo | make test | make test-quick | make lint | ...; see CONTRIBUTING.md
+# make demo | make test | make docs | make lint | ...; see CONTRIBUTING.md
 PYTHON ?= python3
 WORKERS ?= 2
 PYTEST_ARGS ?=
@@ -19,14 +19,15 @@ SUITES := test-jax test-tensorflow test-torch
 
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: setup demo test test-all test-quick test-nightly $(SUITES) lint clean
+.PHONY: setup demo docs test test-all test-quick test-nightly $(SUITES) lint \
+    clean
 .NOTPARALLEL:
 
 setup: $(FULL)
 
 $(FULL): pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -e ".[jax,data,plots,tensorboard,dev]" \
+	$(BIN)/python -m pip install -e ".[jax,dev]" \
 	    "$(TENSORFLOW)" "$(TORCH)"
 	$(BIN)/python -m pip install --no-deps "$(KERAS_HUB)"
 	touch $@
@@ -39,6 +40,10 @@ $(JAX_ONLY): pyproject.toml setup.py
 # One backend is enough here: the full environment is used where there is one.
 demo: $(if $(wildcard $(FULL)),$(FULL),$(JAX_ONLY))
 	KERAS_BACKEND=jax $(BIN)/python -m keras_dblocks.applications.vit demo
+
+# The site, build/docs/index.html: runs every guide, and fails on a warning.
+docs: setup
+	$(BIN)/python -m sphinx -b html -W --keep-going -j 4 -c docs . build/docs
 
 test: $(SUITES) lint
 
@@ -69,7 +74,7 @@ test-quick: setup
 # The newest Keras and JAX, released or not, in an environment made anew.
 test-nightly:
 	$(PYTHON) -m venv --clear $(NIGHTLY)
-	$(NIGHTLY)/bin/python -m pip install -e ".[jax,data,plots,tensorboard,dev]" \
+	$(NIGHTLY)/bin/python -m pip install -e ".[jax,dev]" \
 	    "$(TENSORFLOW)" "$(TORCH)"
 	$(NIGHTLY)/bin/python -m pip install --no-deps "$(KERAS_HUB)"
 	$(NIGHTLY)/bin/python -m pip install --pre --upgrade keras jax jaxlib \

@@ -14,6 +14,11 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 # For autodoc and for the kernels that run the guides.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# The kernels share what XLA has compiled, but nothing that was computed.
+CACHE = Path(__file__).parent.parent / "build" / "jax"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 project = "keras_dblocks"
 author = "The keras_dblocks authors"

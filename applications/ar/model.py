@@ -70,10 +70,10 @@ class ARTransformer(NextTokenBlocks):
     Example:
 
     ```python
-    ar = ARTransformer(256, 128, num_layers=6, hidden_dim=96, num_heads=4)
+    ar = ARTransformer(27, 32, num_layers=3, hidden_dim=96, num_heads=4)
     ar.compile("adamw")
     ar.fit(tokens, epochs=1)
-    ar.generate([tokens[0, :10]], max_length=64, temperature=0.8)
+    ar.generate([tokens[0, :10]], max_length=32, temperature=0.8)
     ```
 
     References:

@@ -53,7 +53,9 @@ class DiT(GeneratesImages, DiffusionBlocks):
     Example:
 
     ```python
-    dit = DiT(image_size=8, num_classes=10, channels=1, hidden_dim=64)
+    dit = DiT(
+        image_size=8, channels=1, num_layers=6, hidden_dim=48, num_heads=4
+    )
     dit.compile("adamw")
     dit.fit(images, labels, epochs=10)
     dit.generate([0, 1, 2], num_steps=10, guidance_scale=2.0)

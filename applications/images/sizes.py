@@ -96,6 +96,12 @@ def published_size(
         num_blocks: int. Defaults to `{blocks}`: {each} layers each.
         kwargs: other keywords of `{keywords}`, such as `patch_size`.
 
+    Example:
+
+    ```python
+    model = {name}(input_shape=(32, 32, {shape[2]}), classes=10)
+    ```
+
     References:
 {references}
     """

@@ -59,7 +59,9 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
     Example:
 
     ```python
-    mdm = MDM(vocabulary_size=27, sequence_length=64, hidden_dim=96)
+    mdm = MDM(
+        27, sequence_length=32, num_layers=3, hidden_dim=96, num_heads=4
+    )
     mdm.compile("adamw")
     mdm.fit(tokens, epochs=1)
     mdm.generate(num_samples=8, num_steps=64)

@@ -48,10 +48,10 @@ class RecurrentDepth(NextTokenBlocks):
     Example:
 
     ```python
-    model = RecurrentDepth(256, 128, hidden_dim=96, num_heads=4)
+    model = RecurrentDepth(27, 32, hidden_dim=96, num_heads=4)
     model.compile("adamw")
     model.fit(tokens, epochs=1)
-    model.generate([tokens[0, :10]], max_length=64, num_steps=32)
+    model.generate([tokens[0, :10]], max_length=32, num_steps=8)
     ```
 
     References:

@@ -42,7 +42,9 @@ class ViT(DiffusionBlocks):
     Example:
 
     ```python
-    model = ViT(image_size=8, num_classes=10, channels=1, patch_size=2)
+    model = ViT(
+        image_size=8, num_classes=10, channels=1, patch_size=2, num_layers=6
+    )
     model.compile("adamw", metrics=["accuracy"])
     model.fit(images, labels, epochs=3)
     ```

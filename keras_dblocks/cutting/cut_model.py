@@ -26,6 +26,15 @@ class CutModel(SavedRandomStates, BlockTrainer):
         model: built `keras.Model`.
         division: list of lists of `Unit`, one for each block.
         seed: int.
+
+    Example:
+
+    ```python
+    cut = keras_dblocks.cut(network, num_blocks=2)
+    cut.compile("adamw", "mse")
+    cut.fit(x, y)
+    cut.model is network  # which was trained
+    ```
     """
 
     # What blocks are made of: `block_class(network, index, units)`.

@@ -22,6 +22,13 @@ class ContinuousSignal(Target):
 
     Returns:
         float32 tensor of the same shape.
+
+    Example:
+
+    ```python
+    target = ContinuousSignal((2,), value_range=(0.0, 16.0))
+    target(np.array([[0.0, 8.0]]))  # [[-1, 0]]
+    ```
     """
 
     def __init__(self, signal_shape, value_range=(-1.0, 1.0), **kwargs):

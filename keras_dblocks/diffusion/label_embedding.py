@@ -26,6 +26,14 @@ class LabelEmbedding(Target):
     Returns:
         float32 tensor `(B, dim)`, rows of length 1.
 
+    Example:
+
+    ```python
+    target = LabelEmbedding(num_classes=10, dim=16)
+    rows = target(np.array([3, 7]))  # (2, 16)
+    target.bridge(np.zeros((2, 10)))  # the mean of all rows, (2, 16)
+    ```
+
     References:
      - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Appendix B
     """

@@ -30,6 +30,15 @@ class Noise(Configured, Contract):
         dtype: str. Dtype of what `corrupt` returns. Defaults to `"float32"`.
 
     See docs/method.md#noise-distribution.
+
+    Example:
+
+    ```python
+    @keras.saving.register_keras_serializable(package="mine")
+    class NeverWidened(LogNormalNoise):
+        def widen(self, low, high, overlap):
+            return low, high
+    ```
     """  # noqa: E501
 
     dtype = "float32"

@@ -32,6 +32,18 @@ class Preconditioning(Configured, Contract):
     `keras.saving.register_keras_serializable`.
 
     See docs/method.md#preconditioning.
+
+    Example:
+
+    ```python
+    from keras_dblocks.diffusion import preconditioning
+
+    @keras.saving.register_keras_serializable(package="mine")
+    class OnlyLogarithm(Preconditioning):
+        def __call__(self, level):
+            c_noise = ops.log(level) / 4.0
+            return preconditioning.Coefficients(None, None, None, c_noise)
+    ```
     """
 
     @abc.abstractmethod
@@ -102,6 +114,12 @@ class InputPreconditioning(EDMPreconditioning):
     It is meant for tables of targets. There EDM's skip copies the noisy row
     to the answer at low noise, so that the network of a late block has hardly
     any influence (docs/method.md#preconditioning).
+
+    Example:
+
+    ```python
+    InputPreconditioning()(np.array([0.5])).c_skip  # None
+    ```
     """
 
     def __call__(self, sigma):
@@ -115,6 +133,12 @@ class NoPreconditioning(Preconditioning):
 
     `c_noise` is 1000 times the mask ratio. MD4 embeds 1000 times the time,
     which is the same for its linear schedule up to epsilon.
+
+    Example:
+
+    ```python
+    NoPreconditioning()(np.array([0.5])).c_noise  # array([500.])
+    ```
     """
 
     def __call__(self, level):

@@ -34,6 +34,16 @@ class Target(Configured, keras.layers.Layer, Contract):
     | `freeze` | a model with `sharing="targets"` | before `build` |
 
     See docs/method.md#bridge.
+
+    Example:
+
+    ```python
+    @keras.saving.register_keras_serializable(package="mine")
+    class AbsoluteError(layers.ContinuousSignal):
+        def loss(self, x, prediction, noisy, level):
+            error = ops.abs(prediction - self(x))
+            return ops.mean(ops.reshape(error, (ops.shape(x)[0], -1)), -1)
+    ```
     """
 
     def __init__(self, **kwargs):

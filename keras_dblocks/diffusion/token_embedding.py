@@ -86,6 +86,13 @@ class OneHotTokens(TokenEmbedding):
     Args:
         num_classes: int. Size of the vocabulary, and width of a row.
         sequence_length: int. T.
+
+    Example:
+
+    ```python
+    target = OneHotTokens(num_classes=4, sequence_length=2)
+    target(np.array([[0, 3]]))  # (1, 2, 4)
+    ```
     """
 
     def __init__(self, num_classes, sequence_length, **kwargs):

@@ -66,6 +66,13 @@ class Tokens(LossOfTokens, Target):
 
     Returns:
         int32 tensor `(B, T)`.
+
+    Example:
+
+    ```python
+    target = Tokens(vocabulary_size=27, sequence_length=3)
+    target(np.array([[0, 5, 26]]))  # the tokens themselves
+    ```
     """
 
     def __init__(

@@ -21,6 +21,12 @@ class ActivatedDense(Configured, keras.layers.Dense):
             kept. On PyTorch an activation is one operation that keeps none.
             Defaults to False.
         kwargs: keywords of `keras.layers.Dense`.
+
+    Example:
+
+    ```python
+    ActivatedDense(64, "gelu", recompute=True)(np.zeros((2, 8)))  # (2, 64)
+    ```
     """
 
     def __init__(self, units, activation, recompute=False, **kwargs):

@@ -30,6 +30,13 @@ class AdaptiveNormalization(Configured, keras.layers.Layer):
     Returns:
         Tensor of the shape of `x`.
 
+    Example:
+
+    ```python
+    norm = AdaptiveNormalization("rms")
+    norm(np.ones((2, 5, 8)), shift=np.zeros(8), scale=np.ones(8))
+    ```
+
     References:
      - [DiT](https://arxiv.org/abs/2212.09748), adaptive layer norm
     """

@@ -28,6 +28,14 @@ class Embedding(keras.layers.ReversibleEmbedding):
 
     Returns:
         Tensor `(..., output_dim)`, or in reverse `(..., reverse_dim)`.
+
+    Example:
+
+    ```python
+    embedding = Embedding(28, 16, reverse_dim=27)  # no logit for a mask
+    rows = embedding(np.zeros((2, 5), "int32"))  # (2, 5, 16)
+    embedding(rows, reverse=True)  # (2, 5, 27)
+    ```
     """
 
     def __init__(

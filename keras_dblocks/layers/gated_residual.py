@@ -27,6 +27,13 @@ class GatedResidual(Configured, keras.layers.Layer):
 
     Returns:
         Tensor of the shape of `x`.
+
+    Example:
+
+    ```python
+    x, h = np.zeros((2, 5, 8)), np.ones((2, 5, 32))
+    GatedResidual()(x, h, gate=np.ones(8))  # (2, 5, 8)
+    ```
     """
 
     def __init__(self, use_bias=True, dropout=0.0, recompute=False, **kwargs):

@@ -22,6 +22,13 @@ class HandedState(Configured, keras.layers.Layer):
     Returns:
         Tensor `(B, ..., D)`.
 
+    Example:
+
+    ```python
+    state, handed = np.ones((2, 5, 8)), np.ones((2, 5, 8))
+    HandedState()(state, handed)  # at first `state` itself
+    ```
+
     References:
      - [RIN](https://arxiv.org/abs/2212.11972), latent self-conditioning
      - docs/method.md#state-handed-over

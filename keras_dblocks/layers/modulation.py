@@ -32,6 +32,13 @@ class Modulation(Configured, keras.layers.Layer):
         List of `num_maps` tensors that broadcast to `x`, with D features and
         the rank of `x`.
 
+    Example:
+
+    ```python
+    noise, x = np.zeros((2, 16)), np.ones((2, 5, 8))
+    shift, scale = Modulation(2, ones=(1,))(noise, x)  # (2, 1, 8) each
+    ```
+
     References:
      - [DiT](https://arxiv.org/abs/2212.09748), Section 3.2
     """

@@ -13,6 +13,16 @@ class MovingAverage(keras.layers.Layer):
     Args:
         momentum: float. Weight of the former average, below 1.
 
+    Example:
+
+    ```python
+    weight = keras.Variable([1.0])
+    average = MovingAverage(0.999)
+    average.follow([weight])
+    average.update()  # in a training step; the first one copies
+    average.values()  # [1.0]
+    ```
+
     References:
      - [DiT](https://arxiv.org/abs/2212.09748), Section 4 (0.9999)
     """

@@ -28,6 +28,12 @@ class NoiseEmbedding(Configured, keras.layers.Layer):
     Returns:
         Tensor `(B, output_dim)`.
 
+    Example:
+
+    ```python
+    NoiseEmbedding(32)(np.log(np.array([0.5, 80.0])) / 4)  # (2, 32)
+    ```
+
     References:
      - [DiT](https://arxiv.org/abs/2212.09748), Section 3.2
     """

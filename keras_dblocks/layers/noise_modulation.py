@@ -23,6 +23,13 @@ class NoiseModulation(Configured, keras.layers.Layer):
         x: tensor `(B, ..., D)`.
         noise: tensor `(B, noise_dim)`, the embedded noise level.
 
+    Example:
+
+    ```python
+    layer = NoiseModulation(TransformerLayer(2, 16, conditioned=False))
+    layer(np.ones((2, 5, 8)), noise=np.zeros((2, 16)))  # (2, 5, 8)
+    ```
+
     References:
      - [DiT](https://arxiv.org/abs/2212.09748), adaptive layer norm
     """

@@ -20,6 +20,12 @@ class PatchEmbedding(Configured, keras.layers.Layer):
 
     Returns:
         Tensor `(B, H * W / patch_size ** 2, hidden_dim)`.
+
+    Example:
+
+    ```python
+    PatchEmbedding(4, 32)(np.zeros((2, 16, 16, 3)))  # (2, 16, 32)
+    ```
     """
 
     def __init__(self, patch_size, hidden_dim, **kwargs):

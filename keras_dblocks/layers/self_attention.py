@@ -27,6 +27,12 @@ class SelfAttention(Configured, keras.layers.Layer):
 
     Returns:
         Tensor `(B, T, D)`, the heads side by side.
+
+    Example:
+
+    ```python
+    SelfAttention(2, rotary=True)(np.ones((2, 5, 8)))  # (2, 5, 8)
+    ```
     """
 
     def __init__(self, num_heads, dropout=0.0, rotary=False, **kwargs):

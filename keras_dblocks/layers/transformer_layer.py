@@ -49,6 +49,13 @@ class TransformerLayer(Configured, keras.layers.Layer):
     Returns:
         Tensor `(B, T, D)`.
 
+    Example:
+
+    ```python
+    layer = TransformerLayer(num_heads=2, intermediate_dim=32)
+    layer(np.ones((2, 5, 8)), noise=np.zeros((2, 16)))  # (2, 5, 8)
+    ```
+
     References:
      - [ViT](https://arxiv.org/abs/2010.11929)
      - [DiT](https://arxiv.org/abs/2212.09748), Section 3.2

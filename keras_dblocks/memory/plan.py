@@ -30,6 +30,13 @@ class Plan:
         num_blocks: int. Number of blocks, B.
         batch_size: int.
         memory: `Memory` of a step.
+
+    Example:
+
+    ```python
+    found = Plan(3, 128, Memory(4, 8, 4, 100, how="by hand"))
+    found.memory.total  # 116
+    ```
     """
 
     num_blocks: int

@@ -21,6 +21,13 @@ class Memory:
         activations: int. Everything else that is alive at the peak of a step,
             which is what the backward pass needs, and working space.
         how: string. How the figures were obtained.
+
+    Example:
+
+    ```python
+    usage = Memory(4, 8, 4, 100, how="by hand")
+    usage.temporaries, usage.total  # (104, 116)
+    ```
     """
 
     parameters: int

@@ -63,6 +63,16 @@ class Block(
             the start of the chain and `stream` a `Stream` to draw from. None
             begins with `start` itself at the highest level.
 
+    Example:
+
+    ```python
+    block = model.block(0)
+    block.compile("adamw")
+    block.fit(x, y)
+    block.save("block_0.keras")
+    keras.saving.load_model("block_0.keras").predict(x)
+    ```
+
     References:
      - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 3
     """

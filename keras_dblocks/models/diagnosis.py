@@ -69,6 +69,14 @@ class Diagnosis:
     Args:
         rows: list of dicts with the keys of `COLUMNS`; NaN where a measure
             does not apply.
+
+    Example:
+
+    ```python
+    found = keras_dblocks.diagnose(model, x, y)
+    print(found)
+    found.rows[0]["block"]  # 0
+    ```
     """
 
     def __init__(self, rows):

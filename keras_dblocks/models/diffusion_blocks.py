@@ -53,9 +53,12 @@ class DiffusionBlocks(
 
     ```python
     model = DiffusionBlocks(
-        target=LabelEmbedding(10, 64), stem=stem, layers=[...],
-        readout=readout, head=head, num_blocks=3,
-        condition=keras.KerasTensor((None, 32, 32, 3)),
+        target=LabelEmbedding(10, 64),
+        stem=stem,  # layer or functional model of (noisy, condition)
+        layers=[make_layer() for _ in range(6)],
+        head=keras.layers.Dense(10),
+        num_blocks=3,
+        condition=keras.KerasTensor((None, 8, 8, 1)),
     )
     ```
 

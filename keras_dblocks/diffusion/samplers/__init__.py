@@ -47,6 +47,13 @@ def get(identifier, **kwargs):
             `"stochastic"`, `"unmasking"`, a dict of arguments with `"name"`,
             or a config of `serialize`.
         kwargs: constructor arguments, used with a name.
+
+    Example:
+
+    ```python
+    samplers.get("euler", num_steps=4)
+    samplers.get({"name": "heun", "num_steps": 4})
+    ```
     """
     if isinstance(identifier, dict) and "class_name" in identifier:
         identifier = keras.saving.deserialize_keras_object(identifier)

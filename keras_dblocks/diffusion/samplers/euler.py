@@ -12,6 +12,12 @@ def euler_step(noisy, denoised, level, following):
 
     The paper's Equations 3 to 5 have the sign the wrong way round
     (docs/method.md#errors-in-the-sources).
+
+    Example:
+
+    ```python
+    euler_step(noisy=1.0, denoised=0.0, level=2.0, following=1.0)  # 0.5
+    ```
     """
     ratio = following / level
     return ratio * noisy + (1.0 - ratio) * denoised

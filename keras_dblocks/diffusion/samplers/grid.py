@@ -23,6 +23,13 @@ def noise_levels(partition, num_steps, grid="upper_edges", rho=7.0):
     Raises:
         ValueError: for an unknown grid, or for `"upper_edges"` with fewer
             steps than blocks.
+
+    Example:
+
+    ```python
+    partition = Partition(LogNormalNoise(), num_layers=6, num_blocks=3)
+    noise_levels(partition, 3)  # array([80., 0.505, 0.18])
+    ```
     """
     if grid not in GRIDS:
         raise ValueError(

@@ -22,6 +22,14 @@ class HeunSampler(GaussianSampler):
     owns `s'`, so the next block corrects a block's last step. The step to 0
     has no second call, so there are `2 num_steps - 1` calls in all.
 
+    Example:
+
+    ```python
+    partition = Partition(LogNormalNoise(), num_layers=6, num_blocks=3)
+    visits = samplers.plan(HeunSampler(5), partition)
+    sum(visit.num_calls for visit in visits)  # 9
+    ```
+
     References:
      - [EDM](https://arxiv.org/abs/2206.00364), Algorithm 1
     """

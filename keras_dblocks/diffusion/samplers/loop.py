@@ -18,6 +18,12 @@ class Visit(NamedTuple):
         calls: dict of tuples of floats with an entry for each call. It is a
             part of `Sampler.calls`, with `"number"`, the call's number in the
             chain.
+
+    Example:
+
+    ```python
+    Visit(0, {"level": (80.0, 5.0), "number": (0, 1)}).num_calls  # 2
+    ```
     """
 
     block: int
@@ -41,6 +47,13 @@ def plan(sampler, partition):
     """Lists the visits to blocks that a sampler makes, as `Visit`.
 
     It warns when a block would not be called.
+
+    Example:
+
+    ```python
+    partition = Partition(LogNormalNoise(), num_layers=6, num_blocks=3)
+    [visit.block for visit in plan(EulerSampler(), partition)]  # [0, 1, 2]
+    ```
     """
     levels = [float(level) for level in sampler.levels(partition)]
     calls = sampler.calls([*levels, 0.0])

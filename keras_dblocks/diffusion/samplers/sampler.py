@@ -20,6 +20,15 @@ class Draws(NamedTuple):
         stream: `streams.Stream`.
         rows: int32 tensor `(B,)`.
         step: int32 tensor `()`, number of the call.
+
+    Example:
+
+    ```python
+    from keras_dblocks import streams
+
+    draws = Draws(streams.Stream(0, "example"), rows=ops.arange(2), step=0)
+    draws.normal((3,))  # (2, 3)
+    ```
     """
 
     stream: streams.Stream
@@ -219,6 +228,20 @@ class GaussianSampler(Sampler):
         rho: float. Exponent of the Karras grid. Defaults to `7`.
         seed: int. The start noise and what `step` draws follow from it.
 
+    Example:
+
+    ```python
+    @keras.saving.register_keras_serializable(package="mine")
+    @dataclasses.dataclass(frozen=True)
+    class Euler(samplers.GaussianSampler):
+        def calls(self, levels):
+            return {"level": levels[:-1], "following": levels[1:]}
+
+        def step(self, state, denoised, call, draws):
+            levels = call["level"], call["following"]
+            return (samplers.euler_step(state[0], denoised, *levels),)
+    ```
+
     References:
      - [EDM](https://arxiv.org/abs/2206.00364), Algorithms 1 and 2
      - [Classifier-free guidance](https://arxiv.org/abs/2207.12598)
@@ -264,6 +287,12 @@ def serialize(sampler):
     Raises:
         ValueError: if the class is not registered, since the sampler could
             then not be loaded.
+
+    Example:
+
+    ```python
+    samplers.get(samplers.serialize(EulerSampler(4))) == EulerSampler(4)
+    ```
     """
     kind = type(sampler)
     name = keras.saving.get_registered_name(kind)

@@ -24,6 +24,14 @@ class StochasticSampler(HeunSampler):
             levels in this range. Defaults to EDM's `(0.05, 50)`.
         noise_scale: float, `S_noise` of EDM. Defaults to `1.003`.
 
+    Example:
+
+    ```python
+    sampler = StochasticSampler(
+        num_steps=18, grid="karras", start="noise", churn=20.0
+    )
+    ```
+
     References:
      - [EDM](https://arxiv.org/abs/2206.00364), Algorithm 2
     """

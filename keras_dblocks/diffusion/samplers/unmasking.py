@@ -44,6 +44,12 @@ class UnmaskingSampler(Sampler):
         mask_token: int. The token that stands for a mask; it must be given.
         seed: int. All draws follow from it.
 
+    Example:
+
+    ```python
+    sampler = UnmaskingSampler(64, order="confidence", mask_token=27)
+    ```
+
     References:
      - [MD4](https://arxiv.org/abs/2406.04329), Section 4 and Appendix
      - [MaskGIT](https://arxiv.org/abs/2202.04200), confidence order
