@@ -58,6 +58,7 @@ def names_of_an_example():
     things |= {"samplers": keras_dblocks.samplers, "dataclasses": dataclasses}
     things |= {"__name__": "example", "images": images, "labels": labels}
     things |= {"x": images, "y": labels}
+    things |= {"x_test": images, "y_test": labels}
     things["tokens"] = rng.integers(0, 27, (8, 32)).astype("int32")
     return things
 
@@ -71,7 +72,7 @@ def small_vit():
 
 
 def vectors():
-    x = np.zeros((8, 8), "float32")
+    x = np.zeros((640, 8), "float32")  # enough steps for each block
     return {"x": x, "y": x}
 
 
