@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 # For autodoc and for the kernels that run the guides.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Compiling takes most of the time; nothing runs long enough to pay.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # The kernels share what XLA has compiled, but nothing that was computed.
 CACHE = Path(__file__).parent.parent / "build" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
@@ -41,8 +43,6 @@ exclude_patterns = [".*", "**/.*", "build", "dist", "runs", "**/__pycache__"]
 
 html_theme = "furo"
 html_title = "keras_dblocks"
-html_static_path = ["_static"]
-html_css_files = ["site.css"]
 html_copy_source = False
 templates_path = ["_templates"]
 # The first page is docs/index.html, as the sources lie.

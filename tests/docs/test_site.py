@@ -63,8 +63,6 @@ def broken_links(folder):
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site").resolve()
     environment = {**os.environ, "KERAS_BACKEND": "jax"}
-    # Guides train for some seconds, which the suite's flags make longer.
-    environment.pop("XLA_FLAGS", None)
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W"]
     command += ["--keep-going", "-j", "4", "-c", ROOT / "docs", ROOT, folder]
     done = subprocess.run(
