@@ -14,6 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 # For autodoc and for the kernels that run the guides.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Several kernels run beside each other, each with one thread.
+os.environ.setdefault("NPROC", "1")  # XLA's
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Compiling takes most of the time; nothing runs long enough to pay.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 # The kernels share what XLA has compiled, but nothing that was computed.
