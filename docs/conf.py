@@ -11,19 +11,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
-# For autodoc and for the kernels that run the guides.
-os.environ.setdefault("KERAS_BACKEND", "jax")
+# For autodoc and for the kernels that run the guides. PyTorch, since it
+# compiles nothing: on JAX and TensorFlow nothing runs long enough to pay.
+os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Several kernels run beside each other, each with one thread.
-os.environ.setdefault("NPROC", "1")  # XLA's
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Compiling takes most of the time; nothing runs long enough to pay.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
-# The kernels share what XLA has compiled, but nothing that was computed.
-CACHE = Path(__file__).parent.parent / "build" / "jax"
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 project = "keras_dblocks"
 author = "The keras_dblocks authors"

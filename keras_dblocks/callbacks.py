@@ -16,6 +16,8 @@ from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 from keras_dblocks.training.trainer import BlockTrainer
 from keras_dblocks.training.user_data import as_arrays, is_arrays
 
+__all__ = ["BlockLog"]
+
 
 class BlockLog(keras.callbacks.Callback):
     """Writes what blocks do in `fit` for TensorBoard, without TensorFlow.

@@ -5,7 +5,7 @@ import importlib
 
 from sphinx.util import logging
 
-MODULES = ("", ".applications", ".layers", ".memory", ".samplers")
+MODULES = ("", ".applications", ".callbacks", ".layers", ".memory", ".samplers")
 
 
 @functools.cache

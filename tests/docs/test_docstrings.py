@@ -17,7 +17,7 @@ import keras_dblocks
 
 EXTENSIONS = Path(__file__).resolve().parent.parent.parent / "docs" / "_ext"
 FENCE = re.compile(r"^ *```python\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
-MODULES = ("", ".applications", ".layers", ".memory", ".samplers")
+MODULES = ("", ".applications", ".callbacks", ".layers", ".memory", ".samplers")
 SYSTEMS = {"ViT", "DiT", "MDM", "ARTransformer", "RecurrentDepth"}
 # Each trains a system or a network, which the guides do too.
 SLOW = SYSTEMS | {"Block", "ComposedBlocks", "CutModel", "Diagnosis"}

@@ -62,7 +62,7 @@ def broken_links(folder):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site").resolve()
-    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    environment = {**os.environ, "KERAS_BACKEND": "torch"}
     command = [sys.executable, "-m", "sphinx", "-b", "html", "-q", "-W"]
     command += ["--keep-going", "-j", "4", "-c", ROOT / "docs", ROOT, folder]
     done = subprocess.run(

@@ -84,6 +84,7 @@ def test_a_row_that_came_before_is_read(tmp_path):
     assert np.isnan(losses[-steps:]).all()
 
 
+@pytest.mark.heavy
 def test_a_share_of_a_batch_and_what_a_cut_hands_over(tmp_path):
     run, kept = three_blocks(sharing="targets"), three_blocks(sharing="targets")
     compile_(run, None, on_policy=0.5)
@@ -131,6 +132,7 @@ def test_a_killed_run_goes_on_with_its_files(tmp_path):
     )
 
 
+@pytest.mark.heavy
 def test_files_of_other_data_or_weights_are_not_taken(tmp_path):
     images, labels = data(ROWS)
     fit(make(tmp_path))
@@ -149,6 +151,7 @@ def test_files_of_other_data_or_weights_are_not_taken(tmp_path):
     np.testing.assert_allclose(*found, rtol=2e-3)
 
 
+@pytest.mark.heavy
 def test_a_saved_model_keeps_the_folder(tmp_path):
     model = make(tmp_path / "hand_overs")
     model.save(tmp_path / "model.keras")
