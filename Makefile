@@ -19,8 +19,8 @@ SUITES := test-jax test-tensorflow test-torch
 
 export TF_CPP_MIN_LOG_LEVEL := 3
 
-.PHONY: setup demo docs test test-all test-quick test-nightly $(SUITES) lint \
-    clean
+.PHONY: setup demo docs results test test-all test-quick test-nightly \
+    $(SUITES) lint clean
 .NOTPARALLEL:
 
 setup: $(FULL)
@@ -44,6 +44,10 @@ demo: $(if $(wildcard $(FULL)),$(FULL),$(JAX_ONLY))
 # The site, build/docs/index.html: runs every guide, and fails on a warning.
 docs: setup
 	$(BIN)/python -m sphinx -b html -W --keep-going -j 4 -c docs . build/docs
+
+# Tables of the documentation, from the records in results/.
+results:
+	$(PYTHON) tools/tables.py
 
 test: $(SUITES) lint
 

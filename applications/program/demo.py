@@ -1,5 +1,6 @@
 """The demo: DiffusionBlocks and both twins in a table and a picture."""
 
+import statistics
 import time
 
 import keras
@@ -7,13 +8,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from keras_dblocks import memory
+from keras_dblocks.memory.usage import MIB
+
 from .classifier_run import accuracy_figures
 from .figures import Figure
 from .progress import Progress
 from .report import report
 from .run import ROWS
 
-CAPTION = """Equal layer evaluations; seconds include compilation.
+CAPTION = """Equal layer evaluations. Memory of a training step: activations
+and gradients, and all that stays resident (weights, optimizer state) with them.
+Times are medians over the epochs after the first, which compiles.
 Standard error of an accuracy, with {count} test images: {error:.1f} %"""
 
 
@@ -28,19 +34,19 @@ def demo(runs, folder):
         Dict of `Figure`s by name.
     """
     console = Console(highlight=False)
-    losses, accuracies, seconds = {}, {}, {}
+    losses, accuracies, seconds, usage = {}, {}, {}, {}
     blocks = runs["blocks"]
     for row, run in runs.items():
         console.print(run.describe(), soft_wrap=True)
-        begin = time.perf_counter()
-        means = Losses()
+        means, clock = Losses(), Clock()
         with Progress(run) as progress:
-            run.fit([means, progress], verbose=0)
-        losses[row] = means.means
-        seconds[row] = time.perf_counter() - begin
+            run.fit([means, clock, progress], verbose=0)
+        losses[row], seconds[row] = means.means, clock.seconds()
         accuracies[row] = run.accuracies()
+        usage[row] = memory.measure(run.model, *run.batches[0])
     count = len(blocks.data.y_test)
-    console.print(table(accuracies, seconds, count))
+    console.print(table(accuracies, seconds, usage, count))
+    console.print(sentence(accuracies, usage, count), soft_wrap=True)
     paths = blocks.save(folder)
     compare_files(blocks, paths, console)
     picture = folder / "report.png"
@@ -49,9 +55,37 @@ def demo(runs, folder):
     figures = {}
     for row, values in accuracies.items():
         of_row = accuracy_figures(values)
-        of_row["training time"] = Figure(round(seconds[row], 1), "s")
+        of_row["time of a step"] = Figure(round(1000 * seconds[row], 2), "ms")
+        for name, part in MEMORY.items():
+            size = getattr(usage[row], part) / MIB
+            of_row[name] = Figure(round(size, 3), "MiB")
         figures |= {f"{ROWS[row]}, {n}": f for n, f in of_row.items()}
     return figures
+
+
+MEMORY = {
+    "memory of a step": "temporaries",
+    "optimizer state": "optimizer_state",
+    "resident memory": "total",
+}
+
+
+class Clock(keras.callbacks.Callback):
+    """Measures how long a step takes."""
+
+    def on_train_begin(self, logs=None):
+        self.times = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.begun = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        passed = time.perf_counter() - self.begun
+        self.times.append(passed / self.params["steps"])
+
+    def seconds(self):
+        """Seconds of a step; the first epoch counts if it is the only one."""
+        return statistics.median(self.times[1:] or self.times)
 
 
 class Losses(keras.callbacks.Callback):
@@ -70,37 +104,78 @@ class Losses(keras.callbacks.Callback):
             self.means.setdefault(name, []).append((step, value))
 
 
-def table(accuracies, seconds, count):
-    """Table of test accuracies and training times by row."""
-    share = np.clip(max(map(max, accuracies.values())) / 100, 0.01, 0.99)
-    error = 100 * (share * (1 - share) / count) ** 0.5
-    caption = CAPTION.format(count=count, error=error)
-    result = Table("", "accuracy, %", "seconds", caption=caption)
+def table(accuracies, seconds, usage, count):
+    """Table of test accuracies, memory and time by row."""
+    caption = CAPTION.format(count=count, error=error_of(accuracies, count))
+    heads = "accuracy, %", "step, MiB", "resident, MiB", "ms a step"
+    result = Table("", *heads, caption=caption)
     for column in result.columns[1:]:
         column.justify = "right"
     for row, values in accuracies.items():
-        for i, value in enumerate(values):
-            last = i == len(values) - 1
-            place = f", after block {i}" if len(values) > 1 else ""
-            time_taken = f"{seconds[row]:.0f}" if last else ""
-            result.add_row(ROWS[row] + place, f"{value:.2f}", time_taken)
+        *earlier, last = values
+        for i, value in enumerate(earlier):
+            result.add_row(f"{ROWS[row]}, after block {i}", f"{value:.2f}")
+        place = f", after block {len(earlier)}" if earlier else ""
+        result.add_row(
+            ROWS[row] + place,
+            f"{last:.2f}",
+            f"{usage[row].temporaries / MIB:.1f}",
+            f"{usage[row].total / MIB:.1f}",
+            f"{1000 * seconds[row]:.1f}",
+        )
     return result
+
+
+def error_of(accuracies, count):
+    """Standard error in percent of the best accuracy on `count` images."""
+    share = np.clip(max(map(max, accuracies.values())) / 100, 0.01, 0.99)
+    return 100 * (share * (1 - share) / count) ** 0.5
+
+
+def sentence(accuracies, usage, count):
+    """What the table says, in one sentence."""
+    ours, twin, matched = (
+        accuracies[row][-1] for row in ("blocks", "end_to_end", "layer_matched")
+    )
+    error = error_of(accuracies, count)
+    share = usage["blocks"].temporaries / usage["end_to_end"].temporaries
+    kind = "better than" if ours > twin else "worse than"
+    if abs(ours - twin) < 2 * error:
+        kind = "as accurate as"
+    depth = (
+        "and so is a network as deep as one block: this task needs no depth"
+        if abs(matched - twin) < 2 * error
+        else f"where a network as deep as one block has {matched:.1f} %"
+    )
+    return (
+        f"Blocks are {kind} the end-to-end twin ({ours:.1f} and {twin:.1f} %) "
+        f"with {share:.2f} of its activations and gradients in a step, {depth}."
+    )
 
 
 def compare_files(run, paths, console):
     """Checks that the saved model and blocks predict as the trained model."""
     x = run.data.x_test
-    live = run.model.predict(x, batch_size=128, verbose=0)
+    live = _answers(run.model, x)
     whole, *blocks = paths
-    loaded = {
-        whole.name: keras.saving.load_model(whole),
-        ", ".join(p.name for p in blocks): type(run.model).from_blocks(blocks),
+    kind, names = type(run.model), ", ".join(p.name for p in blocks)
+    answers = {
+        f"{whole.name}: saved in {whole.parent}, loaded": _answers(
+            keras.saving.load_model(whole), x
+        ),
+        f"{names}: assembled": _answers(kind.from_blocks(blocks), x),
+        f"{names}: one in memory at a time": kind.predict_from_blocks(
+            blocks, x
+        ),
     }
-    for name, model in loaded.items():
-        logits = model.predict(x, batch_size=128, verbose=0)
+    for name, logits in answers.items():
         np.testing.assert_allclose(logits, live, rtol=0, atol=1e-5)
         console.print(
-            f"{name}: saved in {whole.parent}, loaded, same predictions "
+            f"{name}, same predictions "
             f"(largest difference {np.abs(logits - live).max():.1g})",
             soft_wrap=True,
         )
+
+
+def _answers(model, x):
+    return model.predict(x, batch_size=128, verbose=0)

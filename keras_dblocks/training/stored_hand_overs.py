@@ -103,6 +103,8 @@ class StoredHandOvers:
         rows = self.batches.rows_of_step(step_number)
         count = int(len(rows) * self.trainer.on_policy + 0.5)
         rows = rows[:count]
+        if not count:
+            return None
         if self.known[rows].all():
             return self._read(rows)
         handed = step.hand_over(data, *state)

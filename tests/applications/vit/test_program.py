@@ -554,4 +554,9 @@ def test_demo_compares_saves_and_draws(tmp_path, monkeypatch, capsys):
     assert f"{100 * accuracy:.2f} " in printed
     figure = record["figures"]["DiffusionBlocks, test accuracy"]
     assert figure == {"value": pytest.approx(100 * accuracy), "unit": "%"}
-    assert printed.count("same predictions") == 2
+    assert printed.count("same predictions") == 3
+    assert "one in memory at a time" in printed
+    assert "of its activations and gradients in a step" in printed
+    for row in ("DiffusionBlocks", "end-to-end twin"):
+        for name in ("memory of a step", "optimizer state", "time of a step"):
+            assert record["figures"][f"{row}, {name}"]["value"] > 0
