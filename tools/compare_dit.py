@@ -81,7 +81,10 @@ def train(args):
             each = steps // model.num_blocks
             recipe = {**IMAGES, "weight_decay": 0.0}
             recipe["learning_rate"] = args.learning_rate
-            model.compile(make_optimizer(recipe, each, each // 20))
+            model.compile(
+                make_optimizer(recipe, each, each // 20),
+                on_policy="auto" if args.on_policy is None else args.on_policy,
+            )
             begin = time.time()
             order = repeat(len(x), steps * args.batch_size, seed)
             model.fit(
@@ -170,6 +173,7 @@ def main():
     add("--patch-size", type=int, default=4)
     add("--learning-rate", type=float, default=1e-3)
     add("--options", type=json.loads, default={})
+    add("--on-policy", type=float, default=None)
     add("--seeds", type=int, nargs="+", default=[0, 1])
     add("--rows", nargs="+", default=["one", "matched", "ours", "uniform"])
     add("--models", default="*.keras")
