@@ -27,6 +27,8 @@ from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 from keras_dblocks.training.block_optimizers import clone
 from keras_dblocks.training.user_data import as_arrays
 
+OURS = ("keras", "keras_dblocks", "keras_hub")  # a worker imports them
+
 
 def fit_blocks(
     model,
@@ -85,7 +87,8 @@ def fit_blocks(
         verbose: 0, or 1 for a table of all blocks as they train.
 
     Returns:
-        `model`, with the trained weights of all blocks.
+        `model`, with the trained weights of all blocks. Its optimizers stay as
+        they were, since each worker had its own.
 
     Raises:
         ValueError: if blocks share parts, if the model is not compiled or has a
@@ -382,8 +385,7 @@ def _registered():
     return {
         name: kind
         for name, kind in keras.saving.get_custom_objects().items()
-        if not kind.__module__.startswith(("keras", "keras_dblocks"))
-        and ">" in name
+        if kind.__module__.partition(".")[0] not in OURS and ">" in name
     }
 
 
