@@ -51,7 +51,7 @@ nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_execution_timeout = 600
 nb_merge_streams = True
-nb_output_stderr = "remove"  # what JAX says of the machine
+nb_output_stderr = "remove"  # what a backend says of the machine
 nb_number_source_lines = False
 
 autodoc_default_options = {"members": True}

@@ -52,7 +52,10 @@ __all__ = [
 def __getattr__(name):
     # pyproject.toml alone states the version; it is looked up when asked for.
     if name == "__version__":
-        import importlib.metadata
+        import importlib.metadata as metadata
 
-        return importlib.metadata.version("keras-dblocks")
+        try:
+            return metadata.version("keras-dblocks")
+        except metadata.PackageNotFoundError as error:
+            raise AttributeError("keras_dblocks is not installed") from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

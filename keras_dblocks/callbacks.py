@@ -1,7 +1,6 @@
 """Callbacks of `fit`."""
 
 import collections
-import math
 import os
 import time
 import uuid
@@ -176,8 +175,7 @@ class BlockLog(keras.callbacks.Callback):
         self.writer = self.chain = None
 
     def _write(self, tag, value, step):
-        if not math.isnan(value):  # a block that was never drawn
-            self.writer.scalar(tag, float(value), step)
+        self.writer.scalar(tag, float(value), step)
 
     def _write_training(self, step, logs):
         """Writes the blocks drawn since the last time, and the logs."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras import tree
 
 from keras_dblocks.checks import check_integer
@@ -27,6 +28,8 @@ from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 from keras_dblocks.training.block_optimizers import clone
 from keras_dblocks.training.user_data import as_arrays
 
+__all__ = ["fit_blocks"]
+SETTINGS = "settings.json"
 OURS = ("keras", "keras_dblocks", "keras_hub")  # a worker imports them
 
 
@@ -57,9 +60,9 @@ def fit_blocks(
     `storage_path` holds the files of all blocks: the weights they begin with,
     the state after each epoch, and `block_0.keras`, ..., when they are
     trained. A worker that dies is started again from the last epoch. A call
-    with the folder of an earlier one, and the same settings, goes on with it:
-    it begins with the weights of the first call, and trains only the blocks
-    that are not complete.
+    with the folder of an earlier one, and the same settings and data, goes on
+    with it: it begins with the weights of the first call, and trains only the
+    blocks that are not complete.
 
     Args:
         model: `DiffusionBlocks` with `sharing="targets"`, compiled. Every
@@ -74,11 +77,12 @@ def fit_blocks(
         batch_size: int. Rows of a step, for arrays.
         refresh_every: int or None. Steps after which a worker saves its block
             for the later ones and reads the earlier ones anew, where
-            `on_policy` is above 0. Defaults to an epoch.
+            `on_policy` is above 0. It must divide the steps of all epochs.
+            Defaults to an epoch.
         num_workers: int or None. Blocks trained at the same time. Defaults to
             as many as the machines have room for.
-        resources: dict of what a worker takes, as in `ray.remote`. Defaults to
-            `{"CPU": 1}`; on GPUs take `{"CPU": 1, "GPU": 1}`.
+        resources: dict of what a worker takes, as in `tune.with_resources`.
+            Defaults to `{"CPU": 1}`; on GPUs take `{"CPU": 1, "GPU": 1}`.
         max_failures: int. How many times a worker of one block may die.
         address: string, of a Ray cluster that runs (`"auto"`, `"ray://..."`).
             Defaults to one of this machine's own, which ends with the program.
@@ -91,8 +95,9 @@ def fit_blocks(
         they were, since each worker had its own.
 
     Raises:
-        ValueError: if blocks share parts, if the model is not compiled or has a
-            curriculum, or if the folder is that of a run with other settings.
+        ValueError: if blocks share parts, if the model is not compiled, or
+            compiled with what needs them to take turns, or if the folder is
+            that of a run with other settings or data.
         ImportError: without Ray; `pip install "keras_dblocks[ray]"`.
         ConnectionError: if no cluster answers at `address`.
         RuntimeError: if a block could not be trained. The others are in
@@ -129,14 +134,19 @@ def fit_blocks(
         data=data,
         epochs=epochs,
         batch_size=batch_size,
-        refresh_every=_refreshes(model, data, refresh_every),
+        refresh_every=_refreshes(
+            model, data, refresh_every, epochs, batch_size
+        ),
         registered=_registered(),
     )
-    _claim(worker, model)
+    settings = _settings(worker, model)
+    _check_folder(worker, model, settings)
     todo = [i for i in range(model.num_blocks) if not worker.path(i).exists()]
-    failed = {}
     if todo:
         _connect(address)
+    _begin(worker, model, settings)
+    failed = {}
+    if todo:
         # Ray counts what a trial takes, and its arrays, once per trial.
         trainable = tune.with_resources(
             tune.with_parameters(_train, worker=worker),
@@ -162,8 +172,11 @@ def fit_blocks(
             if result.error is not None:
                 failed[result.config["block"]] = result.error
     for index in range(model.num_blocks):
-        if index not in failed:
+        worker.path(index, "latest").unlink(missing_ok=True)
+        if worker.path(index).exists():
             model.load_block(worker.path(index))
+        elif index not in failed:  # Tune ends so after Ctrl-C
+            raise KeyboardInterrupt
     if failed:
         reasons = "; ".join(
             f"block {i}: {_last_line(error)}" for i, error in failed.items()
@@ -212,9 +225,13 @@ class Worker:
             index: int, the block.
             own: list of further callbacks.
         """
-        arguments = self.data
         if callable(self.data):
             arguments = {**self.data()}
+            if "epochs" in arguments:
+                raise ValueError(
+                    "`fit_blocks` says how many epochs there are. Received: "
+                    '"epochs" from the function for data. Leave it out.'
+                )
         else:
             names = "x", "y", "sample_weight"
             arguments = dict(zip(names, self.data, strict=False))
@@ -222,9 +239,8 @@ class Worker:
         epochs = self.epochs
         if self.refresh_every:
             arguments["steps_per_epoch"] = self.refresh_every
-            epochs = math.ceil(
-                epochs * self.steps_of_a_pass() / self.refresh_every
-            )
+            steps = epochs * steps_of_a_pass(self.data, self.batch_size)
+            epochs = steps // self.refresh_every
         backup = keras.callbacks.BackupAndRestore(
             self.folder / f"backup_{index}",
             double_checkpoint=True,
@@ -235,10 +251,10 @@ class Worker:
         arguments = {"epochs": epochs, "verbose": 0, **arguments}
         model.fit(callbacks=callbacks, **arguments)
 
-    def steps_of_a_pass(self):
-        """Steps in which all rows of the arrays come once."""
-        rows = len(tree.flatten(self.data[0])[0])
-        return math.ceil(rows / self.batch_size)
+
+def steps_of_a_pass(data, batch_size):
+    """Steps in which all rows of a tuple of arrays come once."""
+    return math.ceil(len(tree.flatten(data[0])[0]) / batch_size)
 
 
 class Report(keras.callbacks.Callback):
@@ -274,10 +290,10 @@ class Refresh(keras.callbacks.Callback):
             path = next((path for path in paths if path.exists()), None)
             if path is None:
                 continue
-            time = path.stat().st_mtime_ns
-            if self.seen.get(index) != time:
+            changed = path.stat().st_mtime_ns
+            if self.seen.get(index) != changed:
                 self.model.load_block(path)
-                self.seen[index] = time
+                self.seen[index] = changed
 
     def on_epoch_end(self, epoch, logs=None):
         self.model.block(self.index).save(
@@ -312,7 +328,6 @@ def _train(config, worker):
         block = model.block(index)
     block.save(path)
     shutil.rmtree(worker.folder / f"backup_{index}")
-    worker.path(index, "latest").unlink(missing_ok=True)
 
 
 def _check(model):
@@ -340,6 +355,14 @@ def _check(model):
             'curriculum="sampled"; for a common start, call `fit` with '
             "[Phase(1.0, block=0, as_only_block=True)] before."
         )
+    arguments = model.__dict__["_compile_arguments"]
+    for name, free in (("block_order", "uniform"), ("store_hand_overs", None)):
+        if arguments[name] != free:
+            raise ValueError(
+                "All blocks are trained at the same time. Received: "
+                f"{name}={arguments[name]!r} of `compile`, which is for blocks "
+                "that take turns. Leave it out."
+            )
     idle = set(range(model.num_blocks)) - set(model.blocks_that_train())
     if idle:
         raise ValueError(
@@ -363,7 +386,7 @@ def _arrays(model, data):
     return data
 
 
-def _refreshes(model, data, refresh_every):
+def _refreshes(model, data, refresh_every, epochs, batch_size):
     if not model.on_policy:
         if refresh_every is not None:
             raise ValueError(
@@ -377,7 +400,16 @@ def _refreshes(model, data, refresh_every):
             f"epoch. Received: refresh_every={refresh_every}. Leave it out, "
             'and return "steps_per_epoch" from the function.'
         )
-    return refresh_every or 0
+    if refresh_every is None:
+        return 0
+    steps = epochs * steps_of_a_pass(data, batch_size)
+    if steps % refresh_every:
+        raise ValueError(
+            "The earlier blocks are read after equal numbers of steps. "
+            f"Received: refresh_every={refresh_every} for {steps} steps. Use a "
+            "divisor of that, or other `epochs`."
+        )
+    return refresh_every
 
 
 def _registered():
@@ -389,27 +421,52 @@ def _registered():
     }
 
 
-def _claim(worker, model):
-    """Writes what the blocks begin with, or checks that it is the same run."""
+def _settings(worker, model):
+    """What a call must share with the one that began a folder (dict)."""
     kept = [model.get_config(), model.get_compile_config()]
     text = assembly.anonymous(kept)
-    settings = {
+    data = hashlib.blake2b(digest_size=6)
+    if not callable(worker.data):
+        for array in tree.flatten(worker.data):
+            data.update(np.ascontiguousarray(array).tobytes())
+    return {
         "model": hashlib.sha256(text.encode()).hexdigest()[:12],
+        "data": data.hexdigest(),
         "backend": worker.backend,
         "epochs": worker.epochs,
         "batch_size": worker.batch_size,
         "refresh_every": worker.refresh_every,
     }
-    path = worker.folder / "settings.json"
+
+
+def _check_folder(worker, model, settings):
+    """Refuses the folder of another run, and files of nobody knows which."""
+    path = worker.folder / SETTINGS
     if path.exists():
         found = json.loads(path.read_text())
-        differ = [name for name in settings if found[name] != settings[name]]
+        differ = [k for k in settings if found.get(k) != settings[k]]
         if differ:
             raise ValueError(
                 "A folder holds one run. Received: storage_path="
                 f"{str(worker.folder)!r}, whose {', '.join(differ)} differ "
                 "from those of this call. Choose another folder."
             )
+        return
+    for index in range(model.num_blocks):
+        states = worker.path(index), worker.path(index, "latest")
+        for file in (*states, worker.folder / f"backup_{index}"):
+            if file.exists():
+                raise ValueError(
+                    "A run needs a folder of its own. Received: storage_path="
+                    f"{str(worker.folder)!r}, which holds {file.name} and no "
+                    f"{SETTINGS}. Choose another folder."
+                )
+
+
+def _begin(worker, model, settings):
+    """Writes what the blocks begin with, if the run has not begun."""
+    path = worker.folder / SETTINGS
+    if path.exists():
         return
     worker.folder.mkdir(parents=True, exist_ok=True)
     if worker.refresh_every is None:
@@ -434,14 +491,13 @@ def _connect(address):
     ray = _import_ray()
     if ray.is_initialized():
         return
-    variables = {"KERAS_BACKEND": keras.backend.backend()}
+    environment = {"env_vars": {"KERAS_BACKEND": keras.backend.backend()}}
+    if address is None:
+        ray.init("local", include_dashboard=False, runtime_env=environment)
+        return
     try:
         _knock(address)
-        ray.init(
-            address,
-            include_dashboard=None if address else False,
-            runtime_env={"env_vars": variables},
-        )
+        ray.init(address, runtime_env=environment)
     except (OSError, RuntimeError, ValueError) as error:
         raise ConnectionError(
             "Workers need a Ray cluster that runs. Received: "
@@ -452,7 +508,7 @@ def _connect(address):
 
 def _knock(address):
     """Raises an OSError if nobody listens, for which Ray waits minutes."""
-    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    host, _, port = address.rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
         with socket.create_connection((host, int(port)), timeout=10):
             pass

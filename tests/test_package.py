@@ -173,6 +173,7 @@ def test_method_imports_keras_and_numpy_only():
     extras = {
         "keras_dblocks/callbacks.py": {"tensorboardX"},
         "keras_dblocks/models/export.py": {"onnx"},
+        "keras_dblocks/ray.py": {"ray"},
         "keras_dblocks/models/diagnosis.py": {"matplotlib"},
     }
     for file in sources("keras_dblocks"):

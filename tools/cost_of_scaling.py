@@ -12,7 +12,9 @@ machines, each with one device:
 - a pipeline of S stages and M small batches idles for (S - 1) / (M + S - 1) of
   the time (GPipe);
 - blocks: with fewer machines than blocks, a machine trains several, one after
-  another; with more, each block's machines are data parallel.
+  another; with more, each block's machines are data parallel. Where the
+  earlier blocks run too, the last block's machine holds their parameters; the
+  files that it reads at a refresh are not counted.
 
 It counts a step of all blocks, which is as many layer evaluations as one step
 of the whole network, and prints a Markdown table.
@@ -58,11 +60,12 @@ def pipeline(a, machines):
 def blocks(a, machines, handed=0.0):
     """The same for blocks, which run `handed` forward passes before each."""
     turns = math.ceil(a.blocks / machines)  # one after another
+    others = 4 * a.parameters * min(handed, 1) * (a.blocks - 1) / a.blocks
     copies = max(1, machines // a.blocks)
     sent = reduced(4 * a.parameters / a.blocks, copies)
     one = a.compute / a.blocks * (1 + handed / 3) / copies
     seconds = turns * (one + sent / a.bandwidth)
-    return seconds, sent, 16 * a.parameters / a.blocks
+    return seconds, sent, 16 * a.parameters / a.blocks + others
 
 
 def handing_over(a, machines):

@@ -93,7 +93,7 @@ class GeneratesImages:
         The other arguments are those of `generate`, and the images equal its
         images bit for bit. The states of all images are kept between blocks.
         """
-        chain = SavedChain(paths)
+        chain = SavedChain(cls, paths)
         sampler = chain.network.sampler_of(
             sampler, num_steps, guidance_scale, grid, seed
         )
@@ -105,7 +105,7 @@ class GeneratesImages:
     @classmethod
     def predict_from_blocks(cls, paths, x, batch_size=128, verbose=0):
         """`generate_from_blocks` for labels `x` with the model's `sampler`."""
-        chain = SavedChain(paths)
+        chain = SavedChain(cls, paths)
         sampler = chain.network.sampler
         return _streamed(chain, x, sampler, batch_size, verbose)
 

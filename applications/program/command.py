@@ -67,6 +67,11 @@ def _train(model_class, system, args, command):
             "A network that is trained as a whole has no blocks to spread. "
             f"Received: --blocks-on-ray for the {ROWS[args.row]}. Leave it out."
         )
+    if (args.address or args.workers) and not args.blocks_on_ray:
+        raise ValueError(
+            "Only workers of Ray have an address and a number. Received: "
+            "--address or --workers without --blocks-on-ray. Add it."
+        )
     if args.blocks_on_ray and args.tensorboard:
         raise ValueError(
             "Ray writes for TensorBoard by itself, into blocks/log of the "

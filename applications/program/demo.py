@@ -137,19 +137,17 @@ def sentence(accuracies, usage, count):
     ours, twin, matched = (
         accuracies[row][-1] for row in ("blocks", "end_to_end", "layer_matched")
     )
-    error = error_of(accuracies, count)
+    unsure = 2 * 2**0.5 * error_of(accuracies, count)  # of a difference
     share = usage["blocks"].temporaries / usage["end_to_end"].temporaries
     kind = "better than" if ours > twin else "worse than"
-    if abs(ours - twin) < 2 * error:
+    if abs(ours - twin) < unsure:
         kind = "as accurate as"
-    depth = (
-        "and so is a network as deep as one block: this task needs no depth"
-        if abs(matched - twin) < 2 * error
-        else f"where a network as deep as one block has {matched:.1f} %"
-    )
+    depth = f"a network as deep as one block has {matched:.1f} %"
+    if abs(matched - twin) < unsure:
+        depth += ", so that this task needs no depth"
     return (
         f"Blocks are {kind} the end-to-end twin ({ours:.1f} and {twin:.1f} %) "
-        f"with {share:.2f} of its activations and gradients in a step, {depth}."
+        f"with {share:.2f} of its activations and gradients in a step; {depth}."
     )
 
 

@@ -113,6 +113,8 @@ class Run:
 
         In a curriculum the block that trains at a step depends on the length.
         """
+        if self.recipe.get("blocks_on_ray"):
+            return False  # the workers' folder is for one length
         run = getattr(self.model, "curriculum_run", None)
         return run is None or run.curriculum is None
 

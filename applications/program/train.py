@@ -51,14 +51,17 @@ def train_on_ray(run, folder, address=None, num_workers=None):
         callbacks = [batches.epoch_callback()]
         return {"x": batches, "shuffle": False, "callbacks": callbacks}
 
-    fit_blocks(
-        run.model,
-        data,
-        storage_path=folder / "blocks",
-        epochs=run.epochs // run.model.num_blocks,
-        num_workers=num_workers,
-        address=address,
-    )
+    try:
+        fit_blocks(
+            run.model,
+            data,
+            storage_path=folder / "blocks",
+            epochs=run.epochs // run.model.num_blocks,
+            num_workers=num_workers,
+            address=address,
+        )
+    except (ImportError, RuntimeError) as error:  # for one line of output
+        raise ValueError(str(error)) from error
     print("saved", *run.save(folder), flush=True)
 
 

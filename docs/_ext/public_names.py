@@ -5,7 +5,8 @@ import importlib
 
 from sphinx.util import logging
 
-MODULES = ("", ".applications", ".callbacks", ".layers", ".memory", ".samplers")
+MODULES = ("", ".applications", ".callbacks", ".layers", ".memory", ".ray")
+MODULES += (".samplers",)
 
 
 @functools.cache

@@ -54,8 +54,9 @@ def card(model, record=None, license=None):
         f"# {kind}",
         MARK,
         f"A `{kind}` of {model.num_layers} layers in {model.num_blocks} "
-        f"blocks, trained block by block ([DiffusionBlocks]({PAPER})) with "
-        f"keras_dblocks, for Keras 3 on JAX, TensorFlow or PyTorch.",
+        f"blocks, made to be trained block by block "
+        f"([DiffusionBlocks]({PAPER})) with keras_dblocks, for Keras 3 on "
+        "JAX, TensorFlow or PyTorch.",
         "## Use",
         _use(model),
         "## Blocks",

@@ -45,7 +45,7 @@ def network_of(block):
 def load_block(model, path):
     """Copies a saved block into `model`; on an error `model` is unchanged."""
     block = read_block(path)
-    _check_same_network(model, network_of(block), path)
+    check_same_network(model, network_of(block), path)
     if not model.built:
         model.build()
     mine = model.blocks[block.index]
@@ -72,7 +72,7 @@ def from_blocks(cls, paths):
             f"Use `{type(network).__name__}.from_blocks`."
         )
     for block, path in zip(blocks, paths, strict=True):
-        _check_same_network(network, network_of(block), path)
+        check_same_network(network, network_of(block), path)
     found = sorted(block.index for block in blocks)
     if found != list(range(network.num_blocks)):
         raise ValueError(
@@ -137,7 +137,7 @@ def anonymous(config):
     return text
 
 
-def _check_same_network(model, other, path):
+def check_same_network(model, other, path):
     mine, its = model.partition.describe(), other.partition.describe()
     if mine != its:
         raise ValueError(

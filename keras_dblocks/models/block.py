@@ -530,6 +530,10 @@ class Block(
         level = constants[0] * ops.ones((batch,), dtype="float32")
         return (noisy, level, *self.nothing_handed(batch)), condition
 
+    def hand_over_is_drawn(self):
+        drawn = self.method.starts_from_noise()
+        return drawn or self.hand_over_start is not None
+
     def pass_on(self, state, context, constants, stem=None):
         """One Euler step with this block, from its upper edge to the next one.
 

@@ -5,20 +5,25 @@ from keras import ops, tree
 
 from keras_dblocks.checks import check_integer
 from keras_dblocks.diffusion.samplers import generation, loop
-from keras_dblocks.models.assembly import network_of, read_block
+from keras_dblocks.models.assembly import (
+    check_same_network,
+    network_of,
+    read_block,
+)
 
 
 class SavedChain:
     """The files of a network's blocks, read one after another.
 
     Args:
+        cls: class that the network must have.
         paths: list of paths, one file per block, in the order of the blocks.
 
     Attributes:
         network: the network that they belong to, which is not built.
     """
 
-    def __init__(self, paths):
+    def __init__(self, cls, paths):
         self.paths = list(paths)
         if not self.paths:
             raise ValueError(
@@ -26,7 +31,14 @@ class SavedChain:
                 "the files that `model.block(i).save(path)` wrote."
             )
         self._ready = [read_block(self.paths[0])]
+        self._shared = None  # values, of the first block that is run
         self.network = network_of(self._ready[0])
+        if not isinstance(self.network, cls):
+            kind = type(self.network).__name__
+            raise ValueError(
+                f"The blocks must be those of a {cls.__name__}. Received: "
+                f"{self.paths[0]!r} of a {kind}. Call `{kind}` instead."
+            )
         count = self.network.num_blocks
         if len(self.paths) != count:
             raise ValueError(
@@ -38,17 +50,34 @@ class SavedChain:
         """`Block` number `index`, checked to stand at its place."""
         path = self.paths[index]
         block = self._ready.pop() if self._ready else read_block(path)
-        partition = self.network.partition.describe()
-        if (
-            block.index != index
-            or block.method.partition.describe() != partition
-        ):
+        check_same_network(self.network, network_of(block), path)
+        if block.index != index:
             raise ValueError(
-                "One file per block is needed, in order, of one partition. "
+                "One file per block is needed, in order. "
                 f"Received: {path!r} with block {block.index} at place "
                 f"{index}. Sort the files, or save them again."
             )
+        self._check_shared(block, path)
         return block
+
+    def _check_shared(self, block, path):
+        parts = [block.target]
+        if self.network.sharing == "all":
+            parts += [block.noise_embedding, block.stem, block.readout]
+            parts += [block.head, block.shared_average]
+        values = [
+            ops.convert_to_numpy(v)
+            for part in parts
+            if part is not None
+            for v in part.weights
+        ]
+        self._shared = self._shared or values
+        if not all(map(np.array_equal, values, self._shared)):
+            raise ValueError(
+                "What blocks share must be equal in all of them. Received: "
+                f"{path!r}, in which it is not. Save all blocks from one "
+                'model, or train apart with sharing="targets" and one seed.'
+            )
 
     def run(self, sampler, condition, count, starts, batch_size, verbose=0):
         """What the chain ends with, numpy `(count, ...)`.
@@ -77,14 +106,8 @@ class SavedChain:
 def predict_from_blocks(cls, paths, x, batch_size=128, verbose=0):
     """See `DiffusionBlocks.predict_from_blocks`."""
     check_integer("batch_size", batch_size)
-    chain = SavedChain(paths)
+    chain = SavedChain(cls, paths)
     network = chain.network
-    if not isinstance(network, cls):
-        raise ValueError(
-            f"The blocks must be those of a {cls.__name__}. Received: "
-            f"{paths[0]!r} of a {type(network).__name__}. Call "
-            f"`{type(network).__name__}.predict_from_blocks`."
-        )
     network.check_data(x)
     if network.condition_spec() is None:
         raise ValueError(

@@ -92,7 +92,7 @@ class ArrayBatches(keras.utils.PyDataset):
         self.offset = 0  # batches of this epoch that a killed run has seen
         self.fit_start = 0
         self.first_batch = 0  # number of the epoch's next batch in this `fit`
-        self.order = None, None  # a pass's first step, and its rows
+        self.orders = {}  # rows by the first step of the last two passes
 
     @property
     def num_batches(self):
@@ -131,11 +131,12 @@ class ArrayBatches(keras.utils.PyDataset):
 
     def _order_of_pass(self, number):
         step = self.fit_start + number * self.batches_per_pass
-        known, order = self.order  # at once: two threads may ask
-        if known != step:
+        orders = self.orders  # two threads may ask, for neighbouring passes
+        if step not in orders:
             order = np.arange(self.num_rows)
             if self.shuffle:
                 draws = streams.generator(self.model.seed, "data_order", step)
                 order = draws.permutation(self.num_rows)
-            self.order = step, order
-        return order
+            last = dict(list(orders.items())[-1:])
+            orders = self.orders = {**last, step: order}
+        return orders[step]

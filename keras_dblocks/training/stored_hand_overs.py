@@ -7,6 +7,7 @@ the earlier blocks as always, and keeps the result; from then on it is read.
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from keras_dblocks.files.atomic_files import written_beside
 from keras_dblocks.training.trainable_block import hand_over
 
 FLUSH_EVERY = 64  # batches, after which what was written is safe
-SAMPLED_ROWS = 1024  # of the data, in the fingerprint
+ROWS_AT_ONCE = 1024  # of the data, in the fingerprint
 
 
 class StoredHandOvers:
@@ -39,8 +40,11 @@ class StoredHandOvers:
         self.folder = Path(folder)
         self.batches = None
         self.turn = None  # the block and the phase that the files are for
-        self.leaves = None
-        self.row_specs = []
+        self.leaves = None  # arrays in files, one for each tensor of a state
+        self.row_specs = []  # of these, see `_row_spec`
+        self.structure = None  # of a state
+        self.known = None  # for each row, whether the files hold it
+        self.unsafe = 0  # batches since the last flush
 
     def begin(self, batches):
         """Called when `fit` begins: checks that the disk can hold the files.
@@ -59,15 +63,24 @@ class StoredHandOvers:
                 f"Received: a {type(batches).__name__}, whose rows have no "
                 "numbers. Pass arrays, or leave `store_hand_overs` out."
             )
+        blocks = self.trainer.blocks
+        if blocks[0].hand_over_is_drawn():
+            raise ValueError(
+                "`store_hand_overs` keeps one hand-over a row. Received: "
+                "blocks whose hand-overs begin with noise, which each step "
+                "draws anew. Leave `store_hand_overs` out."
+            )
         one = tree.map_structure(lambda array: array[:1], batches.data)
-        data = (*one, None, None)[:3]
-        state = hand_over(self.trainer.blocks, 1, data, 1.0)
-        self.structure = state  # of one row
+        state = hand_over(blocks, 1, (*one, None, None)[:3], 1.0)
+        self.structure = tree.map_structure(lambda leaf: 0, state)
         self.row_specs = [_row_spec(leaf) for leaf in tree.flatten(state)]
         wanted = self.bytes_needed()
         self.folder.mkdir(parents=True, exist_ok=True)
-        files = [path for path in self.folder.iterdir() if path.is_file()]
-        own = sum(path.stat().st_size for path in files)
+        own = sum(
+            path.stat().st_blocks * 512  # of a sparse file, what it takes
+            for path in [*self._paths(), self.folder / "known.npy"]
+            if path.exists()
+        )
         free = shutil.disk_usage(self.folder).free + own
         if wanted > free:
             raise ValueError(
@@ -108,9 +121,11 @@ class StoredHandOvers:
         if self.known[rows].all():
             return self._read(rows)
         handed = step.hand_over(data, *state)
-        if handed is not None:
-            self._write(rows, handed)
-        return handed
+        if handed is None:
+            return None
+        self._write(rows, handed)
+        # Read back: a step that comes again after a kill sees the same.
+        return self._read(rows)
 
     def _read(self, rows):
         leaves = [
@@ -122,6 +137,7 @@ class StoredHandOvers:
         return tree.pack_sequence_as(self.structure, leaves)
 
     def _write(self, rows, handed):
+        new = np.flatnonzero(~self.known[rows])
         leaves = tree.flatten(handed)
         for kept, leaf in zip(self.leaves, leaves, strict=True):
             values = ops.convert_to_numpy(ops.cast(leaf, kept.dtype.name))
@@ -131,7 +147,7 @@ class StoredHandOvers:
                     "a state above its range, or NaN. Leave "
                     "`store_hand_overs` out."
                 )
-            kept[rows] = values
+            kept[rows[new]] = values[new]
         self.known[rows] = True
         self.unsafe += 1
         if self.unsafe >= FLUSH_EVERY or self.known.all():
@@ -152,12 +168,12 @@ class StoredHandOvers:
         fingerprint = self._fingerprint(turn, step, state)
         path = self.folder / "hand_overs.json"
         found = json.loads(path.read_text()) if path.exists() else None
-        paths = [
-            self.folder / f"leaf_{i}.npy" for i in range(len(self.row_specs))
-        ]
-        if found == fingerprint:
+        paths = self._paths()
+        known = self.folder / "known.npy"
+        whole = all(part.exists() for part in (known, *paths))
+        if found == fingerprint and whole:
             self.leaves = [np.load(leaf, mmap_mode="r+") for leaf in paths]
-            self.known = np.load(self.folder / "known.npy")
+            self.known = np.load(known)
         else:
             path.unlink(missing_ok=True)  # first: the files are nobody's now
             self.leaves = None
@@ -172,8 +188,9 @@ class StoredHandOvers:
                     paths, self.row_specs, strict=True
                 )
             ]
+            _allocate(paths)
             self.known = np.zeros(self.batches.num_rows, bool)
-            np.save(self.folder / "known.npy", self.known)
+            np.save(known, self.known)
             with written_beside(path) as beside:
                 Path(beside).write_text(json.dumps(fingerprint) + "\n")
         self.unsafe = 0
@@ -183,20 +200,24 @@ class StoredHandOvers:
         """What the files depend on, as JSON."""
         digest = hashlib.blake2b(digest_size=16)
         for block in self.trainer.blocks[: turn[0]]:
-            for value in step.values(block.variables, *state):
+            constants = tree.flatten(block.hand_over_constants())
+            for value in (*constants, *step.values(block.variables, *state)):
                 digest.update(np.ascontiguousarray(value).tobytes())
-        data = tree.flatten(self.batches.data)
-        chosen = np.linspace(0, self.batches.num_rows - 1, SAMPLED_ROWS)
-        chosen = np.unique(chosen.astype(int))
-        for array in data:
-            digest.update(np.ascontiguousarray(array[chosen]).tobytes())
+        for array in tree.flatten(self.batches.data):
+            for first in range(0, len(array), ROWS_AT_ONCE):
+                part = array[first : first + ROWS_AT_ONCE]
+                digest.update(np.ascontiguousarray(part).tobytes())
         return {
             "block": turn[0],
             "of": digest.hexdigest(),
             "rows": self.batches.num_rows,
             "on_policy": self.trainer.on_policy,
-            "states": [[list(s), str(d)] for s, d, _ in self.row_specs],
+            "states": [[list(s), str(d), t] for s, d, t in self.row_specs],
         }
+
+    def _paths(self):
+        count = len(self.row_specs)
+        return [self.folder / f"leaf_{i}.npy" for i in range(count)]
 
 
 def _row_spec(leaf):
@@ -206,3 +227,12 @@ def _row_spec(leaf):
     if not dtype.startswith(("float", "bfloat")):
         kept = np.dtype(dtype)
     return tuple(leaf.shape[1:]), kept, dtype
+
+
+def _allocate(paths):
+    """Takes the space of sparse files now, and not at a write later."""
+    if not hasattr(os, "posix_fallocate"):  # macOS, Windows
+        return
+    for path in paths:
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -85,6 +85,10 @@ class TrainableBlock(Contract):
             Tree of tensors like `state`.
         """
 
+    def hand_over_is_drawn(self):
+        """Whether `begin_hand_over` begins with random numbers (bool)."""
+        return False
+
     @abc.abstractmethod
     def copied_variables(self):
         """Variables whose values a block that starts as a copy of it gets.

@@ -117,8 +117,8 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
                 is kept there for each row, and read when the row comes again,
                 instead of run in each step; see
                 `training.stored_hand_overs.StoredHandOvers`. For arrays, and
-                blocks that are trained one after another without shared parts.
-                Where hand-overs begin with noise, a row keeps its own.
+                blocks that are trained one after another without shared parts,
+                whose hand-overs do not begin with noise.
 
         Raises:
             ValueError: for a loss, for values out of range, and for what
@@ -226,6 +226,11 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             plan is not None and any(p.block is not None for p in plan.phases)
         )
         for wrong, came, cure in (
+            (
+                self.num_blocks == 1,
+                "one block",
+                "Leave `store_hand_overs` out.",
+            ),
             (not on_policy, "on_policy=0", "Leave `store_hand_overs` out."),
             (
                 not one_by_one,

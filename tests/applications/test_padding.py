@@ -26,6 +26,7 @@ def make(name, twin=False):
     return small_systems.make(name, twin, padding_token=PADDING)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize("twin", [False, True])
 @pytest.mark.parametrize("name", CAUSAL)
@@ -83,6 +84,7 @@ def test_padding_is_never_masked():
     assert 0.7 < masked[COUNTING].mean() < 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_bound_is_per_token_that_counts():
     """It is the whole bound of the same text without the padding's share."""
@@ -110,6 +112,7 @@ def test_bound_is_per_token_that_counts():
     assert found["num_tokens"] == 2800
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", [*CAUSAL, "mdm"])
 def test_it_trains(name):

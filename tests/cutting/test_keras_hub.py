@@ -202,6 +202,7 @@ def test_texts_are_preprocessed_as_by_the_task():
     assert isinstance(cut.generate("ab ", max_length=8), str)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_lora_on_a_quantized_base():
     """Gradients pass through integers; nothing but the matrices moves."""

@@ -341,6 +341,7 @@ def test_saved_with_its_tokenizer(tmp_path, kind):
     assert type(again.tokenizer) is wanted
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_the_library_s_tokenizers_come_back_in_another_process(tmp_path):
     data_module = pytest.importorskip("keras_dblocks.applications.data")

@@ -124,7 +124,7 @@ GIVEN = {
 
 
 def marked(path):
-    named = {path, path.split(".")[-1]} & SLOW and path != "samplers.plan"
+    named = {path, path.split(".")[-1]} & SLOW
     return pytest.param(path, marks=[pytest.mark.slow] if named else [])
 
 

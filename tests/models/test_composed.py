@@ -251,6 +251,7 @@ def functional_stem(kind=list, names=(None, "condition")):
     return keras.Model(inputs, dense(WIDTH)(noisy) + dense(WIDTH)(point))
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize(
     ("kind", "names"),

@@ -62,6 +62,7 @@ def test_table_and_picture(trained, tmp_path):
     assert (tmp_path / "blocks.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", ["dit", "mdm", "ar"])
 def test_every_kind_of_network(name):

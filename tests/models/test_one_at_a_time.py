@@ -48,6 +48,18 @@ def test_other_files_are_refused(tmp_path):
     refuses("One file per block", paths[:2])
     refuses("One file per block", [])
     refuses("those of a ViT", paths, cls=ViT)
+    folder = tmp_path / "other"
+    folder.mkdir()
+    moved = three_blocks()
+    moved.blocks[0].stem.trainable_variables[0].assign_add([[1.0] * 8] * 72)
+    refuses("must be equal", [paths[0], *saved(moved, folder)[1:]])
+    apart = []
+    for seed in (0, 1):
+        folder = tmp_path / f"seed_{seed}"
+        folder.mkdir()
+        model = three_blocks(sharing="targets", seed=seed)
+        apart.append(saved(model, folder))
+    refuses("Received", [apart[0][0], *apart[1][1:]])
     refuses("Received", paths, x[:, :4])
     mdm = small_systems.make("mdm")
     (tokens,) = small_systems.data("mdm", 2)

@@ -132,6 +132,7 @@ def test_nothing_changes_and_two_blocks_are_resident(name, parameters):
         assert places.parameters[step] == away
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @moving
 def test_a_callback_runs_the_model_inside_an_epoch():
@@ -188,6 +189,7 @@ def test_one_batch_at_a_time_and_a_bad_one():
         assert not any(waiting(model, model.trainable_variables))
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @moving
 def test_averages_of_weights_stay():
@@ -200,6 +202,7 @@ def test_averages_of_weights_stay():
     assert equal(*results)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.skipif(BACKEND != "jax", reason="nothing is compiled")
 @pytest.mark.parametrize("moves", [{}, BOTH], ids=["stays", "moves"])

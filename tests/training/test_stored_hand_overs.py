@@ -9,7 +9,7 @@ import pytest
 
 import keras_dblocks
 from helpers import networks
-from helpers.small_mlp import data, refused, three_blocks, values
+from helpers.small_mlp import data, refused, three_blocks
 from keras_dblocks.training.curriculum import Phase
 
 ROWS, BATCH, EPOCHS = 24, 8, 9
@@ -58,8 +58,9 @@ def test_training_is_what_it_is_without_files(hand_over, tmp_path):
     run = make(hand_over=hand_over)
     kept = make(tmp_path / "hand_overs", hand_over=hand_over)
     np.testing.assert_allclose(fit(kept), fit(run), rtol=2e-3)  # float16
-    for a, b in zip(values(kept.weights), values(run.weights), strict=True):
-        np.testing.assert_allclose(a, b, atol=5e-3)
+    x, _ = data(ROWS)
+    answers = [model.predict(x, verbose=0) for model in (kept, run)]
+    np.testing.assert_allclose(*answers, atol=2e-2)
     # Of the last block; those of the block before it are gone.
     known = np.load(tmp_path / "hand_overs" / "known.npy")
     assert known.all() and len(known) == ROWS

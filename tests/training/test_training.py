@@ -251,6 +251,7 @@ def test_a_step_trains_on_what_is_handed_over():
         assert float(logs[f"block_{i}_loss"]) == pytest.approx(wanted, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_on_policy_share_of_the_batch():
     x, y = data(10)

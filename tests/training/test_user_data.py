@@ -34,6 +34,7 @@ def fitted(x, y, **kwargs):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_every_form_trains_the_same():
     x, y = data(24)

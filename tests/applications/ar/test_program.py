@@ -38,6 +38,7 @@ def text(tmp_path):
 run = functools.partial(small_text.run, ARTransformer)
 
 
+@pytest.mark.slow
 def test_train_resume_and_generate(tmp_path, text, capsys):
     folder = tmp_path / "run"
     assert run(folder, text) == 0

@@ -214,6 +214,7 @@ def test_strings_in_and_out(twin):
     assert ends > 0
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize("kind", [Ending, Unregistered])
 @pytest.mark.parametrize("twin", [False, True])

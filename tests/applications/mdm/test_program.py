@@ -53,6 +53,7 @@ def text(tmp_path):
 run = functools.partial(small_text.run, MDM)
 
 
+@pytest.mark.slow
 def test_train_resume_and_generate(tmp_path, text, capsys):
     folder = tmp_path / "run"
     assert run(folder, text, "--tensorboard") == 0

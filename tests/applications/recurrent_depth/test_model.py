@@ -62,6 +62,7 @@ def test_cached_is_uncached(model):
         np.testing.assert_array_equal(written[row, rest], likeliest[row, rest])
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_a_caches_logits_are_those_of_the_whole(model):
     tokens = random_tokens(2)

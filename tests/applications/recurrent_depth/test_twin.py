@@ -89,6 +89,7 @@ def test_start_is_of_the_seed_alone():
     np.testing.assert_array_equal(part[0, 0], start[0, 0, 2:7])
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize("num_steps", [None, 1, 3])
 def test_likelihood_after_any_number_of_iterations(num_steps):
@@ -249,6 +250,7 @@ def test_killed_and_resumed(tmp_path):
     assert equal(values(resumed.weights), values(whole.weights))
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize("num_steps", [1, 3])
 def test_cached_equals_uncached(num_steps):

@@ -286,6 +286,7 @@ def test_reference_changes_model_and_recipe(tmp_path, monkeypatch):
     assert settings["learning_rate"] == 0.1
 
 
+@pytest.mark.slow
 def test_cifar100_is_read_through_tfds(tmp_path, capsys):
     tfds = pytest.importorskip("tensorflow_datasets")
     with tfds.testing.mock_data(num_examples=40):
