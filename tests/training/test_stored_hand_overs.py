@@ -49,7 +49,8 @@ def make(folder=None, **kwargs):
 
 
 def compile_(model, folder, **kwargs):
-    optimizer = keras.optimizers.Adam(1e-2)
+    # Adam would make much of the rounding of small gradients.
+    optimizer = keras.optimizers.SGD(0.05)
     model.compile(optimizer, store_hand_overs=folder, **SEQUENCE | kwargs)
 
 
@@ -60,7 +61,7 @@ def test_training_is_what_it_is_without_files(hand_over, tmp_path):
     np.testing.assert_allclose(fit(kept), fit(run), rtol=2e-3)  # float16
     x, _ = data(ROWS)
     answers = [model.predict(x, verbose=0) for model in (kept, run)]
-    np.testing.assert_allclose(*answers, atol=2e-2)
+    np.testing.assert_allclose(*answers, atol=2e-3)
     # Of the last block; those of the block before it are gone.
     known = np.load(tmp_path / "hand_overs" / "known.npy")
     assert known.all() and len(known) == ROWS
