@@ -17,8 +17,8 @@ from .progress import Progress
 from .report import report
 from .run import ROWS
 
-CAPTION = """Equal layer evaluations. Memory of a training step: activations
-and gradients, and all that stays resident (weights, optimizer state) with them.
+CAPTION = """Equal layer evaluations. MiB a step: activations and gradients
+of one training step; MiB held: these, weights and optimizer state together.
 Times are medians over the epochs after the first, which compiles.
 Standard error of an accuracy, with {count} test images: {error:.1f} %"""
 
@@ -107,22 +107,22 @@ class Losses(keras.callbacks.Callback):
 def table(accuracies, seconds, usage, count):
     """Table of test accuracies, memory and time by row."""
     caption = CAPTION.format(count=count, error=error_of(accuracies, count))
-    heads = "accuracy, %", "step, MiB", "resident, MiB", "ms a step"
+    heads = "% right", "MiB a step", "MiB held", "ms a step"
     result = Table("", *heads, caption=caption)
+    result.columns[0].no_wrap = True  # the headings give way
     for column in result.columns[1:]:
         column.justify = "right"
     for row, values in accuracies.items():
         *earlier, last = values
-        for i, value in enumerate(earlier):
-            result.add_row(f"{ROWS[row]}, after block {i}", f"{value:.2f}")
-        place = f", after block {len(earlier)}" if earlier else ""
         result.add_row(
-            ROWS[row] + place,
+            ROWS[row],
             f"{last:.2f}",
             f"{usage[row].temporaries / MIB:.1f}",
             f"{usage[row].total / MIB:.1f}",
             f"{1000 * seconds[row]:.1f}",
         )
+        for i, value in enumerate(earlier):
+            result.add_row(f"  after block {i}", f"{value:.2f}")
     return result
 
 

@@ -547,8 +547,8 @@ def test_demo_compares_saves_and_draws(tmp_path, monkeypatch, capsys):
     }
     assert (folder / "report.png").read_bytes()[1:4] == b"PNG"
     for row in ("DiffusionBlocks", "DiffusionBlocks, paper's settings"):
-        assert f"{row}, after block 0 " in printed
-        assert f"{row}, after block 1 " in printed
+        assert f"│ {row} " in printed
+    assert printed.count("after block 0 ") == 2
     assert "end-to-end twin " in printed and "layer-matched twin " in printed
     logits = logits_of(folder / "model.keras")
     accuracy = np.mean(logits.argmax(-1) == load_images("digits").y_test)
