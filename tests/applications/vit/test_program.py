@@ -277,7 +277,7 @@ def test_reference_changes_model_and_recipe(tmp_path, monkeypatch):
     preset = {**TINY, "reference_training": {"batch_size": 48}}
     monkeypatch.setitem(ViT.presets, "tiny", preset)
     runs = []
-    monkeypatch.setattr(command, "train", lambda run, _: runs.append(run))
+    monkeypatch.setattr(command, "train", lambda run, *_: runs.append(run))
     monkeypatch.setattr(ClassifierRun, "results", lambda run, _: {})
     assert run_main(tmp_path, "--reference", "--learning-rate", "0.1") == 0
     assert runs[0].model.reference and runs[0].model.on_policy == 0
