@@ -71,7 +71,7 @@ class BlockLog(keras.callbacks.Callback):
     log = keras_dblocks.callbacks.BlockLog(
         "runs/digits", validation_data=(x_test, y_test)
     )
-    model.fit(x, y, epochs=30, validation_data=(x_test, y_test),
+    model.fit(x, y, epochs=3, validation_data=(x_test, y_test),
               callbacks=[log])
     ```
 

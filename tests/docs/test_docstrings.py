@@ -111,6 +111,7 @@ def stem_of_points():
 GIVEN = {
     "Block": small_vit,
     "ComposedBlocks": stem_of_points,
+    "callbacks.BlockLog": small_vit,
     "CutModel": dense,
     "Diagnosis": small_vit,
     "DiffusionBlocks": stem,
