@@ -43,7 +43,7 @@ def trained(make, data):
     "kind",
     [
         "mdm",
-        pytest.param("ar_tied_signal", marks=pytest.mark.heavy),
+        pytest.param("ar_tied_signal", marks=pytest.mark.slow),
         *(
             pytest.param(kind, marks=pytest.mark.slow)
             for kind in ("ar", "two_streams", "mdm_tied")

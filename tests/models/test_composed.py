@@ -145,6 +145,7 @@ def test_the_twins_are_plain_models_of_the_same_parts(model):
     assert depths == [4, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_a_regression_and_a_generator():
     rng = np.random.default_rng(0)

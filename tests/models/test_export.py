@@ -83,7 +83,7 @@ def installed(format):
     [
         "whole",
         pytest.param("block", marks=pytest.mark.heavy),
-        pytest.param("text", marks=pytest.mark.heavy),
+        pytest.param("text", marks=pytest.mark.slow),
         pytest.param("block of text", marks=pytest.mark.slow),
     ],
 )

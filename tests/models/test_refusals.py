@@ -235,6 +235,7 @@ def test_stream_is_refused_at_the_bad_batch():
     assert all(np.isfinite(value).all() for value in state(model))
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize("dtype", ["uint8", "float64"])
 def test_images_of_any_number_type_are_taken(trainable, dtype):

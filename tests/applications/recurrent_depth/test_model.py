@@ -78,6 +78,7 @@ def test_a_caches_logits_are_those_of_the_whole(model):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_exit_when_nothing_changes():
     """A threshold of 0 never ends early, one of 1 after a single step."""
@@ -97,6 +98,7 @@ def test_exit_when_nothing_changes():
     np.testing.assert_array_equal(written[2, 1.0], written[1, None])
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_likelihood_after_any_number_of_steps(model):
     tokens = random_tokens(5)
@@ -124,6 +126,7 @@ def test_training_lowers_the_likelihood_at_every_number_of_steps():
         assert model.evaluate(rows)[0] < 0.35
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_hand_overs_are_states_of_a_chain():
     model = randomize(make())

@@ -38,6 +38,7 @@ def tiny(monkeypatch):
 run = functools.partial(small_text.run, RecurrentDepth)
 
 
+@pytest.mark.slow
 def test_train_and_generate(tmp_path, capsys):
     folder, text = tmp_path / "run", write_text(tmp_path)
     options = ["--num-layers", "1", "--steps-per-epoch", "2"]

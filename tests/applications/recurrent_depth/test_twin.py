@@ -121,6 +121,7 @@ def inputs(count=3):
     return tokens, ops.convert_to_tensor(start.astype("float32"))
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize("count", [1, 5])
 def test_gradients_of_the_last_iterations_alone(count):
@@ -157,6 +158,7 @@ def test_gradients_of_the_last_iterations_alone(count):
             assert same == (id(variable) in last)
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_a_compiled_step_draws_anew():
     tokens, options = text(8), {"mean_recurrence": 3}
