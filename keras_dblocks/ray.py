@@ -9,7 +9,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import shutil
 import socket
 import warnings
@@ -18,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 from keras import tree
 
 from keras_dblocks.checks import check_integer
 from keras_dblocks.files.atomic_files import written_beside
+from keras_dblocks.files.digest import digest_of
 from keras_dblocks.models import assembly
 from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 from keras_dblocks.training.block_optimizers import clone
@@ -425,13 +424,10 @@ def _settings(worker, model):
     """What a call must share with the one that began a folder (dict)."""
     kept = [model.get_config(), model.get_compile_config()]
     text = assembly.anonymous(kept)
-    data = hashlib.blake2b(digest_size=6)
-    if not callable(worker.data):
-        for array in tree.flatten(worker.data):
-            data.update(np.ascontiguousarray(array).tobytes())
+    arrays = [] if callable(worker.data) else tree.flatten(worker.data)
     return {
         "model": hashlib.sha256(text.encode()).hexdigest()[:12],
-        "data": data.hexdigest(),
+        "data": digest_of(arrays),
         "backend": worker.backend,
         "epochs": worker.epochs,
         "batch_size": worker.batch_size,
@@ -525,7 +521,6 @@ def _import_ray():
             "`fit_blocks` needs Ray with Tune. Received: none that can be "
             f'imported ({error}). Call `pip install "keras_dblocks[ray]"`.'
         ) from error
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "1")
     return ray
 
 

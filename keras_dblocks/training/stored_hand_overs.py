@@ -5,7 +5,6 @@ what they hand over for a row. The first time that a row comes, the step runs
 the earlier blocks as always, and keeps the result; from then on it is read.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -16,10 +15,10 @@ import numpy as np
 from keras import ops, tree
 
 from keras_dblocks.files.atomic_files import written_beside
+from keras_dblocks.files.digest import digest_of
 from keras_dblocks.training.trainable_block import hand_over
 
 FLUSH_EVERY = 64  # batches, after which what was written is safe
-ROWS_AT_ONCE = 1024  # of the data, in the fingerprint
 
 
 class StoredHandOvers:
@@ -39,6 +38,7 @@ class StoredHandOvers:
         self.trainer = trainer
         self.folder = Path(folder)
         self.batches = None
+        self.of_data = None  # digest of this `fit`'s arrays, once it is needed
         self.turn = None  # the block and the phase that the files are for
         self.leaves = None  # arrays in files, one for each tensor of a state
         self.row_specs = []  # of these, see `_row_spec`
@@ -56,7 +56,7 @@ class StoredHandOvers:
             ValueError: for data that are no arrays, and if there is not enough
                 space.
         """
-        self.batches, self.turn = batches, None
+        self.batches, self.of_data, self.turn = batches, None, None
         if not hasattr(batches, "rows_of_step"):
             raise ValueError(
                 "`store_hand_overs` keeps what is handed over for each row. "
@@ -198,18 +198,15 @@ class StoredHandOvers:
 
     def _fingerprint(self, turn, step, state):
         """What the files depend on, as JSON."""
-        digest = hashlib.blake2b(digest_size=16)
-        for block in self.trainer.blocks[: turn[0]]:
-            constants = tree.flatten(block.hand_over_constants())
-            for value in (*constants, *step.values(block.variables, *state)):
-                digest.update(np.ascontiguousarray(value).tobytes())
-        for array in tree.flatten(self.batches.data):
-            for first in range(0, len(array), ROWS_AT_ONCE):
-                part = array[first : first + ROWS_AT_ONCE]
-                digest.update(np.ascontiguousarray(part).tobytes())
+        earlier = self.trainer.blocks[: turn[0]]
+        constants = [block.hand_over_constants() for block in earlier]
+        values = [step.values(block.variables, *state) for block in earlier]
+        if self.of_data is None:  # the same in all phases of a `fit`
+            self.of_data = digest_of(tree.flatten(self.batches.data))
         return {
             "block": turn[0],
-            "of": digest.hexdigest(),
+            "weights": digest_of(tree.flatten([constants, values])),
+            "data": self.of_data,
             "rows": self.batches.num_rows,
             "on_policy": self.trainer.on_policy,
             "states": [[list(s), str(d), t] for s, d, t in self.row_specs],
