@@ -51,7 +51,11 @@ def load_block(model, path):
     mine = model.blocks[block.index]
     shared = _shared_positions(model, mine)
     if model.num_blocks > 1:
-        _check_shared(mine, block, shared, model.sharing, path)
+        values = (
+            paths_and_values(b.weights[i] for i in shared)
+            for b in (mine, block)
+        )
+        check_shared(*values, model.sharing, path)
     for variable, value in zip(mine.weights, block.weights, strict=True):
         variable.assign(value)
 
@@ -85,7 +89,11 @@ def from_blocks(cls, paths):
     for block, path in zip(blocks, paths, strict=True):
         mine = model.blocks[block.index]
         shared = _shared_positions(model, mine)
-        _check_shared(first, block, shared, model.sharing, path)
+        values = (
+            paths_and_values(b.weights[i] for i in shared)
+            for b in (first, block)
+        )
+        check_shared(*values, model.sharing, path)
     for block in blocks:
         weights = model.blocks[block.index].weights
         for variable, value in zip(weights, block.weights, strict=True):
@@ -102,14 +110,24 @@ def _shared_positions(model, block):
     return [i for i, v in enumerate(block.weights) if id(v) in common]
 
 
-def _check_shared(first, second, positions, sharing, path):
+def paths_and_values(variables):
+    """Pairs of a variable's path and its value, numpy (list)."""
+    return [(v.path, ops.convert_to_numpy(v)) for v in variables]
+
+
+def check_shared(first, second, sharing, path):
+    """Refuses a block whose shared values are not those of the first one.
+
+    Args:
+        first, second: lists as of `paths_and_values`, of what two blocks
+            share.
+        sharing: str, that of the network.
+        path: path of the second block's file.
+    """
     different = [
-        first.weights[i].path
-        for i in positions
-        if not np.array_equal(
-            ops.convert_to_numpy(first.weights[i]),
-            ops.convert_to_numpy(second.weights[i]),
-        )
+        name
+        for (name, mine), (_, its) in zip(first, second, strict=True)
+        if not np.array_equal(mine, its)
     ]
     if different:
         raise ValueError(

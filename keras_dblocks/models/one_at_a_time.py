@@ -7,7 +7,9 @@ from keras_dblocks.checks import check_integer
 from keras_dblocks.diffusion.samplers import generation, loop
 from keras_dblocks.models.assembly import (
     check_same_network,
+    check_shared,
     network_of,
+    paths_and_values,
     read_block,
 )
 
@@ -65,19 +67,10 @@ class SavedChain:
         if self.network.sharing == "all":
             parts += [block.noise_embedding, block.stem, block.readout]
             parts += [block.head, block.shared_average]
-        values = [
-            ops.convert_to_numpy(v)
-            for part in parts
-            if part is not None
-            for v in part.weights
-        ]
+        parts = [part for part in parts if part is not None]
+        values = paths_and_values(v for part in parts for v in part.weights)
         self._shared = self._shared or values
-        if not all(map(np.array_equal, values, self._shared)):
-            raise ValueError(
-                "What blocks share must be equal in all of them. Received: "
-                f"{path!r}, in which it is not. Save all blocks from one "
-                'model, or train apart with sharing="targets" and one seed.'
-            )
+        check_shared(self._shared, values, self.network.sharing, path)
 
     def run(self, sampler, condition, count, starts, batch_size, verbose=0):
         """What the chain ends with, numpy `(count, ...)`.
