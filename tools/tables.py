@@ -1,9 +1,14 @@
 """Writes the tables of the documentation from the records in `results/`.
 
-A record is a JSON file with the `command` that measured it, its `commit`,
-`hardware` and `backend`, a list of `rows` (dicts), and `columns`: for each
-heading a format string that is filled in with a row. A list is written as its
-items, separated by commas. In a page
+A record is a JSON file with the `command` that measured it (or a list of them),
+its `commit`, `hardware` and `backend`, a list of `rows` (dicts), and `columns`:
+for each heading a format string that is filled in with a row (a space at the
+end tells two equal headings apart). A row may hold `columns` of its own, for
+cells that are written otherwise. A list is written as its items, separated by
+commas, lists in it by semicolons; null is written as nothing, text as it is;
+`{x:..3f}` is `{x:.3f}` without the zero before the point. A record whose
+figures are those of other records names them under `from`; `elsewhere` holds
+figures of the same runs that stand in the text. In a page
 
     <!-- table: NAME -->
     <!-- end of table -->
@@ -18,7 +23,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ("README.md", "docs/*.md", "docs/guides/*.md", "applications/*/*.md")
+PAGES = ("README.md", "docs/**/*.md", "applications/*/README.md")
 NEEDED = {"command", "commit", "hardware", "backend", "rows", "columns"}
 MARKED = re.compile(
     r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end of table -->)", re.DOTALL
@@ -26,11 +31,17 @@ MARKED = re.compile(
 
 
 class Cells(string.Formatter):
-    """Formats each item of a list by itself."""
+    """Formats each item of a list by itself, and neither null nor text."""
 
     def format_field(self, value, format_spec):
         if isinstance(value, list):
-            return ", ".join(format(item, format_spec) for item in value)
+            between = "; " if isinstance(value[0], list) else ", "
+            items = [self.format_field(item, format_spec) for item in value]
+            return between.join(items)
+        if value is None or isinstance(value, str):
+            return value or ""
+        if format_spec.startswith(".."):
+            return format(value, format_spec[1:]).removeprefix("0")
         return super().format_field(value, format_spec)
 
 
@@ -42,12 +53,15 @@ def table(record):
             f"A record has {', '.join(sorted(NEEDED))}. Received: one without "
             f"{', '.join(missing)}. Take them from what the tool printed."
         )
-    heads = list(record["columns"])
-    lines = [heads, ["---"] * len(heads)]
+    lines = [[head.strip() for head in record["columns"]]]
     for row in record["rows"]:
-        templates = record["columns"].values()
-        lines.append([Cells().format(t, **row) for t in templates])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        templates = record["columns"] | row.get("columns", {})
+        lines.append([Cells().format(t, **row) for t in templates.values()])
+    head, *rest = [
+        "|" + "".join(f" {cell} |" if cell else " |" for cell in line)
+        for line in lines
+    ]
+    return "\n".join([head, "|" + "---|" * len(lines[0]), *rest, ""])
 
 
 def written(text, folder=ROOT / "results"):
