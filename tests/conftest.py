@@ -27,14 +27,18 @@ try:
     CACHE.mkdir(parents=True, exist_ok=True)
 except OSError:  # a home that cannot be written
     CACHE = ROOT / ".pytest_cache" / "jax"
-if os.environ.get("KERAS_BACKEND", "jax") == "jax":
+BACKEND = os.environ.get("KERAS_BACKEND", "jax")
+if BACKEND == "jax":
     ENVIRONMENT |= {
         "JAX_COMPILATION_CACHE_DIR": str(CACHE),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        # Compiling takes most of the time; nothing runs long enough to pay.
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
     }
+if BACKEND != "torch":
+    # Compiling takes most of the time; nothing runs long enough to pay.
+    ENVIRONMENT["XLA_FLAGS"] = (
+        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    )
 
 # Read once, on import: hence no keras or numpy at the top of this file.
 for name, value in ENVIRONMENT.items():

@@ -1,6 +1,7 @@
 """What each process of `test_processes.py` runs; `torchrun` starts them.
 
-It is called with the name of a function below and a folder for its results.
+It is called with names of functions below, joined by commas, and a folder for
+their results.
 """
 
 import json
@@ -79,7 +80,7 @@ def train(name, arrays, batch_size):
 
 def equal(rank, folder):
     found = {n: train(n, part(joined(n), rank), ROWS) for n in NAMES}
-    (folder / f"{rank}.json").write_text(json.dumps(found))
+    (folder / f"equal-{rank}.json").write_text(json.dumps(found))
 
 
 def refused(call):
@@ -113,7 +114,7 @@ def refusals(rank, folder):
     other = small_systems.make("vit", intermediate_dim=64 + 64 * rank)
     other.compile("sgd")
     found["network"] = refused(lambda: other.fit(x, y, 4, verbose=0))
-    (folder / f"{rank}.json").write_text(json.dumps(found))
+    (folder / f"refusals-{rank}.json").write_text(json.dumps(found))
 
 
 def files(rank, folder):
@@ -141,7 +142,7 @@ def files(rank, folder):
         callbacks=callbacks,
     ).history
     model.save(folder / f"saved-by-{rank}.keras")
-    (folder / f"{rank}.json").write_text(json.dumps(history))
+    (folder / f"files-{rank}.json").write_text(json.dumps(history))
 
 
 def killed(rank, folder):
@@ -176,6 +177,7 @@ if __name__ == "__main__":
 
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
-    scenario, folder = sys.argv[1:]
-    globals()[scenario](torch.distributed.get_rank(), Path(folder))
+    scenarios, folder = sys.argv[1:]
+    for scenario in scenarios.split(","):
+        globals()[scenario](torch.distributed.get_rank(), Path(folder))
     torch.distributed.destroy_process_group()

@@ -19,10 +19,10 @@ if keras.backend.backend() != "torch":
 TESTS = Path(__file__).resolve().parent.parent
 
 
-def launch(scenario, folder):
-    """Runs a scenario in two processes; returns the finished launcher."""
+def launch(scenarios, folder):
+    """Runs scenarios in two processes; returns the finished launcher."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", "2", program.__file__, scenario, folder]
+    command += ["--nproc-per-node", "2", program.__file__, scenarios, folder]
     path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     environment = {**os.environ, "PYTHONPATH": path, "KERAS_BACKEND": "torch"}
     return subprocess.run(
@@ -35,14 +35,22 @@ def launch(scenario, folder):
     )
 
 
-def results(scenario, folder):
-    done = launch(scenario, folder)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What the scenarios leave that no process dies in."""
+    folder = tmp_path_factory.mktemp("processes")
+    done = launch("equal,files,refusals", folder)
     assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((folder / f"{i}.json").read_text()) for i in range(2)]
+    return folder
 
 
-def test_two_processes_are_one_with_the_joined_batch(tmp_path):
-    found = results("equal", tmp_path)
+def results(scenario, folder):
+    paths = [folder / f"{scenario}-{i}.json" for i in range(2)]
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def test_two_processes_are_one_with_the_joined_batch(folder):
+    found = results("equal", folder)
     assert found[0] == found[1]  # the same weights everywhere
     for name in program.NAMES:
         losses, norm = program.train(
@@ -53,8 +61,8 @@ def test_two_processes_are_one_with_the_joined_batch(tmp_path):
         np.testing.assert_allclose(found[0][name][1], norm, rtol=1e-5)
 
 
-def test_what_would_go_wrong_silently_is_refused(tmp_path):
-    for found in results("refusals", tmp_path):
+def test_what_would_go_wrong_silently_is_refused(folder):
+    for found in results("refusals", folder):
         assert "as many rows in a step" in found["uneven"]
         assert "a number of steps of its own" in found["steps"]
         assert "a network of its own" in found["network"]
@@ -62,14 +70,14 @@ def test_what_would_go_wrong_silently_is_refused(tmp_path):
         assert "inside of a DistributedDataParallel" in found["wrapped"]
 
 
-def test_process_0_writes_and_all_decide_alike(tmp_path):
-    first, second = results("files", tmp_path)
+def test_process_0_writes_and_all_decide_alike(folder):
+    first, second = results("files", folder)
     assert first == second
     assert len(first["loss"]) == 2  # all stopped, and none waits
-    names = {path.name for path in tmp_path.iterdir()}
+    names = {path.name for path in folder.iterdir()}
     assert {"log.csv", "best.keras", "saved-by-0.keras"} <= names
     assert "saved-by-1.keras" not in names
-    lines = (tmp_path / "log.csv").read_text().splitlines()
+    lines = (folder / "log.csv").read_text().splitlines()
     assert len(lines) == 3
 
 
