@@ -6,6 +6,8 @@ run `num_blocks` times as many, each through 1 / `num_blocks` of the layers, so
 that both perform the same number of layer evaluations.
 """
 
+from pathlib import Path
+
 _COMMON = {
     "alpha": 0.05,  # final learning rate of the cosine, relative to the peak
     "clipnorm": 1.0,  # of all gradients together
@@ -38,17 +40,25 @@ TEXT_OF_THE_PAPER = {
 }
 
 
+# Folders of trained weights, by the name of their preset; each was written by
+# tools/package_preset.py, and its record is beside the weights.
+PRETRAINED = Path(__file__).resolve().parent / "pretrained"
+
+
 def with_commands(application, presets):
-    """Adds to each preset the shell command that trains it.
+    """Adds to each preset the shell command that trains it, and its weights.
 
     Args:
         application: string, the name of the package with the program.
         presets: dict of presets by name.
 
     Returns:
-        The same dict of presets; each has an entry `command`.
+        The same dict of presets; each has an entry `command`, and those that
+        something trained comes with have `weights`, its folder.
     """
     program = f"python -m keras_dblocks.applications.{application}"
     for name, preset in presets.items():
         preset["command"] = f"{program} --preset {name}"
+        if (PRETRAINED / name).is_dir():
+            preset["weights"] = str(PRETRAINED / name)
     return presets

@@ -10,65 +10,153 @@ from keras_dblocks.files import model_card
 from keras_dblocks.files.atomic_files import written_beside
 
 CONFIG_FILE = "config.json"
+RECORD_FILE = "record.json"
 WEIGHTS_FILE = "model.weights.h5"
+BLOCK_FILE = "block_{}.keras"
 
 
-def load(cls, preset, **kwargs):
+def load(cls, preset, load_weights=None, **kwargs):
     """Makes a model of class `cls` from a preset.
 
     Args:
         cls: subclass of `DiffusionBlocks`; its `presets` attribute maps names
-            to dicts with `config` and `description`.
-        preset: str. A name in `cls.presets` (random weights), or the path of
-            a folder written by `save_to_preset` (its weights).
+            to dicts with `config`, `description`, and where something trained
+            comes with them `weights`, the path of its folder.
+        preset: str. A name in `cls.presets`, or the path of a folder written
+            by `save_to_preset`.
+        load_weights: bool, or None to load what there is.
         kwargs: constructor keywords that replace the preset's.
 
     Raises:
-        ValueError: if `preset` is neither a known name nor such a folder.
+        ValueError: if `preset` is neither a known name nor such a folder, if
+            it has no weights and `load_weights` is True, or if it has some
+            that do not fit `kwargs`.
     """
-    known = getattr(cls, "presets", {})
-    if preset in list(known):
-        return cls(**{**known[preset]["config"], **kwargs})
-    path = os.path.join(str(preset), CONFIG_FILE)
+    named = getattr(cls, "presets", {}).get(str(preset), {})
+    folder = named.get("weights", None if named else str(preset))
+    if named and (load_weights is False or folder is None):
+        if load_weights:
+            raise ValueError(
+                "`load_weights=True` needs a preset that comes with weights. "
+                f"Received: {preset!r}, which has none. Leave `load_weights` "
+                f"out, and train it: `{named['command']}`."
+            )
+        return cls(**{**named["config"], **kwargs})
+    network = read_config(cls, folder)
+    model = cls.from_config({**network.get_config(), **kwargs})
+    if load_weights is False:
+        return model
+    _check_fits(network, model, preset)
+    model.build()
+    path = os.path.join(folder, WEIGHTS_FILE)
+    if os.path.exists(path):
+        model.load_weights(path)
+    else:
+        for path in _block_files(folder, model.num_blocks):
+            model.load_block(path)
+    return model
+
+
+def read_config(cls, folder):
+    """The network of a preset's folder, without its weights."""
+    path = os.path.join(folder, CONFIG_FILE)
     if not os.path.exists(path):
         raise ValueError(
             "`preset` must be a known name or a folder with a "
-            f"{CONFIG_FILE}. Received: {preset!r}. "
-            f"Use one of {sorted(known)}, or a folder from `save_to_preset`."
+            f"{CONFIG_FILE}. Received: {folder!r}. Use one of "
+            f"{sorted(getattr(cls, 'presets', {}))}, or a folder from "
+            "`save_to_preset`."
         )
     with open(path) as file:
         saved = json.load(file)
     if saved["class_name"] != cls.__name__:
         raise ValueError(
             f"The folder must hold a {cls.__name__}. "
-            f"Received: {preset!r} with a {saved['class_name']}. "
+            f"Received: {folder!r} with a {saved['class_name']}. "
             f"Use `{saved['class_name']}.from_preset`."
         )
-    model = cls.from_config({**saved["config"], **kwargs})
-    model.build()
-    model.load_weights(os.path.join(preset, WEIGHTS_FILE))
-    return model
+    return cls.from_config(saved["config"])
 
 
-def save(model, folder, record=None, license=None):
+def block_files(cls, preset):
+    """Paths of a preset's blocks, in their order (list).
+
+    Args:
+        cls, preset: as in `load`.
+
+    Raises:
+        ValueError: if the preset was not saved by block.
+    """
+    named = getattr(cls, "presets", {}).get(str(preset), {})
+    folder = named.get("weights", None if named else str(preset))
+    if folder is not None:
+        paths = _block_files(folder, read_config(cls, folder).num_blocks)
+        if all(map(os.path.exists, paths)):
+            return paths
+    raise ValueError(
+        "Blocks are read from a preset that was saved by block. "
+        f"Received: {preset!r}, which was not. Save it with "
+        "`model.save_to_preset(folder, by_block=True)`."
+    )
+
+
+def _block_files(folder, num_blocks):
+    return [
+        os.path.join(folder, BLOCK_FILE.format(i)) for i in range(num_blocks)
+    ]
+
+
+def _check_fits(network, model, preset):
+    """Refuses keywords that ask for another network than the weights'."""
+    free = network.interchangeable
+    wanted, came = network.get_config(), model.get_config()
+    changed = sorted(
+        name
+        for name in wanted
+        if name not in free and wanted[name] != came.get(name)
+    )
+    if changed:
+        asked = ", ".join(f"{name}={came.get(name)!r}" for name in changed)
+        raise ValueError(
+            "Trained weights need the network that they were trained in. "
+            f"Received: {preset!r} with {asked}. Leave this out, or pass "
+            "`load_weights=False` for fresh weights."
+        )
+
+
+def save(model, folder, record=None, license=None, by_block=False):
     """Writes the weights of `model`, its config and its card to `folder`.
 
     Args:
         model: `DiffusionBlocks`.
         folder: path, made if need be.
         record, license: see `model_card.card`.
+        by_block: bool. Whether each block has a file of its own.
     """
     if not model.built:
         model.build()
+    record = model_card.read(record)
     page = model_card.card(model, record, license)  # raises before it writes
     os.makedirs(folder, exist_ok=True)
-    model.save_weights(os.path.join(folder, WEIGHTS_FILE))
+    blocks = _block_files(folder, model.num_blocks)
+    whole = os.path.join(folder, WEIGHTS_FILE)
+    if by_block:
+        for block, path in zip(model.blocks, blocks, strict=True):
+            block.save(path)
+    else:
+        model.save_weights(whole)
     if processes.number():  # process 0 writes
         return
+    for path in [whole] if by_block else blocks:
+        if os.path.exists(path):  # of an earlier save
+            os.remove(path)
     saved = keras.saving.serialize_keras_object(model)
     keys = ("class_name", "registered_name", "config")
-    config = json.dumps({key: saved[key] for key in keys}, indent=2)
-    with written_beside(os.path.join(folder, CONFIG_FILE)) as beside:
-        with open(beside, "w") as file:
-            file.write(config)
+    texts = {CONFIG_FILE: {key: saved[key] for key in keys}}
+    if record:
+        texts[RECORD_FILE] = record
+    for name, content in texts.items():
+        with written_beside(os.path.join(folder, name)) as beside:
+            with open(beside, "w") as file:
+                file.write(json.dumps(content, indent=2))
     model_card.write(page, folder)

@@ -121,7 +121,11 @@ def test_wheel_is_complete_and_works_outside_the_checkout(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
         shipped = {n for n in archive.namelist() if ".dist-info/" not in n}
-    on_disk = set(map(shipped_path, sources("keras_dblocks", "applications")))
+    weights = [
+        p for p in ROOT.glob("applications/pretrained/**/*") if p.is_file()
+    ]
+    files = [*sources("keras_dblocks", "applications"), *weights]
+    on_disk = set(map(shipped_path, files))
     assert "keras_dblocks/applications/vit/__init__.py" in on_disk
     assert shipped == on_disk
 

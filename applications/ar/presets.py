@@ -23,6 +23,12 @@ PRESETS = {
         "training": {**TEXT, "data": "python"},
         "expected": "not measured",
     },
+    "ar_austen_tiny": {
+        "description": "six novels in 27 symbols; half an hour on two cores",
+        "config": {**_SMALL, "hidden_dim": 48, "vocabulary_size": 27},
+        "training": {**TEXT, "data": "austen.txt", "epochs": 5},
+        "expected": "not measured",
+    },
     "ar_austen": {
         "description": "six novels; a GPU, or a day on two cores",
         "config": {**_SMALL, "num_layers": 12, "hidden_dim": 256},

@@ -138,7 +138,8 @@ def main(classes, argv=None):
     names = ("num_blocks", "vocabulary_size")
     config = {k: getattr(args, k) for k in names if getattr(args, k)}
     try:
-        model = presets[args.preset].from_preset(args.preset, **config)
+        cls = presets[args.preset]
+        model = cls.from_preset(args.preset, load_weights=False, **config)
         names = ("parameters", "state", "gradients", "activations", "total")
         heads = [f"{name:>12}" for name in names]
         print(f"{args.preset}, batch {args.batch_size}, MiB")

@@ -47,7 +47,7 @@ def card(model, record=None, license=None):
     Raises:
         ValueError: for a record that is none.
     """
-    record = _read(record)
+    record = read(record)
     kind = type(model).__name__
     parts = [
         _front_matter(kind, license),
@@ -71,7 +71,8 @@ def card(model, record=None, license=None):
     return "\n\n".join(parts) + "\n"
 
 
-def _read(record):
+def read(record):
+    """The dict of a run's record; an empty one for None. See `card`."""
     if record is None:
         return {}
     came = record

@@ -598,11 +598,54 @@ class DiffusionBlocks(
         return layout.layout_map(mesh, axis)
 
     @classmethod
-    def from_preset(cls, preset, **kwargs):
-        """Makes a model from a preset's name or a folder; see `presets`."""
-        return presets.load(cls, preset, **kwargs)
+    def from_preset(cls, preset, load_weights=None, **kwargs):
+        """Makes a model from a preset.
 
-    def save_to_preset(self, folder, record=None, license=None):
+        Args:
+            preset: str. A name in `presets` of the class, or the path of a
+                folder that `save_to_preset` wrote.
+            load_weights: bool, or None to load trained weights where the
+                preset has any. Defaults to `None`.
+            kwargs: constructor keywords that replace the preset's.
+
+        Raises:
+            ValueError: for an unknown preset, for weights that are asked for
+                and not there, or that do not fit the keywords.
+
+        Example:
+
+        ```python
+        model = ViT.from_preset("vit_digits")
+        logits = model.predict(images)  # (N, 8, 8, 1), from 0 to 1
+        ```
+        """
+        return presets.load(cls, preset, load_weights, **kwargs)
+
+    @classmethod
+    def preset_blocks(cls, preset):
+        """Paths of a preset's blocks, for one block in memory at a time.
+
+        Args:
+            preset: str, as in `from_preset`.
+
+        Returns:
+            list of str, one path a block, in the order of the blocks.
+
+        Raises:
+            ValueError: if the preset was not saved by block.
+
+        Example:
+
+        ```python
+        paths = ViT.preset_blocks("vit_digits")
+        logits = ViT.predict_from_blocks(paths, images)
+        ```
+        """
+        return presets.block_files(cls, preset)
+
+    def save_to_preset(
+        self, folder, record=None, license=None, by_block=False
+    ):
         """Writes config and weights to a folder that `from_preset` reads.
 
         Beside them a model card is written, a `README.md` as Hugging Face
@@ -615,8 +658,11 @@ class DiffusionBlocks(
                 its dict, for the card's training and results.
             license: str for the card, such as `"apache-2.0"`. Left out by
                 default.
+            by_block: bool. True writes one file per block, as
+                `block.save` does, so that one can be fetched and loaded
+                without the others. Defaults to `False`, one file for all.
         """
-        presets.save(self, folder, record, license)
+        presets.save(self, folder, record, license, by_block)
 
     def summary(self, print_fn=print, **kwargs):
         """Prints each block's layers, noise range, parameters and state."""
