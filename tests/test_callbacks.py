@@ -40,6 +40,7 @@ def fit(model, callbacks, x, y, **kwargs):
     return model.fit(x, y, callbacks=callbacks, **options).history
 
 
+@pytest.mark.heavy
 @pytest.mark.quick
 def test_a_model_in_blocks(tmp_path):
     x, y = data(24)  # three steps an epoch

@@ -36,14 +36,14 @@ def example(name):
     return module
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_regression(capsys):
     error, variance = example("regression").main(epochs=10)
     assert error < 0.8 * variance
     assert "mse" in capsys.readouterr().out
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_unconditional_digits():
     found = example("unconditional_digits").main(epochs=8)
     assert found["samples"] < 0.75 * found["noise"]

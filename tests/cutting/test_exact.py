@@ -104,6 +104,7 @@ def test_fit_learns_and_reports_as_the_network_does():
     assert len(cut.evaluate(x, y, verbose=0)) == 2
 
 
+@pytest.mark.heavy
 def test_killed_and_resumed(tmp_path):
     """With dropout, statistics and an order of blocks that is drawn."""
 
@@ -385,7 +386,9 @@ def test_where_blocks_begin():
     assert max(sizes) < 0.5 * sum(sizes)
 
 
-@pytest.mark.parametrize("kind", ["subclassed", "nested"])
+@pytest.mark.parametrize(
+    "kind", ["subclassed", pytest.param("nested", marks=pytest.mark.heavy)]
+)
 def test_rematerialized_layers_train_the_same(kind):
     weights = []
     for remat in (False, True):

@@ -95,6 +95,7 @@ def test_a_language_model(kind, tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 @pytest.mark.parametrize("kind", FEW)
 def test_a_language_model_block_after_block(kind, tmp_path):
@@ -127,7 +128,7 @@ def test_a_language_model_block_after_block(kind, tmp_path):
     )
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_logits_in_chunks_block_after_block(monkeypatch):
     x, y, mask = tokens()
     calls, found = count_chunks(monkeypatch, "cutting.large_head"), []
@@ -154,7 +155,11 @@ def test_lora_of_a_language_model_after_the_cut():
 
 
 @pytest.mark.parametrize(
-    "weighted", [True, pytest.param(False, marks=pytest.mark.heavy)]
+    "weighted",
+    [
+        pytest.param(True, marks=pytest.mark.heavy),
+        pytest.param(False, marks=pytest.mark.slow),
+    ],
 )
 def test_logits_in_chunks_are_the_logits(weighted, monkeypatch):
     x, y, mask = tokens()

@@ -193,6 +193,7 @@ def test_samplers_are_values(sampler):
     assert samplers.get(samplers.serialize(sampler)) == sampler
 
 
+@pytest.mark.heavy
 @pytest.mark.quick
 def test_a_sampler_that_is_set_after_predict_is_used():
     model = make()
@@ -228,6 +229,7 @@ def fitted_saved_loaded(model, x, y, path):
     return loaded
 
 
+@pytest.mark.slow
 @pytest.mark.heavy
 def test_the_sampler_of_the_docstring(tmp_path):
     # Ten steps: fewer of them would not reach the last block.
@@ -337,7 +339,15 @@ FROM_NOISE = [
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("sampler", FROM_NOISE, ids=lambda s: s.grid)
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        pytest.param(
+            sampler, marks=pytest.mark.slow if i else (), id=sampler.grid
+        )
+        for i, sampler in enumerate(FROM_NOISE)
+    ],
+)
 def test_answers_from_noise_do_not_depend_on_the_batch(sampler):
     model = make(sampler=sampler)
     x, _ = data(1000)

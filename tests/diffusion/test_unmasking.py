@@ -269,7 +269,7 @@ class LayerOfLetters(keras.layers.Layer, Letters):
             self.letters = file.read()
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_strings_in_and_out():
     model, plain = (make(num_layers=1, num_blocks=1) for _ in range(2))
     model.tokenizer = Letters()

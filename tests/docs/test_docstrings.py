@@ -22,7 +22,7 @@ SYSTEMS = {"ViT", "DiT", "MDM", "ARTransformer", "RecurrentDepth"}
 # Each trains a system or a network, which the guides do too.
 SLOW = SYSTEMS | {"Block", "ComposedBlocks", "CutModel", "Diagnosis"}
 SLOW |= {"cut", "diagnose", "measure", "EulerSampler", "predict_from_blocks"}
-SLOW |= {"memory.plan"}
+SLOW |= {"BlockLog", "memory.plan"}
 pytestmark = pytest.mark.once
 
 

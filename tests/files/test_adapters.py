@@ -43,11 +43,11 @@ def error_of_int8(name, twin):
     return largest_error(before, answers(name, model))
 
 
-# The tied read-out takes as long again and has a test of its own below; DiT and
-# AR are made of layers that the others have.
+# The tied read-out takes as long again and has a test of its own below; the
+# others are made of layers that these have.
 QUICK = [
     pytest.param(name, marks=pytest.mark.slow)
-    if name in ("mdm_tied", "dit", "ar")
+    if name in ("mdm_tied", "dit", "ar", "recurrent_depth")
     else name
     for name in SYSTEMS
 ]
@@ -77,11 +77,13 @@ def enable_lora(model):
 
 
 # Whole and alone once each by default; the systems differ in their layers.
+MARKS = {("vit", True): [], ("recurrent_depth", False): [pytest.mark.heavy]}
 LORA = [
-    pytest.param(name, alone, marks=[] if quick else [pytest.mark.slow])
+    pytest.param(
+        name, alone, marks=MARKS.get((name, alone), [pytest.mark.slow])
+    )
     for name in SYSTEMS
     for alone in (False, True)
-    for quick in [(name, alone) in {("vit", True), ("recurrent_depth", False)}]
 ]
 
 
@@ -180,7 +182,7 @@ def test_a_quantized_file_predicts_the_same(part, tmp_path):
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_averaged_weights_are_what_is_quantized():
     model = make("dit")
     for block in model.blocks:

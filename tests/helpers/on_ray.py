@@ -92,20 +92,21 @@ def killed(folder):
 
 
 def independent(folder):
-    """Arrays; then the same call again, and one with other settings."""
+    """One dies; then the same call again, and one with other settings."""
     model, again = make(), make()
-    arguments = {"epochs": EPOCHS, "batch_size": BATCH, "verbose": 0}
-    fit_blocks(model, (X, Y), storage_path=folder / "run", **arguments)
+    marker = folder / "marker"
+    callbacks = [Killed(marker, 7)]
+    fit_with(model, folder / "run", callbacks)
+    found = {"killed": marker.exists()}
     serial = one_after_another()
-    found = {"difference": max(differences(model, serial))}
+    found["difference"] = max(differences(model, serial))
     found["moved"] = min(
         max(differences(*pair)) for pair in [(model, again), (serial, again)]
     )
-    fit_blocks(again, (X, Y), storage_path=folder / "run", **arguments)
+    fit_with(again, folder / "run", callbacks)
     found["again"] = max(differences(model, again))
-    arguments["epochs"] = 1
     try:
-        fit_blocks(make(), (X, Y), storage_path=folder / "run", **arguments)
+        fit_with(make(), folder / "run", callbacks, epochs=1)
     except ValueError as error:
         found["other"] = str(error)
     found["files"] = sorted(path.name for path in (folder / "run").iterdir())

@@ -63,7 +63,7 @@ def test_plan_is_what_is_measured(cls, config):
     )
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 @slowly
 @pytest.mark.parametrize(
     "sharing", ["targets", pytest.param("all", marks=costly)]

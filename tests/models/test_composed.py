@@ -77,6 +77,7 @@ def model():
     return trained()
 
 
+@pytest.mark.heavy
 @pytest.mark.quick
 def test_it_learns_is_saved_and_loads(model, tmp_path):
     x, y = spirals(100, seed=1)

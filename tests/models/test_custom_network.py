@@ -79,6 +79,7 @@ def test_it_learns(trained):
     assert (np.argmax(points @ plane, -1) == arms).mean() < 0.8
 
 
+@pytest.mark.heavy
 def test_every_block_was_trained(trained):
     model, history = trained
     fresh = make()

@@ -51,7 +51,7 @@ def test_a_scrambled_condition_costs_and_levels_are_the_blocks(trained):
     assert noised[0]["loss"] < scrambled[0]["loss"]
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_table_and_picture(trained, tmp_path):
     pytest.importorskip("matplotlib")
     found = keras_dblocks.diagnose(trained, *data(20), levels_per_block=1)
@@ -77,6 +77,7 @@ def test_every_kind_of_network(name):
     assert np.isnan(accuracy).all() == (name == "dit")
 
 
+@pytest.mark.heavy
 def test_refusals(trained):
     x, y = data(8)
     diagnose = keras_dblocks.diagnose

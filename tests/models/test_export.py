@@ -82,7 +82,7 @@ def installed(format):
     "name",
     [
         "whole",
-        pytest.param("block", marks=pytest.mark.heavy),
+        pytest.param("block", marks=pytest.mark.slow),
         pytest.param("text", marks=pytest.mark.slow),
         pytest.param("block of text", marks=pytest.mark.slow),
     ],

@@ -15,7 +15,9 @@ def saved(model, folder):
     return paths
 
 
-@pytest.mark.parametrize("sharing", ["all", "targets"])
+@pytest.mark.parametrize(
+    "sharing", ["all", pytest.param("targets", marks=pytest.mark.heavy)]
+)
 def test_any_number_of_rows_at_once(sharing, tmp_path):
     model = three_blocks(sharing=sharing)
     x, _ = data(7)
@@ -37,6 +39,7 @@ def test_every_system_with_a_condition(name, tmp_path):
     np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
+@pytest.mark.heavy
 def test_other_files_are_refused(tmp_path):
     model = three_blocks()
     paths, (x, _) = saved(model, tmp_path), data(4)

@@ -100,6 +100,7 @@ CONFIGS = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.quick
 @pytest.mark.parametrize("name", CONFIGS)
 def test_settings_survive(tmp_path, name):

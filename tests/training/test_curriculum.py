@@ -127,6 +127,7 @@ def test_a_copy_is_made_once_and_later_fits_draw_blocks():
         assert equal(own(block), before)
 
 
+@pytest.mark.heavy
 def test_a_trained_model_is_not_trained_from_copies():
     """Not after `compile`, nor where blocks were trained alone."""
     x, y = data(16)
@@ -153,6 +154,7 @@ class Stop(keras.callbacks.Callback):
         self.model.stop_training = True
 
 
+@pytest.mark.heavy
 def test_blocks_whose_turn_never_came_are_copies():
     x, y = data(48)
     model = make()
@@ -198,6 +200,7 @@ def stream(x, y):
         yield x[i : i + 8], y[i : i + 8]
 
 
+@pytest.mark.heavy
 def test_the_length_must_be_known():
     x, y = data(48)
     model = make()

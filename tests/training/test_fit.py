@@ -156,6 +156,7 @@ def test_sample_and_class_weights():
     assert history.history["loss"] == [0.0]
 
 
+@pytest.mark.heavy
 def test_validation_split():
     x, y = data(40)
     model = compiled("sgd", on_policy=0)

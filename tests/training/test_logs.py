@@ -147,7 +147,7 @@ def test_compile_refuses_what_blocks_have_no_use_for(settings):
     refused(lambda: model.compile(**arguments), "[Bb]lock")
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_weights_are_excluded_from_decay_after_compile_and_fit():
     x, y = data(16)
 
@@ -188,8 +188,8 @@ def frozen(part):
 @pytest.mark.parametrize(
     ("what", "when"),
     [
-        ("block", "between"),
-        pytest.param("layer", "before", marks=pytest.mark.heavy),
+        pytest.param("block", "between", marks=pytest.mark.heavy),
+        pytest.param("layer", "before", marks=pytest.mark.slow),
         pytest.param("block", "before", marks=pytest.mark.slow),
         pytest.param("layer", "between", marks=pytest.mark.slow),
     ],

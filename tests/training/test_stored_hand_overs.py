@@ -54,7 +54,9 @@ def compile_(model, folder, **kwargs):
     model.compile(optimizer, store_hand_overs=folder, **SEQUENCE | kwargs)
 
 
-@pytest.mark.parametrize("hand_over", ["signal", "state"])
+@pytest.mark.parametrize(
+    "hand_over", [pytest.param("signal", marks=pytest.mark.heavy), "state"]
+)
 def test_training_is_what_it_is_without_files(hand_over, tmp_path):
     run = make(hand_over=hand_over)
     kept = make(tmp_path / "hand_overs", hand_over=hand_over)
@@ -74,6 +76,7 @@ def test_training_is_what_it_is_without_files(hand_over, tmp_path):
     assert planned < sizes < planned + 1000  # the headers
 
 
+@pytest.mark.heavy
 def test_a_row_that_came_before_is_read(tmp_path):
     def spoil(model, epoch):
         if epoch == EPOCHS - 1:
@@ -110,6 +113,7 @@ class Killed(RuntimeError):
     pass
 
 
+@pytest.mark.heavy
 def test_a_killed_run_goes_on_with_its_files(tmp_path):
     unbroken = fit(make(tmp_path / "unbroken"))
 

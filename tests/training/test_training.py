@@ -57,7 +57,7 @@ def way_two(model, optimizer, x, y, batch=8):
 
 
 @pytest.mark.parametrize(
-    "dropout", [pytest.param(0.0, marks=pytest.mark.heavy), 0.3]
+    "dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.3]
 )
 def test_both_ways_are_equal_when_blocks_are_independent(dropout):
     x, y = data(72)
@@ -187,6 +187,7 @@ def test_each_block_takes_its_own_step():
         np.testing.assert_allclose(compiled, eager, atol=1e-5)
 
 
+@pytest.mark.heavy
 def test_blocks_drawn_are_those_of_the_block_order():
     x, y = data(72)
     model = three_blocks()

@@ -226,6 +226,7 @@ def test_saved_whole_and_in_blocks(tmp_path, name):
     np.testing.assert_allclose(logits, first, atol=1e-5)
 
 
+@pytest.mark.heavy
 @pytest.mark.quick
 def test_twin_trains_on_after_loading(tmp_path):
     twin = make(twin=True, num_layers=2, seed=3)

@@ -118,6 +118,7 @@ def test_end_token_stops_and_fills(model):
         assert len(ended) > 1 and (made != free).any()
 
 
+@pytest.mark.heavy
 def test_forms_of_prompts(blocks):
     made = blocks.generate([[1, 2], [0, 0]], seed=4)
     array = blocks.generate(np.array([[1, 2], [0, 0]]), seed=4)

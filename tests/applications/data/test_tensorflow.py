@@ -26,6 +26,7 @@ def test_tfds_reads_a_set_prepared_for_tensorflow(monkeypatch):
     assert data.x_train.shape == (5, 32, 32, 3) and data.num_classes == 10
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(
     keras.backend.backend() == "tensorflow", reason="keras imports TensorFlow"
 )
@@ -64,6 +65,7 @@ def test_tfds_reads_where_tensorflow_is_not_installed():
     assert run.stdout.strip() == "(3, 32, 32, 3)"
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(
     keras.backend.backend() == "tensorflow", reason="keras imports TensorFlow"
 )

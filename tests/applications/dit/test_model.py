@@ -61,6 +61,7 @@ def trained():
     return model
 
 
+@pytest.mark.heavy
 @pytest.mark.quick
 def test_it_learns_and_generates(trained):
     labels = np.arange(4).repeat(8)
@@ -89,7 +90,14 @@ def test_batches_make_the_same_images():
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("sampler", ["euler", "heun", "stochastic"])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        pytest.param("euler", marks=pytest.mark.slow),
+        pytest.param("heun", marks=pytest.mark.slow),
+        "stochastic",
+    ],
+)
 def test_streaming_is_bit_equal(tmp_path, sampler):
     model, labels = randomize(make()), [0, 1, 2, 3, 1]
     paths = [tmp_path / f"block_{i}.keras" for i in range(3)]
@@ -142,6 +150,7 @@ def test_streaming_holds_one_block(tmp_path, monkeypatch):
     assert len(loaded) == 3  # each file is read once
 
 
+@pytest.mark.heavy
 def test_trajectory_is_that_of_the_sampler():
     model, labels = randomize(make()), [0, 1, 2]
     keywords = {"num_steps": 4, "sampler": "heun", "grid": "equal_mass"}
@@ -196,6 +205,7 @@ def test_every_block_is_run():
             kernel.assign(kept)
 
 
+@pytest.mark.heavy
 def test_predict_is_generate():
     model = randomize(make(value_range=(0, 1)))
     model.sampler = samplers.EulerSampler(3, start="noise")
@@ -306,7 +316,7 @@ def test_end_to_end_is_one_block():
         assert len(twin.block(0).residual_layers) == layers
 
 
-@pytest.mark.heavy
+@pytest.mark.slow
 def test_whole_numbers_in_their_range():
     images, labels = data()
     bytes_ = np.round((images + 1) * 127.5).astype("uint8")
@@ -327,6 +337,7 @@ def test_whole_numbers_in_their_range():
     np.testing.assert_array_equal(decoded, 2.0 * made[..., :1])
 
 
+@pytest.mark.heavy
 def test_frechet_distance_in_evaluate(trained):
     images, labels = data()
     x = keras.Input((8, 8, 1))

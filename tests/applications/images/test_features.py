@@ -43,6 +43,7 @@ def test_network_for_every_set(shape):
     assert network.count_params() < 150_000
 
 
+@pytest.mark.heavy
 def test_features_do_not_know_the_policy(images, tmp_path):
     path, labels = tmp_path / "features.keras", np.arange(20) % 2
     wanted = features(train_feature_network(images, labels, path, 1), images)
@@ -60,6 +61,7 @@ def test_features_do_not_know_the_policy(images, tmp_path):
     np.testing.assert_allclose(again, wanted, atol=1e-5)
 
 
+@pytest.mark.heavy
 def test_digits_are_learnt_and_kept(digits, tmp_path):
     (x, y), (x_test, y_test) = digits
     path = tmp_path / "features.keras"
@@ -99,6 +101,7 @@ def test_a_file_that_is_there_is_not_trained_again(
     np.testing.assert_array_equal(features(again, images), wanted)
 
 
+@pytest.mark.heavy
 def test_seed_fixes_weights_and_order(images, tmp_path):
     labels = np.arange(20) % 3
 
@@ -116,6 +119,7 @@ def test_seed_fixes_weights_and_order(images, tmp_path):
     assert np.abs(one - other).max() > 0.1
 
 
+@pytest.mark.heavy
 def test_a_run_that_is_killed_leaves_no_file(images, tmp_path, monkeypatch):
     def killed(self, path):
         path.write_bytes(b"half")

@@ -24,6 +24,7 @@ def trained():
     return model
 
 
+@pytest.mark.heavy
 @pytest.mark.quick
 def test_it_learns_the_rule(trained):
     fresh, text = make(), data(64)
@@ -42,6 +43,7 @@ def test_it_learns_the_rule(trained):
     assert len({*made[:, 0].tolist()}) == 3
 
 
+@pytest.mark.heavy
 def test_infilling(trained):
     text = data(64)
     prompt, place = text.copy(), np.arange(64) % 6

@@ -93,6 +93,7 @@ def test_train_resume_and_generate(tmp_path, text, capsys):
     assert picture.stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_twin_has_one_block(tmp_path, text, capsys):
     shorter = ["--steps-per-epoch", "2", "--train-examples", "9"]
     assert run(tmp_path / "run", text, "--layer-matched", *shorter) == 0

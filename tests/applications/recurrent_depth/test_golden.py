@@ -127,6 +127,7 @@ def test_probabilities_against_an_integral(mean):
         np.testing.assert_allclose(pmf[count], wanted, atol=1e-10)
 
 
+@pytest.mark.heavy
 def test_drawn_iterations(reference, twin):
     count = 2000
     drawn = np.array([int(twin.draw_iterations()) for _ in range(count)])

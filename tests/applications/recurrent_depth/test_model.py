@@ -161,6 +161,7 @@ def test_saved_and_loaded(tmp_path, model):
     )
 
 
+@pytest.mark.heavy
 @pytest.mark.quick
 def test_reference_trains_and_draws():
     model = make(reference=True)

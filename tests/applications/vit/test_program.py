@@ -423,6 +423,7 @@ def interrupted(process):
             process.communicate()
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_in_one_line_how_to_go_on(tmp_path):
     arguments = [*SMALL, "--epochs", "1000", "--output", "run"]
     with interrupts():
