@@ -45,9 +45,10 @@ demo: $(if $(wildcard $(FULL)),$(FULL),$(JAX_ONLY))
 docs: setup
 	$(BIN)/python -m sphinx -b html -W --keep-going -j 4 -c docs . build/docs
 
-# Tables of the documentation, from the records in results/.
-results:
-	$(PYTHON) tools/tables.py
+# Tables and pictures of the documentation, from the records in results/.
+results: setup
+	$(BIN)/python tools/tables.py
+	$(BIN)/python tools/pictures.py
 
 test: $(SUITES) lint
 
@@ -89,9 +90,10 @@ test-nightly:
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy keras_dblocks
 
 # Keeps .venv, .venv-nightly and runs/.
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
 	rm -rf $${XDG_CACHE_HOME:-$$HOME/.cache}/keras_dblocks/jax-tests
 	find . -name '.venv*' -prune -o -name __pycache__ -prune -exec rm -rf {} +

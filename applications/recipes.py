@@ -40,8 +40,8 @@ TEXT_OF_THE_PAPER = {
 }
 
 
-# Folders of trained weights, by the name of their preset; each was written by
-# tools/package_preset.py, and its record is beside the weights.
+# Folders of trained weights, by the name of their preset, with their records;
+# written by tools/package_preset.py.
 PRETRAINED = Path(__file__).resolve().parent / "pretrained"
 
 

@@ -57,6 +57,7 @@ nb_number_source_lines = False
 autodoc_default_options = {"members": True}
 autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # docstrings say what they mean
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False

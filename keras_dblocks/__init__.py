@@ -21,7 +21,7 @@ from keras_dblocks.models.diagnosis import Diagnosis, diagnose
 from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 
 # Their classes are registered with Keras, which can then load their files.
-from keras_dblocks import applications  # isort: skip
+from keras_dblocks import applications  # type: ignore[attr-defined]  # isort: skip
 
 __all__ = [
     "Block",

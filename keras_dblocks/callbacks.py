@@ -4,6 +4,8 @@ import collections
 import os
 import time
 import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -86,13 +88,13 @@ class BlockLog(keras.callbacks.Callback):
 
     def __init__(
         self,
-        log_dir,
-        update_freq="epoch",
-        validation_data=None,
-        samples=None,
-        samples_every=1,
-        value_range=(-1.0, 1.0),
-    ):
+        log_dir: os.PathLike | str,
+        update_freq: int | str = "epoch",
+        validation_data: tuple[Any, Any] | None = None,
+        samples: Callable[[keras.Model], Any] | None = None,
+        samples_every: int = 1,
+        value_range: Sequence[float] = (-1.0, 1.0),
+    ) -> None:
         super().__init__()
         # Keras may call `on_train_batch_end` in a thread, so that no step
         # waits for the losses of the step before it. It waits for the thread
@@ -120,7 +122,8 @@ class BlockLog(keras.callbacks.Callback):
         # is in blocks.
         self.in_blocks = None
         self.epoch_start = self.written = 0
-        self.draws = collections.Counter()  # steps of the epoch, by block
+        # Steps of the epoch, by block.
+        self.draws: collections.Counter[int] = collections.Counter()
 
     def on_train_begin(self, logs=None):
         self._close()

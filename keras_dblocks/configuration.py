@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+from typing import Any, Self
 
 import keras
 
@@ -18,9 +19,9 @@ class Configured:
     """
 
     @classmethod
-    def argument_names(cls):
+    def argument_names(cls) -> list[str]:
         """Names of the constructor's arguments that become attributes."""
-        names = {}
+        names: dict[str, Any] = {}
         for base in cls.__mro__:
             if not issubclass(base, Configured) or "__init__" not in vars(base):
                 continue
@@ -31,13 +32,13 @@ class Configured:
                 break
         return [name for name, kind in names.items() if kind not in VARIADIC]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments, for saving."""
         base = super()
         config = base.get_config() if hasattr(base, "get_config") else {}
         return {**config, **self.arguments()}
 
-    def arguments(self):
+    def arguments(self) -> dict[str, Any]:
         """The arguments as they stand now, by name, layers serialized."""
         names = self.argument_names()
         missing = [name for name in names if not hasattr(self, name)]
@@ -51,7 +52,7 @@ class Configured:
         return {name: _serialized(getattr(self, name)) for name in names}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes the object from what `get_config` returned."""
         # A copy is needed, since a functional model empties its config.
         config = copy.deepcopy(config)

@@ -8,6 +8,7 @@ import keras
 from keras_dblocks import processes
 from keras_dblocks.files import model_card
 from keras_dblocks.files.atomic_files import written_beside
+from keras_dblocks.models import assembly
 
 CONFIG_FILE = "config.json"
 RECORD_FILE = "record.json"
@@ -47,13 +48,13 @@ def load(cls, preset, load_weights=None, **kwargs):
     if load_weights is False:
         return model
     _check_fits(network, model, preset)
-    model.build()
     path = os.path.join(folder, WEIGHTS_FILE)
     if os.path.exists(path):
+        model.build()
         model.load_weights(path)
     else:
-        for path in _block_files(folder, model.num_blocks):
-            model.load_block(path)
+        files = _block_files(folder, model.num_blocks)
+        assembly.load_blocks(model, files)
     return model
 
 

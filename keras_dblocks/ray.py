@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import shutil
 import socket
 import warnings
@@ -33,19 +34,19 @@ OURS = ("keras", "keras_dblocks", "keras_hub")  # a worker imports them
 
 
 def fit_blocks(
-    model,
-    data,
+    model: DiffusionBlocks,
+    data: Any,
     *,
-    storage_path,
-    epochs=1,
-    batch_size=32,
-    refresh_every=None,
-    num_workers=None,
-    resources=None,
-    max_failures=3,
-    address=None,
-    verbose=1,
-):
+    storage_path: os.PathLike | str,
+    epochs: int = 1,
+    batch_size: int = 32,
+    refresh_every: int | None = None,
+    num_workers: int | None = None,
+    resources: dict[str, float] | None = None,
+    max_failures: int = 3,
+    address: str | None = None,
+    verbose: int = 1,
+) -> DiffusionBlocks:
     """Trains every block of a model in a worker of its own.
 
     What a worker reads of other blocks follows from `compile`:
@@ -156,6 +157,7 @@ def fit_blocks(
             param_space={"block": tune.grid_search(todo)},
             tune_config=tune.TuneConfig(
                 max_concurrent_trials=num_workers,
+                reuse_actors=True,  # a worker's imports serve its next block
                 trial_dirname_creator=lambda trial: (
                     f"block_{trial.config['block']}_{trial.trial_id}"
                 ),

@@ -16,15 +16,15 @@ ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.once
 
 
-def load():
-    path = ROOT / "tools" / "tables.py"
-    spec = importlib.util.spec_from_file_location("tables", path)
+def load(name):
+    path = ROOT / "tools" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-tables = load()
+tables, pictures = load("tables"), load("pictures")
 RECORDS = {
     path.stem: json.loads(path.read_text())
     for path in (ROOT / "results").glob("*.json")
@@ -56,6 +56,12 @@ def test_a_table_is_written(tmp_path):
     )
     assert tables.written(page, tmp_path) == wanted
     assert tables.written(wanted, tmp_path) == wanted
+
+
+@pytest.mark.parametrize("name", pictures.PICTURES)
+def test_pictures_are_drawn_from_the_records(name):
+    path = pictures.FOLDER / f"{name}.png"
+    assert pictures.digest_of(path) == pictures.record_of(name)[1]
 
 
 def test_a_record_without_its_command_is_refused():

@@ -1,6 +1,7 @@
 """Autoregressive transformer, trained block by block."""
 
 import dataclasses
+from typing import Any
 
 import keras
 
@@ -90,23 +91,23 @@ class ARTransformer(NextTokenBlocks):
 
     def __init__(
         self,
-        vocabulary_size=27,
-        sequence_length=256,
-        hidden_dim=768,
-        num_heads=12,
-        num_key_value_heads=None,
-        intermediate_dim=None,
-        dropout=0.0,
-        conditioning_dim=128,
-        skip=False,
-        bridge="soft",
-        logit_scale=1.0,
-        tied=False,
-        simplex=False,
-        padding_token=None,
-        tokenizer=None,
-        **kwargs,
-    ):
+        vocabulary_size: int = 27,
+        sequence_length: int = 256,
+        hidden_dim: int = 768,
+        num_heads: int = 12,
+        num_key_value_heads: int | None = None,
+        intermediate_dim: int | None = None,
+        dropout: float = 0.0,
+        conditioning_dim: int = 128,
+        skip: bool = False,
+        bridge: str = "soft",
+        logit_scale: float = 1.0,
+        tied: bool = False,
+        simplex: bool = False,
+        padding_token: int | None = None,
+        tokenizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
         check_integer("vocabulary_size", vocabulary_size, 2)
         check_sizes(
             optional=["intermediate_dim"],
@@ -209,7 +210,9 @@ class ARTransformer(NextTokenBlocks):
             self.vocabulary_size, self.logit_scale, target, name="head"
         )
 
-    def make_writer(self, num_steps):
+    def make_writer(
+        self, num_steps: int | None
+    ) -> BlockWriter | TwoStreamWriter:
         """Makes the writer of one token of this model."""
         if not isinstance(self.sampler, EulerSampler):
             raise ValueError(
@@ -227,7 +230,7 @@ class ARTransformer(NextTokenBlocks):
         return self.make_end_to_end(**config)
 
     @classmethod
-    def make_end_to_end(cls, **kwargs):
+    def make_end_to_end(cls, **kwargs: Any) -> keras.Model:
         """Makes an ordinary causal language model of the size, `CausalLM`."""
         from .twin import CausalLM
 

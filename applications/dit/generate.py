@@ -1,8 +1,14 @@
 """Generates images from labels with a model or its saved blocks."""
 
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
 import numpy as np
 
 from keras_dblocks.applications.metrics import frechet_distance
+from keras_dblocks.diffusion.samplers import Sampler
 from keras_dblocks.models.one_at_a_time import SavedChain
 
 
@@ -11,17 +17,17 @@ class GeneratesImages:
 
     def generate(
         self,
-        labels,
-        num_steps=50,
-        guidance_scale=None,
-        sampler="euler",
-        grid=None,
-        seed=0,
-        batch_size=128,
-        return_trajectory=False,
-        decoder=None,
-        verbose=0,
-    ):
+        labels: Any,
+        num_steps: int = 50,
+        guidance_scale: float | None = None,
+        sampler: Sampler | str = "euler",
+        grid: str | None = None,
+        seed: int = 0,
+        batch_size: int = 128,
+        return_trajectory: bool = False,
+        decoder: Callable[[Any], Any] | None = None,
+        verbose: int = 0,
+    ) -> Any:
         """Images of the given classes.
 
         Args:
@@ -62,7 +68,13 @@ class GeneratesImages:
             images = _decoded(images, decoder, batch_size)
         return (images, *steps) if return_trajectory else images
 
-    def predict(self, x, batch_size=None, verbose=0, **kwargs):
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: int | str = 0,
+        **kwargs: Any,
+    ) -> np.ndarray:
         """`generate` for labels `x` with the model's own `sampler`."""
         return self.generate(
             x,
@@ -74,17 +86,17 @@ class GeneratesImages:
     @classmethod
     def generate_from_blocks(
         cls,
-        paths,
-        labels,
-        num_steps=50,
-        guidance_scale=None,
-        sampler="euler",
-        grid=None,
-        seed=0,
-        batch_size=128,
-        decoder=None,
-        verbose=0,
-    ):
+        paths: Sequence[os.PathLike | str],
+        labels: Any,
+        num_steps: int = 50,
+        guidance_scale: float | None = None,
+        sampler: Sampler | str = "euler",
+        grid: str | None = None,
+        seed: int = 0,
+        batch_size: int = 128,
+        decoder: Callable[[Any], Any] | None = None,
+        verbose: int = 0,
+    ) -> np.ndarray:
         """`generate` from saved blocks, with one block in memory at a time.
 
         Args:
@@ -103,13 +115,26 @@ class GeneratesImages:
         return images
 
     @classmethod
-    def predict_from_blocks(cls, paths, x, batch_size=128, verbose=0):
+    def predict_from_blocks(
+        cls,
+        paths: Sequence[os.PathLike | str],
+        x: Any,
+        batch_size: int = 128,
+        verbose: int = 0,
+    ) -> np.ndarray:
         """`generate_from_blocks` for labels `x` with the model's `sampler`."""
         chain = SavedChain(cls, paths)
         sampler = chain.network.sampler
         return _streamed(chain, x, sampler, batch_size, verbose)
 
-    def evaluate(self, x=None, y=None, *args, feature_extractor=None, **kwargs):
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        *args: Any,
+        feature_extractor: keras.Model | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """`keras.Model.evaluate` of the denoising losses on fixed noise.
 
         Args:

@@ -2,6 +2,9 @@
 
 # B batch, T tokens, D hidden_dim, P patch_size, C channels
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -73,19 +76,19 @@ class DiT(GeneratesImages, DiffusionBlocks):
 
     def __init__(
         self,
-        image_size=32,
-        num_classes=10,
-        channels=3,
-        patch_size=2,
-        hidden_dim=384,
-        num_heads=6,
-        intermediate_dim=None,
-        dropout=0.0,
-        class_dropout=0.1,
-        value_range=(-1.0, 1.0),
-        ema_momentum=0.9999,
-        **kwargs,
-    ):
+        image_size: int = 32,
+        num_classes: int = 10,
+        channels: int = 3,
+        patch_size: int = 2,
+        hidden_dim: int = 384,
+        num_heads: int = 6,
+        intermediate_dim: int | None = None,
+        dropout: float = 0.0,
+        class_dropout: float = 0.1,
+        value_range: Sequence[float] | None = (-1.0, 1.0),
+        ema_momentum: float | None = 0.9999,
+        **kwargs: Any,
+    ) -> None:
         check_patches(
             image_size,
             patch_size,
@@ -189,6 +192,6 @@ class DiT(GeneratesImages, DiffusionBlocks):
         super().check_data(x, y)
 
     @classmethod
-    def make_end_to_end(cls, **kwargs):
+    def make_end_to_end(cls, **kwargs: Any) -> keras.Model:
         """Makes the ordinary DiT, which is this class with one block."""
         return cls(**{**kwargs, "num_blocks": 1, "layers_per_block": None})

@@ -1,5 +1,9 @@
 """Sizes of transformers on image patches: checks, and published sizes."""
 
+from collections.abc import Callable
+from typing import Any
+
+from keras_dblocks import DiffusionBlocks
 from keras_dblocks.checks import check_sizes
 
 
@@ -38,17 +42,17 @@ def check_patches(
 
 
 def published_size(
-    model_class,
-    name,
-    hidden_dim,
-    num_layers,
-    num_heads,
+    model_class: type[Any],
+    name: str,
+    hidden_dim: int,
+    num_layers: int,
+    num_heads: int,
     *,
-    input_shape,
-    references,
-    num_blocks=3,
-    options=None,
-):
+    input_shape: tuple[int, int, int],
+    references: str,
+    num_blocks: int = 3,
+    options: Callable[[int], dict[str, Any]] | None = None,
+) -> Callable[..., DiffusionBlocks]:
     """Makes a constructor of one published size of a model.
 
     Its arguments are those of the models in `keras.applications`.
@@ -73,7 +77,12 @@ def published_size(
     size = {"hidden_dim": hidden_dim, "num_layers": num_layers}
     size["num_heads"] = num_heads
 
-    def build(input_shape=shape, classes=1000, num_blocks=blocks, **kwargs):
+    def build(
+        input_shape: tuple[int, int, int] = shape,
+        classes: int = 1000,
+        num_blocks: int = blocks,
+        **kwargs: Any,
+    ) -> DiffusionBlocks:
         side, channels = _check_square(input_shape)
         defaults = options(channels) if options else {}
         return model_class(

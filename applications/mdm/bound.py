@@ -1,5 +1,7 @@
 """The variational bound on the likelihood of text, as parts of blocks."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -35,15 +37,15 @@ class EvaluatesBound:
 
     def evaluate(
         self,
-        x=None,
-        y=None,
-        batch_size=32,
-        verbose="auto",
-        return_dict=False,
-        num_draws=8,
-        seed=0,
-        **kwargs,
-    ):
+        x: Any = None,
+        y: Any = None,
+        batch_size: int = 32,
+        verbose: int | str = "auto",
+        return_dict: bool = False,
+        num_draws: int = 8,
+        seed: int = 0,
+        **kwargs: Any,
+    ) -> Any:
         """Bits per token, an upper bound on the negative log-likelihood.
 
         Each mask ratio is routed to its own block. Ratios are spread evenly

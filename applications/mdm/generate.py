@@ -1,5 +1,7 @@
 """Generates text from masks: samples, continuations and infilling."""
 
+from typing import Any, NoReturn
+
 import numpy as np
 
 from keras_dblocks.checks import check_integer
@@ -15,18 +17,18 @@ class GeneratesTokens:
 
     def generate(
         self,
-        num_samples=8,
-        num_steps=64,
-        temperature=1.0,
-        top_p=1.0,
-        prompt=None,
-        order="random",
-        grid="cosine",
-        seed=0,
-        batch_size=32,
-        return_trajectory=False,
-        verbose=0,
-    ):
+        num_samples: int = 8,
+        num_steps: int = 64,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        prompt: Any = None,
+        order: str = "random",
+        grid: str = "cosine",
+        seed: int = 0,
+        batch_size: int = 32,
+        return_trajectory: bool = False,
+        verbose: int = 0,
+    ) -> Any:
         """Generates sequences of tokens, or strings if there is a tokenizer.
 
         Args:
@@ -111,7 +113,7 @@ class GeneratesTokens:
         starts[:, : prompt.shape[-1]] = prompt
         return starts
 
-    def predict(self, *args, **kwargs):
+    def predict(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Raises a ValueError, since text is drawn; see `generate`."""
         raise ValueError(
             "Masked diffusion predicts logits at a mask ratio, and draws "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from typing import Any
 
 import keras
 from keras import ops
@@ -84,20 +85,20 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
 
     def __init__(
         self,
-        vocabulary_size=27,
-        sequence_length=256,
-        hidden_dim=768,
-        num_heads=12,
-        intermediate_dim=None,
-        dropout=0.0,
-        schedule="linear",
-        tied=False,
-        conditioning_dim=128,
-        ema_momentum=0.9999,
-        padding_token=None,
-        tokenizer=None,
-        **kwargs,
-    ):
+        vocabulary_size: int = 27,
+        sequence_length: int = 256,
+        hidden_dim: int = 768,
+        num_heads: int = 12,
+        intermediate_dim: int | None = None,
+        dropout: float = 0.0,
+        schedule: str = "linear",
+        tied: bool = False,
+        conditioning_dim: int = 128,
+        ema_momentum: float | None = 0.9999,
+        padding_token: int | None = None,
+        tokenizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
         check_integer("vocabulary_size", vocabulary_size, 2)
         check_sizes(
             optional=["intermediate_dim"],
@@ -216,7 +217,9 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
     def is_condition(self, x):
         return False
 
-    def compile(self, *args, on_policy="auto", **kwargs):
+    def compile(
+        self, *args: Any, on_policy: float | str = "auto", **kwargs: Any
+    ) -> None:
         """`BlockTrainer.compile` without hand-overs."""
         if on_policy not in ("auto", 0):
             raise ValueError(
@@ -230,6 +233,6 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         self.target.check(ops.convert_to_numpy(x))
 
     @classmethod
-    def make_end_to_end(cls, **kwargs):
+    def make_end_to_end(cls, **kwargs: Any) -> keras.Model:
         """Makes ordinary masked diffusion, this class with one block."""
         return cls(**{**kwargs, "num_blocks": 1, "layers_per_block": None})

@@ -1,6 +1,8 @@
 """Recurrent-depth transformer, trained as a denoiser in a single pass."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
@@ -69,21 +71,21 @@ class RecurrentDepth(NextTokenBlocks):
 
     def __init__(
         self,
-        vocabulary_size=27,
-        sequence_length=256,
-        prelude_layers=2,
-        core_layers=4,
-        coda_layers=2,
-        hidden_dim=512,
-        num_heads=8,
-        intermediate_dim=None,
-        conditioning_dim=128,
-        context="states",
-        skip=False,
-        padding_token=None,
-        tokenizer=None,
-        **kwargs,
-    ):
+        vocabulary_size: int = 27,
+        sequence_length: int = 256,
+        prelude_layers: int = 2,
+        core_layers: int = 4,
+        coda_layers: int = 2,
+        hidden_dim: int = 512,
+        num_heads: int = 8,
+        intermediate_dim: int | None = None,
+        conditioning_dim: int = 128,
+        context: str = "states",
+        skip: bool = False,
+        padding_token: int | None = None,
+        tokenizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
         check_integer("vocabulary_size", vocabulary_size, 2)
         check_sizes(
             optional=["intermediate_dim"],
@@ -172,7 +174,7 @@ class RecurrentDepth(NextTokenBlocks):
             return EulerSampler(32, grid="equal_mass", start="noise")
         return EulerSampler(8)
 
-    def hand_over_start(self):
+    def hand_over_start(self) -> Callable[..., Any]:
         """Begins with 0 to `most_iterations` steps without gradient.
 
         The steps' levels fall from the highest to one drawn at random, so that
@@ -207,7 +209,9 @@ class RecurrentDepth(NextTokenBlocks):
 
         return start
 
-    def evaluate(self, *args, num_steps=None, **kwargs):
+    def evaluate(
+        self, *args: Any, num_steps: int | None = None, **kwargs: Any
+    ) -> Any:
         """`EvaluatesLikelihood.evaluate` after `num_steps` iterations."""
         if num_steps is None:
             return super().evaluate(*args, **kwargs)
@@ -218,7 +222,9 @@ class RecurrentDepth(NextTokenBlocks):
         finally:
             self.sampler = before
 
-    def make_writer(self, num_steps=None, exit_threshold=None):
+    def make_writer(
+        self, num_steps: int | None = None, exit_threshold: float | None = None
+    ) -> RecurrentWriter:
         """Makes the `writer.RecurrentWriter` of this model."""
         return RecurrentWriter(self, num_steps, exit_threshold)
 
@@ -228,7 +234,7 @@ class RecurrentDepth(NextTokenBlocks):
         return self.make_end_to_end(**config)
 
     @classmethod
-    def make_end_to_end(cls, **kwargs):
+    def make_end_to_end(cls, **kwargs: Any) -> keras.Model:
         """Makes Huginn, which unrolls its core and truncates gradients."""
         from .huginn import Huginn
 

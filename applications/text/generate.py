@@ -1,5 +1,7 @@
 """Generates text with a model that predicts the next token."""
 
+from typing import Any
+
 import numpy as np
 
 from keras_dblocks import streams
@@ -14,17 +16,17 @@ class GeneratesText:
 
     def generate(
         self,
-        prompts=None,
-        max_length=None,
-        num_steps=None,
-        temperature=1.0,
-        top_p=1.0,
-        num_samples=1,
-        end_token=None,
-        seed=0,
-        batch_size=16,
-        **options,
-    ):
+        prompts: Any = None,
+        max_length: int | None = None,
+        num_steps: int | None = None,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        num_samples: int = 1,
+        end_token: int | None = None,
+        seed: int = 0,
+        batch_size: int = 16,
+        **options: Any,
+    ) -> Any:
         """Continues prompts, and returns them with their continuations.
 
         Tokens are drawn from the last step's logits. If the chain starts from

@@ -1,6 +1,7 @@
 """The likelihood of text under a model of the next token."""
 
 import warnings
+from typing import Any
 
 import keras
 import numpy as np
@@ -84,13 +85,13 @@ class EvaluatesLikelihood:
 
     def evaluate(
         self,
-        x=None,
-        y=None,
-        batch_size=32,
-        verbose="auto",
-        return_dict=False,
-        **kwargs,
-    ):
+        x: Any = None,
+        y: Any = None,
+        batch_size: int = 32,
+        verbose: int | str = "auto",
+        return_dict: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         """Cross-entropy of the next token, in nats per token.
 
         If the chain starts from zero, as by default, it is minus the

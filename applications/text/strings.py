@@ -1,5 +1,7 @@
 """Strings in place of tokens, by a tokenizer attached to a model."""
 
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -22,7 +24,9 @@ class TakesStrings:
         else:
             super().__setattr__(name, value)
 
-    def fit(self, x=None, y=None, *args, **kwargs):
+    def fit(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> keras.callbacks.History:
         """`keras.Model.fit` on tokens `(N, T)`, datasets of them, or text.
 
         Strings, also those of `validation_data`, are joined and cut into
@@ -40,7 +44,7 @@ class TakesStrings:
                 "Pass them alone, `fit(tokens)`."
             )
 
-    def tokens_to_score(self, x, y, score):
+    def tokens_to_score(self, x: Any, y: Any, score: str) -> np.ndarray:
         """`x` of `evaluate` as checked tokens `(N, T)`, at least one row.
 
         Args:
@@ -57,7 +61,7 @@ class TakesStrings:
             )
         return tokens.astype("int32")
 
-    def tokens_of(self, text):
+    def tokens_of(self, text: str) -> np.ndarray:
         """Tokens `(T,)` of a string; needs a tokenizer."""
         if self.tokenizer is None:
             raise ValueError(
@@ -66,7 +70,7 @@ class TakesStrings:
             )
         return np.asarray(self.tokenizer(text), "int32").reshape(-1)
 
-    def sequences_of(self, x):
+    def sequences_of(self, x: Any) -> Any:
         """Joins strings and returns tokens `(N, T)`; else returns `x`."""
         if not is_text(x):
             return x

@@ -1,5 +1,7 @@
 """Vision transformer for classification, trained block by block."""
 
+from typing import Any
+
 import keras
 
 from keras_dblocks import DiffusionBlocks
@@ -59,16 +61,16 @@ class ViT(DiffusionBlocks):
 
     def __init__(
         self,
-        image_size=32,
-        num_classes=100,
-        channels=3,
-        patch_size=4,
-        hidden_dim=128,
-        num_heads=4,
-        intermediate_dim=None,
-        dropout=0.0,
-        **kwargs,
-    ):
+        image_size: int = 32,
+        num_classes: int = 100,
+        channels: int = 3,
+        patch_size: int = 4,
+        hidden_dim: int = 128,
+        num_heads: int = 4,
+        intermediate_dim: int | None = None,
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
         check_patches(
             image_size,
             patch_size,
@@ -125,7 +127,7 @@ class ViT(DiffusionBlocks):
         return ModulatedDense(self.num_classes, self.reference, name="head")
 
     @classmethod
-    def make_end_to_end(cls, **kwargs):
+    def make_end_to_end(cls, **kwargs: Any) -> keras.Model:
         """Makes the same network for ordinary backpropagation.
 
         It takes the same keywords, but those that only concern blocks have no

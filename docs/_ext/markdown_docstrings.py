@@ -85,11 +85,15 @@ def _convert(app, what, name, thing, options, lines):
 
 
 def _signature(app, what, name, thing, options, arguments, returns):
-    """That of `__init__`; Keras and contracts have a `__new__` of any."""
+    """That of `__init__`; Keras and contracts have a `__new__` of any.
+
+    Types are left to the docstring, which says what they mean.
+    """
     if what != "class" or not inspect.isclass(thing):
         return None
     parameters = list(inspect.signature(thing.__init__).parameters.values())
-    return str(inspect.Signature(parameters[1:])), returns
+    bare = [p.replace(annotation=p.empty) for p in parameters[1:]]
+    return str(inspect.Signature(bare)), None
 
 
 def setup(app):

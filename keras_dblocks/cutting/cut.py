@@ -1,9 +1,12 @@
 """`cut`, which makes blocks of a network that exists."""
 
+from collections.abc import Callable, Sequence
+
 import keras
 
 from keras_dblocks import compat
 from keras_dblocks.checks import check_integer
+from keras_dblocks.cutting.cut_model import CutModel
 from keras_dblocks.cutting.division import divide, divide_graph
 from keras_dblocks.cutting.exact_cut import ExactCut
 from keras_dblocks.cutting.graph import Graph
@@ -13,14 +16,16 @@ from keras_dblocks.training.trainer import BlockTrainer
 
 
 def cut(
-    model,
-    num_blocks,
-    at=None,
-    training="exact",
-    head=None,
-    tables="auto",
-    seed=0,
-):
+    model: keras.Model,
+    num_blocks: int,
+    at: Sequence[str] | None = None,
+    training: str = "exact",
+    head: keras.layers.Layer
+    | Callable[[int], keras.layers.Layer]
+    | None = None,
+    tables: str = "auto",
+    seed: int = 0,
+) -> CutModel:
     """Cuts any Keras model into blocks that `fit` trains one at a time.
 
     The model is trained itself: nothing is copied or added to it, and it

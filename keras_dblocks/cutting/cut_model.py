@@ -1,5 +1,9 @@
 """A network that exists, trained a block at a time."""
 
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -7,7 +11,8 @@ from keras import ops
 from keras_dblocks import compat
 from keras_dblocks.checks import check_rows
 from keras_dblocks.cutting.cut_block import CutBlock
-from keras_dblocks.cutting.large_head import large_head, serves
+from keras_dblocks.cutting.large_head import LargeHead, large_head, serves
+from keras_dblocks.cutting.units import Unit
 from keras_dblocks.files.random_states import SavedRandomStates
 from keras_dblocks.table import count, laid_out, state_size
 from keras_dblocks.training.trainer import BlockTrainer
@@ -38,9 +43,14 @@ class CutModel(SavedRandomStates, BlockTrainer):
     """
 
     # What blocks are made of: `block_class(network, index, units)`.
-    block_class = CutBlock
+    block_class: type[Any] = CutBlock
 
-    def __init__(self, model, division, seed=0):
+    def __init__(
+        self,
+        model: keras.Model,
+        division: Sequence[Sequence[Unit]],
+        seed: int = 0,
+    ) -> None:
         # PyTorch takes no dots in names of parameters.
         super().__init__(name=f"{model.name}_in_blocks".replace(".", "_"))
         compat.takes_inputs_as_they_are(self)
@@ -55,14 +65,14 @@ class CutModel(SavedRandomStates, BlockTrainer):
         ]
         self.__dict__["head"] = large_head(model)
 
-    def finish(self):
+    def finish(self) -> None:
         """Called when a subclass has made all that it holds."""
         self.track_progress()
         self.built = True
 
     # The blocks' variables.
 
-    def weights_of(self, index):
+    def weights_of(self, index: int) -> list[keras.Variable]:
         """All variables of a block (list); each belongs to one block alone.
 
         What several layers hold, as a tied table, is the first one's. What no
@@ -83,11 +93,11 @@ class CutModel(SavedRandomStates, BlockTrainer):
         rest = [v for v in self.model.variables if id(v) not in seen]
         return [[*rest, *blocks[0]], *blocks[1:]]
 
-    def own_variables(self):
+    def own_variables(self) -> list[list[keras.Variable]]:
         """For each block, its trainable variables."""
         return [[v for v in own if v.trainable] for own in self._division()]
 
-    def shared_variables(self):
+    def shared_variables(self) -> list[keras.Variable]:
         """None: the steps of one block change nothing of the others."""
         return []
 
@@ -96,24 +106,24 @@ class CutModel(SavedRandomStates, BlockTrainer):
     def call(self, *args, **kwargs):
         return self.model(*args, **kwargs)
 
-    def predict(self, *args, **kwargs):
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
         """The network's own `predict`."""
         return self.model.predict(*args, **kwargs)
 
-    def generate(self, *args, **kwargs):
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
         """The network's own `generate`."""
         return self.model.generate(*args, **kwargs)
 
-    def compile(
+    def compile(  # type: ignore[override]
         self,
-        optimizer="adamw",
-        loss=None,
-        loss_weights=None,
-        metrics=None,
-        weighted_metrics=None,
-        remat=False,
-        **kwargs,
-    ):
+        optimizer: str | keras.optimizers.Optimizer = "adamw",
+        loss: Any = None,
+        loss_weights: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        remat: bool = False,
+        **kwargs: Any,
+    ) -> None:
         """Configures training; see `compile` of the subclasses."""
         for name in ("on_policy", "offload_parameters"):
             if kwargs.pop(name, None):
@@ -163,12 +173,17 @@ class CutModel(SavedRandomStates, BlockTrainer):
             **kwargs,
         )
 
-    def check_compile(self, loss, of_keras):
+    def check_compile(self, loss: Any, of_keras: dict[str, Any]) -> None:
         """Takes any loss and `loss_weights`."""
         rest = {k: v for k, v in of_keras.items() if k != "loss_weights"}
         super().check_compile(None, rest)
 
-    def training_loss(self, data, predict, head=None):
+    def training_loss(
+        self,
+        data: tuple,
+        predict: Callable[[], Any],
+        head: LargeHead | None = None,
+    ) -> Any:
         """Loss of a batch, a scalar; metrics are updated.
 
         A language model's logits are computed in chunks if they are large, the
@@ -186,7 +201,7 @@ class CutModel(SavedRandomStates, BlockTrainer):
             if compat.mask_of(states) is None:
                 arguments = self.compiled_loss, y, states, sample_weight
                 loss, *hits = head.loss_and_hits(*arguments)
-                self._update_metrics(*hits, sample_weight)
+                self._update_metrics(*hits, sample_weight)  # type: ignore[call-arg]
                 return sum(map(ops.sum, self.losses), loss)
             predicted = head.layer(states, **head.arguments)
         else:
@@ -224,7 +239,7 @@ class CutModel(SavedRandomStates, BlockTrainer):
             compat.symbolic_build(self, data)
         return super().train_one(data, *state)
 
-    def own_metric_variables(self):
+    def own_metric_variables(self) -> list[keras.Variable]:
         """State of all metrics but the running losses (list)."""
         trackers = compat.loss_tracker(self), *self.block_losses
         known = {id(v) for tracker in trackers for v in tracker.variables}
@@ -232,14 +247,16 @@ class CutModel(SavedRandomStates, BlockTrainer):
 
     # Data.
 
-    def check_structure(self, x, y):
+    def check_structure(self, x: Any, y: Any) -> None:
         """Takes whatever the network takes."""
 
-    def check_rows(self, x, y, sample_weight):
+    def check_rows(self, x: Any, y: Any, sample_weight: Any) -> None:
         """Takes weights of any shape, of tokens for example."""
         check_rows(x, (y, sample_weight))
 
-    def fit(self, x=None, y=None, *args, **kwargs):
+    def fit(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> keras.callbacks.History:
         """`keras.Model.fit`, which trains a block at a time.
 
         A Keras Hub task preprocesses raw data as in its own `fit`.
@@ -247,7 +264,9 @@ class CutModel(SavedRandomStates, BlockTrainer):
         x, y = self._prepare(x, y, kwargs)
         return super().fit(x, y, *args, **kwargs)
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
+    def evaluate(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         x, y = self._prepare(x, y, kwargs)
         return super().evaluate(x, y, *args, **kwargs)
 
@@ -296,12 +315,16 @@ class CutModel(SavedRandomStates, BlockTrainer):
             f"{self.name}, which only trains it. Take its `model`."
         )
 
-    def save(self, filepath, overwrite=True, **kwargs):
+    def save(
+        self, filepath: os.PathLike | str, overwrite: bool = True, **kwargs: Any
+    ) -> None:
         """Saves the network, which loads without this package."""
         write = self.model.save
         self._write(write, ".keras", filepath, overwrite, **kwargs)
 
-    def summary(self, print_fn=print, **kwargs):
+    def summary(
+        self, print_fn: Callable[[str], Any] = print, **kwargs: Any
+    ) -> None:
         """Prints each block's layers, parameters and optimizer state."""
         head = "block", "layers", "parameters", "optimizer state"
         rows = [(*head, *self.summary_columns())]
@@ -318,7 +341,7 @@ class CutModel(SavedRandomStates, BlockTrainer):
             rows.append(("fixed", "", f"{count(fixed):,}", "", *empty))
         print_fn(laid_out(self.model, rows))
 
-    def summary_columns(self, index=None):
+    def summary_columns(self, index: int | None = None) -> tuple[str, ...]:
         """What else `summary` says of a block, or the columns' names."""
         return ()
 

@@ -8,7 +8,9 @@ piece's weights at a time.
 import contextlib
 import gc
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -87,7 +89,12 @@ def _weights(saved, name, layer, folder):
     return weights
 
 
-def predict_from_blocks(folder, x, batch_size=32, custom_objects=None):
+def predict_from_blocks(
+    folder: os.PathLike | str,
+    x: Any,
+    batch_size: int = 32,
+    custom_objects: dict[str, Any] | None = None,
+) -> np.ndarray:
     """Predicts with a network that `save_blocks` wrote, a block at a time.
 
     At most one block's weights are in memory. What a block makes of all rows
@@ -115,7 +122,7 @@ def predict_from_blocks(folder, x, batch_size=32, custom_objects=None):
     """
     known = read_index(folder)
     given = _by_name(x, known["inputs"])
-    handed = []
+    handed: list[np.ndarray] = []
     for index in range(known["num_blocks"]):
         model = _read(folder, index, custom_objects)
         names = [tensor.name for tensor in model.inputs]

@@ -1,5 +1,8 @@
 """The clean signal of generation: the data itself."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -31,7 +34,12 @@ class ContinuousSignal(Target):
     ```
     """
 
-    def __init__(self, signal_shape, value_range=(-1.0, 1.0), **kwargs):
+    def __init__(
+        self,
+        signal_shape: Sequence[int],
+        value_range: Sequence[float] | None = (-1.0, 1.0),
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         shape = signal_shape if isinstance(signal_shape, (tuple, list)) else ()
         if not shape or not all(is_integer(s) and s > 0 for s in shape):
@@ -45,7 +53,7 @@ class ContinuousSignal(Target):
         self.value_range = value_range
 
     @property
-    def signal_shape(self):
+    def signal_shape(self) -> tuple[int, ...]:
         return self._shape
 
     def build(self, x_shape=None):
@@ -58,14 +66,14 @@ class ContinuousSignal(Target):
         low, high = self.value_range
         return (x - low) * (2.0 / (high - low)) - 1.0
 
-    def in_units(self, prediction):
+    def in_units(self, prediction: Any) -> Any:
         """Maps a prediction in [-1, 1] back to the data's range."""
         if self.value_range is None:
             return prediction
         low, high = self.value_range
         return low + (prediction + 1.0) * ((high - low) / 2.0)
 
-    def restore(self, clean):
+    def restore(self, clean: np.ndarray) -> np.ndarray:
         """Maps numpy `clean` back to the data's range and clips it."""
         if self.value_range is None:
             return clean
@@ -73,16 +81,18 @@ class ContinuousSignal(Target):
         share = (np.clip(clean, -1.0, 1.0) + 1.0) / 2.0
         return (low + share * (high - low)).astype("float32")
 
-    def bridge(self, prediction):
+    def bridge(self, prediction: Any) -> Any:
         """Returns the prediction, which estimates the clean signal itself."""
         return prediction
 
-    def loss(self, x, prediction, noisy=None, level=None):
+    def loss(
+        self, x: Any, prediction: Any, noisy: Any = None, level: Any = None
+    ) -> Any:
         """Mean squared error of each example, `(B,)`."""
         error = ops.square(ops.subtract(prediction, self.call(x)))
         return ops.mean(error, axis=tuple(range(1, len(error.shape))))
 
-    def check(self, x):
+    def check(self, x: Any) -> None:
         """Refuses data of another shape, outside the range, or not finite."""
         check_array(x, keras.KerasTensor((None, *self.signal_shape)), "Data")
         if self.value_range is None or not len(x):

@@ -1,5 +1,7 @@
 """The clean signal of classification: a table of label embeddings."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -38,7 +40,9 @@ class LabelEmbedding(Target):
      - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Appendix B
     """
 
-    def __init__(self, num_classes, dim, bridge="soft", **kwargs):
+    def __init__(
+        self, num_classes: int, dim: int, bridge: str = "soft", **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         check_integer("num_classes", num_classes)
         check_integer("dim", dim)
@@ -50,13 +54,13 @@ class LabelEmbedding(Target):
         self.num_classes = num_classes
         self.dim = dim
         self.bridge_kind = bridge
-        self.frozen_seed = None
+        self.frozen_seed: int | None = None
 
     @property
-    def signal_shape(self):
+    def signal_shape(self) -> tuple[int, ...]:
         return (self.dim,)
 
-    def freeze(self, seed):
+    def freeze(self, seed: int) -> None:
         """Makes the table a constant that depends on `seed` alone.
 
         The table is the same on every backend, so that blocks that are
@@ -80,7 +84,7 @@ class LabelEmbedding(Target):
             name="table",
         )
 
-    def embeddings(self):
+    def embeddings(self) -> Any:
         """The rows, normalised to length 1, float32 `(classes, dim)`."""
         table = ops.convert_to_tensor(self.table, dtype="float32")
         length = ops.sqrt(ops.sum(table**2, axis=-1, keepdims=True))
@@ -89,11 +93,11 @@ class LabelEmbedding(Target):
     def call(self, labels):
         return ops.take(self.embeddings(), self.indices(labels), axis=0)
 
-    def indices(self, labels):
+    def indices(self, labels: Any) -> Any:
         """Labels as an int32 tensor of the shape the loss needs, `(B,)`."""
         return ops.cast(squeezed(labels), "int32")
 
-    def bridge(self, logits):
+    def bridge(self, logits: Any) -> Any:
         """Estimate of the clean signal `(B, dim)` from logits `(B, classes)`.
 
         The reference trains on normalised rows but bridges with the table as
@@ -107,14 +111,16 @@ class LabelEmbedding(Target):
         )
         return ops.matmul(ops.softmax(logits, axis=-1), table)
 
-    def loss(self, labels, logits, noisy=None, level=None):
+    def loss(
+        self, labels: Any, logits: Any, noisy: Any = None, level: Any = None
+    ) -> Any:
         """Cross-entropy of each example, `(B,)`, in nats."""
         labels = self.indices(labels)
         return keras.losses.sparse_categorical_crossentropy(
             labels, logits, from_logits=True
         )
 
-    def check(self, labels):
+    def check(self, labels: Any) -> None:
         """Refuses labels that are not an index of the table."""
         check_labels(labels, self.num_classes)
 

@@ -2,12 +2,14 @@
 
 import math
 from statistics import NormalDist
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_dblocks.diffusion.noise import Noise, expand
+from keras_dblocks.streams import Stream
 
 # Rational approximations of the normal quantile in the tails, where q is the
 # tail's probability and r = sqrt(-ln q). NEAR is in powers of r - 1.6, FAR in
@@ -47,7 +49,13 @@ class LogNormalNoise(Noise):
      - [DiffusionBlocks](https://arxiv.org/abs/2506.14202), Section 3.3
     """
 
-    def __init__(self, p_mean=-1.2, p_std=1.2, sigma_min=0.002, sigma_max=80.0):
+    def __init__(
+        self,
+        p_mean: float = -1.2,
+        p_std: float = 1.2,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+    ) -> None:
         if not 0 < sigma_min < sigma_max:
             raise ValueError(
                 "`sigma_min` must be above 0 and below `sigma_max`. "
@@ -69,11 +77,11 @@ class LogNormalNoise(Noise):
         self._mass = 1.0 - self._below - self._above
 
     @property
-    def minimum(self):
+    def minimum(self) -> float:
         return self.sigma_min
 
     @property
-    def maximum(self):
+    def maximum(self) -> float:
         return self.sigma_max
 
     def _score(self, sigma):
@@ -84,7 +92,7 @@ class LogNormalNoise(Noise):
         """Probability that a standard normal number exceeds `score`."""
         return 0.5 * math.erfc(score / math.sqrt(2.0))
 
-    def cdf(self, level):
+    def cdf(self, level: Any) -> np.ndarray:
         def share(sigma):
             # The smaller of the two tails is the one without cancellation.
             score = self._score(sigma)
@@ -95,7 +103,7 @@ class LogNormalNoise(Noise):
         level = np.clip(level, self.sigma_min, self.sigma_max)
         return np.clip(np.vectorize(share, otypes=[float])(level), 0.0, 1.0)
 
-    def quantile(self, probability):
+    def quantile(self, probability: Any) -> np.ndarray:
         def score(share):
             if not 0.0 < share < 1.0:  # clipped below to the exact ends
                 return math.copysign(math.inf, share - 0.5)
@@ -105,18 +113,20 @@ class LogNormalNoise(Noise):
             return tail if low < high else -tail
 
         share = np.asarray(probability, float)
-        score = np.vectorize(score, otypes=[float])(share)
-        level = np.exp(self.p_mean + self.p_std * score)
+        scores = np.vectorize(score, otypes=[float])(share)
+        level = np.exp(self.p_mean + self.p_std * scores)
         return np.clip(level, self.sigma_min, self.sigma_max)
 
-    def quantile_tensor(self, probability):
+    def quantile_tensor(self, probability: Any) -> Any:
         low = self._below + probability * self._mass
         # In float32, 1 - p is exact where it is the smaller of the two.
         high = self._above + (1.0 - probability) * self._mass
         level = ops.exp(self.p_mean + self.p_std * normal_score(low, high))
         return ops.clip(level, self.sigma_min, self.sigma_max)
 
-    def widen(self, low, high, overlap):
+    def widen(
+        self, low: float, high: float, overlap: float
+    ) -> tuple[float, float]:
         """Range `(low, high)` grown by `(high / low) ** overlap` on each side.
 
         The formula is the paper's (Appendix C). As in the published code, the
@@ -125,18 +135,26 @@ class LogNormalNoise(Noise):
         factor = (high / low) ** overlap
         return max(low / factor, self.minimum), min(high * factor, self.maximum)
 
-    def corrupt(self, clean, level, stream, rows, step):
+    def corrupt(
+        self, clean: Any, level: Any, stream: Stream, rows: Any, step: Any
+    ) -> Any:
         """`clean + level * eps` in float32, docs/method.md#forward-process."""
         eps = stream.normal(rows, clean.shape[1:], step)
         return ops.cast(clean, "float32") + expand(level, clean) * eps
 
-    def start(self, rows, shape, stream=None, step=0):
+    def start(
+        self,
+        rows: Any,
+        shape: tuple[int, ...],
+        stream: Stream | None = None,
+        step: Any = 0,
+    ) -> Any:
         if stream is None:
             return ops.zeros((ops.shape(rows)[0], *shape), dtype="float32")
         return self.start_scale * stream.normal(rows, shape, step)
 
     @property
-    def start_scale(self):
+    def start_scale(self) -> float:
         """Standard deviation of a start from noise (float)."""
         # This is the reference's start; at sigma_max = 80 it differs from
         # sigma_max by 1 in 13,000.

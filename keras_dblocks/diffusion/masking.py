@@ -1,12 +1,14 @@
 """Masking noise for tokens, and schedules of the share that is masked."""
 
 import re
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_dblocks.diffusion.noise import Noise, expand
+from keras_dblocks.streams import Stream
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -37,7 +39,12 @@ class MaskingNoise(Noise):
 
     dtype = "int32"  # of the tokens that `corrupt` returns
 
-    def __init__(self, mask_token, epsilon=1e-4, padding_token=None):
+    def __init__(
+        self,
+        mask_token: int,
+        epsilon: float = 1e-4,
+        padding_token: int | None = None,
+    ) -> None:
         if not 0 < epsilon < 0.5:
             raise ValueError(
                 "`epsilon` must be above 0 and below 0.5. "
@@ -48,24 +55,26 @@ class MaskingNoise(Noise):
         self.padding_token = padding_token
 
     @property
-    def minimum(self):
+    def minimum(self) -> float:
         return self.epsilon
 
     @property
-    def maximum(self):
+    def maximum(self) -> float:
         return 1.0 - self.epsilon
 
-    def cdf(self, level):
+    def cdf(self, level: Any) -> np.ndarray:
         level = np.clip(np.asarray(level, float), self.minimum, self.maximum)
         return (level - self.minimum) / (self.maximum - self.minimum)
 
-    def quantile(self, probability):
+    def quantile(self, probability: Any) -> np.ndarray:
         return self.quantile_tensor(np.asarray(probability, float))
 
-    def quantile_tensor(self, probability):
+    def quantile_tensor(self, probability: Any) -> Any:
         return self.minimum + probability * (self.maximum - self.minimum)
 
-    def widen(self, low, high, overlap):
+    def widen(
+        self, low: float, high: float, overlap: float
+    ) -> tuple[float, float]:
         """Range grown by `overlap` of its width on each side.
 
         The paper does not define an overlap of mask ratios, so this formula
@@ -74,7 +83,9 @@ class MaskingNoise(Noise):
         grown = overlap * (high - low)
         return max(low - grown, self.minimum), min(high + grown, self.maximum)
 
-    def corrupt(self, clean, level, stream, rows, step):
+    def corrupt(
+        self, clean: Any, level: Any, stream: Stream, rows: Any, step: Any
+    ) -> Any:
         """Masks each token `(B, T)` with probability `level`."""
         clean = ops.cast(clean, "int32")
         draw = stream.uniform(rows, clean.shape[1:], step)
@@ -83,7 +94,13 @@ class MaskingNoise(Noise):
             masked = ops.logical_and(masked, clean != self.padding_token)
         return ops.where(masked, self.mask_token, clean)
 
-    def start(self, rows, shape, stream=None, step=0):
+    def start(
+        self,
+        rows: Any,
+        shape: tuple[int, ...],
+        stream: Stream | None = None,
+        step: Any = 0,
+    ) -> Any:
         """Returns masks alone; nothing is drawn from `stream`."""
         shape = (ops.shape(rows)[0], *shape)
         return ops.full(shape, self.mask_token, dtype="int32")

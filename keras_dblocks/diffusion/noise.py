@@ -1,11 +1,14 @@
 """What a noise distribution must offer."""
 
 import abc
+from typing import Any
 
+import numpy as np
 from keras import ops
 
 from keras_dblocks.configuration import Configured
 from keras_dblocks.contracts import Contract
+from keras_dblocks.streams import Stream
 
 
 class Noise(Configured, Contract):
@@ -45,16 +48,16 @@ class Noise(Configured, Contract):
 
     @property
     @abc.abstractmethod
-    def minimum(self):
+    def minimum(self) -> float:
         """Smallest noise level (float)."""
 
     @property
     @abc.abstractmethod
-    def maximum(self):
+    def maximum(self) -> float:
         """Largest noise level (float)."""
 
     @abc.abstractmethod
-    def cdf(self, level):
+    def cdf(self, level: Any) -> np.ndarray:
         """Probability of a level at or below `level`.
 
         Args:
@@ -65,7 +68,7 @@ class Noise(Configured, Contract):
         """
 
     @abc.abstractmethod
-    def quantile(self, probability):
+    def quantile(self, probability: Any) -> np.ndarray:
         """Level below which a share `probability` lies, the inverse of `cdf`.
 
         Args:
@@ -76,11 +79,13 @@ class Noise(Configured, Contract):
         """
 
     @abc.abstractmethod
-    def quantile_tensor(self, probability):
+    def quantile_tensor(self, probability: Any) -> Any:
         """`quantile` of a float32 tensor `(B,)`, for a compiled step."""
 
     @abc.abstractmethod
-    def corrupt(self, clean, level, stream, rows, step):
+    def corrupt(
+        self, clean: Any, level: Any, stream: Stream, rows: Any, step: Any
+    ) -> Any:
         """Adds noise to the clean signal.
 
         Args:
@@ -95,7 +100,13 @@ class Noise(Configured, Contract):
         """
 
     @abc.abstractmethod
-    def start(self, rows, shape, stream=None, step=0):
+    def start(
+        self,
+        rows: Any,
+        shape: tuple[int, ...],
+        stream: Stream | None = None,
+        step: Any = 0,
+    ) -> Any:
         """Noisy signal that the chain starts from, at the highest level.
 
         Args:
@@ -110,7 +121,9 @@ class Noise(Configured, Contract):
         """
 
     @abc.abstractmethod
-    def widen(self, low, high, overlap):
+    def widen(
+        self, low: float, high: float, overlap: float
+    ) -> tuple[float, float]:
         """Widened range that a block that owns `(low, high]` is trained on.
 
         Args:

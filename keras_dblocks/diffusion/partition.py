@@ -4,9 +4,13 @@ Block 0 holds the first layers and the highest noise. Boundaries ascend, as
 the paper writes them, so block `i` owns the interval `num_blocks - 1 - i`.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from keras_dblocks.checks import check_integer, check_share, is_integer
+from keras_dblocks.diffusion.noise import Noise
 
 KINDS = ("equal_probability", "log_uniform", "linear")
 # A level that equals a boundary up to float32 rounding belongs to the interval
@@ -46,13 +50,13 @@ class Partition:
 
     def __init__(
         self,
-        noise,
-        num_layers,
-        num_blocks,
-        layers_per_block=None,
-        overlap=0.05,
-        kind="equal_probability",
-    ):
+        noise: Noise,
+        num_layers: int,
+        num_blocks: int,
+        layers_per_block: Sequence[int] | None = None,
+        overlap: float = 0.05,
+        kind: str = "equal_probability",
+    ) -> None:
         self.noise = noise
         self.num_layers = num_layers
         self.num_blocks = num_blocks
@@ -82,7 +86,7 @@ class Partition:
         edges[0], edges[-1] = low, high
         return edges
 
-    def block_of(self, level):
+    def block_of(self, level: Any) -> Any:
         """Block whose half-open range `(low, high]` holds each noise level.
 
         Args:
@@ -103,7 +107,7 @@ class Partition:
         block = self.num_blocks - 1 - np.searchsorted(inner, level, "left")
         return int(block) if block.ndim == 0 else block
 
-    def index_of(self, block):
+    def index_of(self, block: int) -> int:
         """Number of a block that may be counted from the end, as in a list."""
         count = self.num_blocks
         if not is_integer(block) or not -count <= block < count:
@@ -113,13 +117,15 @@ class Partition:
             )
         return range(count)[block]
 
-    def layers_of(self, block):
+    def layers_of(self, block: int) -> range:
         """Range of layer indices of a block."""
         block = self.index_of(block)
         first = sum(self.layers_per_block[:block])
         return range(first, first + self.layers_per_block[block])
 
-    def noise_range(self, block, overlap=True):
+    def noise_range(
+        self, block: int, overlap: bool = True
+    ) -> tuple[float, float]:
         """Range `(low, high)` of a block, by default widened for training."""
         k = self.num_blocks - 1 - self.index_of(block)
         low, high = float(self.boundaries[k]), float(self.boundaries[k + 1])
@@ -127,12 +133,14 @@ class Partition:
             return self.noise.widen(low, high, self.overlap)
         return low, high
 
-    def probability_range(self, block, overlap=True):
+    def probability_range(
+        self, block: int, overlap: bool = True
+    ) -> tuple[float, float]:
         """`noise_range` as probabilities of the whole distribution."""
         low, high = self.noise.cdf(self.noise_range(block, overlap))
         return float(low), float(high)
 
-    def describe(self):
+    def describe(self) -> dict[str, Any]:
         """What must be equal in two partitions to exchange their blocks."""
         return {
             "layers_per_block": list(self.layers_per_block),

@@ -47,7 +47,7 @@ class Preconditioning(Configured, Contract):
     """
 
     @abc.abstractmethod
-    def __call__(self, level):
+    def __call__(self, level: Any) -> Coefficients:
         """Coefficients at the given noise levels.
 
         Args:
@@ -57,7 +57,7 @@ class Preconditioning(Configured, Contract):
             `Coefficients`, of which `c_noise` is never None.
         """
 
-    def weight(self, level):
+    def weight(self, level: Any) -> Any:
         """Weight `(B,)` of the loss at each level, for `loss_weighting`."""
         return ops.ones_like(level)
 
@@ -83,7 +83,7 @@ class EDMPreconditioning(Preconditioning):
      - [EDM](https://arxiv.org/abs/2206.00364), Table 1
     """
 
-    def __init__(self, sigma_data=0.5):
+    def __init__(self, sigma_data: float = 0.5) -> None:
         if not sigma_data > 0:
             raise ValueError(
                 "`sigma_data` must be above 0. "
@@ -91,7 +91,7 @@ class EDMPreconditioning(Preconditioning):
             )
         self.sigma_data = float(sigma_data)
 
-    def __call__(self, sigma):
+    def __call__(self, sigma: Any) -> Coefficients:
         """Coefficients at the levels `sigma` `(B,)`, numpy or tensor."""
         variance = sigma**2 + self.sigma_data**2
         return Coefficients(
@@ -101,7 +101,7 @@ class EDMPreconditioning(Preconditioning):
             c_noise=_log(sigma) / 4.0,
         )
 
-    def weight(self, sigma):
+    def weight(self, sigma: Any) -> Any:
         """EDM loss weight, `1 / c_out ** 2`."""
         variance = sigma**2 + self.sigma_data**2
         return variance / (sigma * self.sigma_data) ** 2
@@ -122,7 +122,7 @@ class InputPreconditioning(EDMPreconditioning):
     ```
     """
 
-    def __call__(self, sigma):
+    def __call__(self, sigma: Any) -> Coefficients:
         """Coefficients at the levels `(B,)`, where None means no scaling."""
         return super().__call__(sigma)._replace(c_skip=None, c_out=None)
 
@@ -141,7 +141,7 @@ class NoPreconditioning(Preconditioning):
     ```
     """
 
-    def __call__(self, level):
+    def __call__(self, level: Any) -> Coefficients:
         """Coefficients at the levels `(B,)`, where None means no scaling."""
         return Coefficients(None, None, None, 1000.0 * level)
 

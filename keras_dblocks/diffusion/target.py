@@ -1,8 +1,10 @@
 """The contract of a target, which defines the clean signal."""
 
 import abc
+from typing import Any
 
 import keras
+import numpy as np
 
 from keras_dblocks.configuration import Configured
 from keras_dblocks.contracts import Contract
@@ -46,13 +48,13 @@ class Target(Configured, keras.layers.Layer, Contract):
     ```
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         # Without autocast, the clean signal is float32 under every policy.
         super().__init__(autocast=False, **kwargs)
 
     @property
     @abc.abstractmethod
-    def signal_shape(self):
+    def signal_shape(self) -> tuple[int, ...]:
         """Shape of one clean signal, without the batch (tuple of ints)."""
 
     @abc.abstractmethod
@@ -68,7 +70,7 @@ class Target(Configured, keras.layers.Layer, Contract):
         """
 
     @abc.abstractmethod
-    def bridge(self, prediction):
+    def bridge(self, prediction: Any) -> Any:
         """Estimate of the clean signal from what the head returns.
 
         Args:
@@ -79,7 +81,7 @@ class Target(Configured, keras.layers.Layer, Contract):
         """
 
     @abc.abstractmethod
-    def loss(self, x, prediction, noisy, level):
+    def loss(self, x: Any, prediction: Any, noisy: Any, level: Any) -> Any:
         """Loss of each example, before the method's own weights.
 
         Args:
@@ -100,11 +102,11 @@ class Target(Configured, keras.layers.Layer, Contract):
     # along axis 1 of `x`, `prediction` and `noisy`, and returns the losses of
     # their positions, `(B, t)`. `over_positions(losses, x)` makes of all of
     # them, `(B, T)`, what `loss` returns.
-    position_losses = None
-    over_positions = None
+    position_losses: Any = None
+    over_positions: Any = None
 
     @classmethod
-    def has_position_losses(cls):
+    def has_position_losses(cls) -> bool:
         """Whether `loss` is the one that belongs to `over_positions`.
 
         A subclass may define a `loss` of its own.
@@ -117,7 +119,7 @@ class Target(Configured, keras.layers.Layer, Contract):
         )
         return loss is over
 
-    def counts(self, x):
+    def counts(self, x: Any) -> Any:
         """How much each example counts in a mean over examples.
 
         By default all count alike. Sequences with padding count by the number
@@ -131,17 +133,17 @@ class Target(Configured, keras.layers.Layer, Contract):
         """
         return None
 
-    def freeze(self, seed):
+    def freeze(self, seed: int) -> None:
         """Makes the weights constants that depend on `seed` alone.
 
         Blocks that are trained apart then agree on them. A target without
         weights need not define this method.
         """
 
-    def check(self, x):
+    def check(self, x: Any) -> None:
         """Raises a ValueError if numpy data `(N, ...)` is not a valid `x`."""
 
-    def in_units(self, prediction):
+    def in_units(self, prediction: Any) -> Any:
         """The prediction in the units of the data; by default as it is.
 
         Args:
@@ -152,6 +154,6 @@ class Target(Configured, keras.layers.Layer, Contract):
         """
         return prediction
 
-    def restore(self, clean):
+    def restore(self, clean: np.ndarray) -> np.ndarray:
         """Turns a generated clean signal into user data; by default as is."""
         return clean

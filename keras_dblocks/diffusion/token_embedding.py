@@ -1,5 +1,7 @@
 """The clean signal of next-token prediction, a table row per position."""
 
+from typing import Any
+
 import numpy as np
 from keras import ops
 from keras.saving import register_keras_serializable
@@ -43,32 +45,34 @@ class TokenEmbedding(LossOfTokens, LabelEmbedding):
 
     def __init__(
         self,
-        num_classes,
-        dim,
-        sequence_length,
-        bridge="soft",
-        padding_token=None,
-        **kwargs,
-    ):
+        num_classes: int,
+        dim: int,
+        sequence_length: int,
+        bridge: str = "soft",
+        padding_token: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(num_classes, dim, bridge, **kwargs)
         self.sequence_length = sequence_length
         self.padding_token = padding_token
 
     @property
-    def signal_shape(self):
+    def signal_shape(self) -> tuple[int, ...]:
         return (self.sequence_length, self.dim)
 
-    def indices(self, labels):
+    def indices(self, labels: Any) -> Any:
         return ops.cast(labels, "int32")
 
     def compute_output_shape(self, labels_shape):
         return (*labels_shape, self.dim)
 
-    def position_losses(self, labels, logits, noisy=None, level=None):
+    def position_losses(
+        self, labels: Any, logits: Any, noisy: Any = None, level: Any = None
+    ) -> Any:
         """Cross-entropy of each token, `(B, T)`, in nats."""
         return cross_entropies(labels, logits)
 
-    def check(self, labels):
+    def check(self, labels: Any) -> None:
         """Refuses data that is not sequences of tokens."""
         labels = np.asarray(labels)
         check_tokens(
@@ -95,20 +99,22 @@ class OneHotTokens(TokenEmbedding):
     ```
     """
 
-    def __init__(self, num_classes, sequence_length, **kwargs):
+    def __init__(
+        self, num_classes: int, sequence_length: int, **kwargs: Any
+    ) -> None:
         super().__init__(num_classes, num_classes, sequence_length, **kwargs)
 
     def build(self, labels_shape=None):
         """Does nothing, since the layer has no weights."""
 
-    def embeddings(self):
+    def embeddings(self) -> Any:
         return ops.eye(self.num_classes, dtype="float32")
 
     def call(self, labels):
         labels = ops.cast(labels, "int32")
         return ops.one_hot(labels, self.num_classes, dtype="float32")
 
-    def bridge(self, logits):
+    def bridge(self, logits: Any) -> Any:
         return ops.softmax(logits, axis=-1)
 
     def get_config(self):

@@ -1,5 +1,7 @@
 """The clean signal of masked diffusion, which is the tokens themselves."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -76,15 +78,19 @@ class Tokens(LossOfTokens, Target):
     """
 
     def __init__(
-        self, vocabulary_size, sequence_length, padding_token=None, **kwargs
-    ):
+        self,
+        vocabulary_size: int,
+        sequence_length: int,
+        padding_token: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.sequence_length = sequence_length
         self.padding_token = padding_token
 
     @property
-    def signal_shape(self):
+    def signal_shape(self) -> tuple[int, ...]:
         return (self.sequence_length,)
 
     def build(self, tokens_shape=None):
@@ -93,11 +99,13 @@ class Tokens(LossOfTokens, Target):
     def call(self, tokens):
         return ops.cast(tokens, "int32")
 
-    def bridge(self, logits):
+    def bridge(self, logits: Any) -> Any:
         """Returns the logits, from which the sampler draws tokens."""
         return logits
 
-    def position_losses(self, tokens, logits, noisy, level):
+    def position_losses(
+        self, tokens: Any, logits: Any, noisy: Any, level: Any
+    ) -> Any:
         """Contribution of these masks to the bound, in nats for each token.
 
         It is the cross-entropy of masked tokens divided by the mask ratio
@@ -107,7 +115,7 @@ class Tokens(LossOfTokens, Target):
         weight = masked / expand(level, noisy)
         return weight * cross_entropies(tokens, logits)
 
-    def check(self, tokens):
+    def check(self, tokens: Any) -> None:
         """Refuses data that is not sequences of tokens."""
         check_tokens(
             tokens,

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import uuid
+from typing import Any
 
 from keras_dblocks import processes
 from keras_dblocks.files.adapters import (
@@ -28,7 +29,9 @@ class AtomicFiles:
             self.build()
         apply_quantization(self, config.get("adapters"))
 
-    def save(self, filepath, overwrite=True, **kwargs):
+    def save(
+        self, filepath: os.PathLike | str, overwrite: bool = True, **kwargs: Any
+    ) -> None:
         """`keras.Model.save` that replaces the file when it is complete.
 
         Raises:
@@ -36,7 +39,9 @@ class AtomicFiles:
         """
         self._write(super().save, ".keras", filepath, overwrite, **kwargs)
 
-    def save_weights(self, filepath, overwrite=True, **kwargs):
+    def save_weights(
+        self, filepath: os.PathLike | str, overwrite: bool = True, **kwargs: Any
+    ) -> None:
         """`keras.Model.save_weights` that replaces a file when complete.
 
         Raises:
@@ -45,7 +50,7 @@ class AtomicFiles:
         write = super().save_weights
         self._write(write, ".weights.h5", filepath, overwrite, **kwargs)
 
-    def load_weights(self, filepath, **kwargs):
+    def load_weights(self, filepath: os.PathLike | str, **kwargs: Any) -> None:
         """`keras.Model.load_weights`, which first builds a fresh model."""
         if not self.built:
             self.build()

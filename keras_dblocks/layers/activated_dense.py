@@ -1,5 +1,8 @@
 """A dense layer with an activation that is cheaper in a training step."""
 
+from collections.abc import Callable
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -29,7 +32,13 @@ class ActivatedDense(Configured, keras.layers.Dense):
     ```
     """
 
-    def __init__(self, units, activation, recompute=False, **kwargs):
+    def __init__(
+        self,
+        units: int,
+        activation: str | Callable[[Any], Any],
+        recompute: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(units, activation, **kwargs)
         self.recompute = recompute
 
@@ -47,6 +56,11 @@ class ActivatedDense(Configured, keras.layers.Dense):
         x = ops.matmul(inputs, self.kernel) + self.bias
         return keras.remat(self.activation)(x)
 
-    def quantize(self, mode=None, type_check=True, config=None):
+    def quantize(
+        self,
+        mode: str | None = None,
+        type_check: bool = True,
+        config: Any = None,
+    ) -> None:
         """As in Keras, whose type check would refuse this subclass."""
         super().quantize(mode, type_check=False, config=config)

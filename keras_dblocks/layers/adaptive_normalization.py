@@ -1,6 +1,7 @@
 """Layer norm or root mean square norm, modulated by the noise level."""
 
 import functools
+from typing import Any
 
 import keras
 from keras import ops
@@ -42,8 +43,13 @@ class AdaptiveNormalization(Configured, keras.layers.Layer):
     """
 
     def __init__(
-        self, kind, epsilon=1e-6, affine=True, recompute=False, **kwargs
-    ):
+        self,
+        kind: str,
+        epsilon: float = 1e-6,
+        affine: bool = True,
+        recompute: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.kind = kind
         self.epsilon = epsilon

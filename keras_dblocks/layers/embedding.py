@@ -1,5 +1,7 @@
 """A table of embeddings with dense gradients, which also makes logits."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -39,8 +41,13 @@ class Embedding(keras.layers.ReversibleEmbedding):
     """
 
     def __init__(
-        self, input_dim, output_dim, scale=1.0, reverse_dim=None, **kwargs
-    ):
+        self,
+        input_dim: int,
+        output_dim: int,
+        scale: float = 1.0,
+        reverse_dim: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(input_dim, output_dim, **kwargs)
         self.scale = scale
         self.reverse_dim = reverse_dim
@@ -64,7 +71,12 @@ class Embedding(keras.layers.ReversibleEmbedding):
             outputs = ops.cast(outputs + factor * x, outputs.dtype)
         return outputs[..., : self.reverse_dim]
 
-    def quantize(self, mode=None, type_check=True, config=None):
+    def quantize(
+        self,
+        mode: str | None = None,
+        type_check: bool = True,
+        config: Any = None,
+    ) -> None:
         """As in Keras, whose type check would refuse this subclass."""
         super().quantize(mode, type_check=False, config=config)
 

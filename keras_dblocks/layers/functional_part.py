@@ -1,5 +1,7 @@
 """A functional model with several inputs as a part of a network."""
 
+from typing import Any
+
 import keras
 
 from keras_dblocks.configuration import Configured
@@ -30,7 +32,7 @@ class FunctionalPart(Configured, keras.layers.Layer):
     ```
     """
 
-    def __init__(self, model, **kwargs):
+    def __init__(self, model: keras.Model, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.model = model
         names = [tensor.name for tensor in model.inputs]
@@ -45,9 +47,9 @@ class FunctionalPart(Configured, keras.layers.Layer):
             )
 
     @property
-    def context_names(self):
+    def context_names(self) -> set[str]:
         """What `call` is to be given by name, see `layers.context`."""
-        return {"training", *self.roles} - {None}
+        return {"training", *filter(None, self.roles)}
 
     def build(self, x_shape, **other_shapes):
         """Does nothing, since a functional model is built."""

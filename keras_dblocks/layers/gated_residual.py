@@ -1,5 +1,7 @@
 """The end of a residual branch, with projection, gate and sum."""
 
+from typing import Any
+
 import keras
 
 from keras_dblocks.configuration import Configured
@@ -36,7 +38,13 @@ class GatedResidual(Configured, keras.layers.Layer):
     ```
     """
 
-    def __init__(self, use_bias=True, dropout=0.0, recompute=False, **kwargs):
+    def __init__(
+        self,
+        use_bias: bool = True,
+        dropout: float = 0.0,
+        recompute: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.use_bias = use_bias
         self.dropout = dropout

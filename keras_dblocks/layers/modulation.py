@@ -1,5 +1,8 @@
 """Shifts, scales and gates that are functions of the noise level."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -43,7 +46,13 @@ class Modulation(Configured, keras.layers.Layer):
      - [DiT](https://arxiv.org/abs/2212.09748), Section 3.2
     """
 
-    def __init__(self, num_maps, ones=(), silu="before", **kwargs):
+    def __init__(
+        self,
+        num_maps: int,
+        ones: Sequence[int] = (),
+        silu: str = "before",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_sizes(num_maps=num_maps)
         self.num_maps = num_maps

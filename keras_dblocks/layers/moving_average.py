@@ -1,5 +1,8 @@
 """Moving averages of weights, which count their own steps."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -27,11 +30,11 @@ class MovingAverage(keras.layers.Layer):
      - [DiT](https://arxiv.org/abs/2212.09748), Section 4 (0.9999)
     """
 
-    def __init__(self, momentum, **kwargs):
+    def __init__(self, momentum: float, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.momentum = momentum
 
-    def follow(self, variables):
+    def follow(self, variables: Iterable[keras.Variable]) -> None:
         """Makes averages of `variables`, which remain other layers' weights."""
         variables = list(variables)
         self._followed = lambda: variables  # as Keras would track a list
@@ -54,7 +57,7 @@ class MovingAverage(keras.layers.Layer):
         ]
         self.built = True
 
-    def update(self):
+    def update(self) -> None:
         """Adds the present values; called in each training step."""
         t = ops.cast(self.updates, "float32")
         rate = 1.0 - ops.minimum(self.momentum, (1.0 + t) / (10.0 + t))
@@ -67,7 +70,7 @@ class MovingAverage(keras.layers.Layer):
             average.assign(past + ops.cast(rate, value.dtype) * (value - past))
         self.updates.assign(self.updates + 1)
 
-    def values(self):
+    def values(self) -> list[tuple[keras.Variable, Any]]:
         """List of `(variable, average)`, or its value before any update."""
         begun = ops.convert_to_tensor(self.updates) > 0
         return [

@@ -1,6 +1,7 @@
 """Embeds the noise level as a vector that conditions every layer."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -40,12 +41,12 @@ class NoiseEmbedding(Configured, keras.layers.Layer):
 
     def __init__(
         self,
-        output_dim,
-        frequencies=256,
-        max_period=10000.0,
-        output_activation="silu",
-        **kwargs,
-    ):
+        output_dim: int,
+        frequencies: int = 256,
+        max_period: float = 10000.0,
+        output_activation: str | None = "silu",
+        **kwargs: Any,
+    ) -> None:
         # Without autocast, the level is float32 under every dtype policy.
         super().__init__(autocast=False, **kwargs)
         check_sizes(output_dim=output_dim, frequencies=frequencies)

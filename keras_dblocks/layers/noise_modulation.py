@@ -1,5 +1,7 @@
 """Conditions any residual layer on the noise level."""
 
+from typing import Any
+
 import keras
 
 from keras_dblocks.configuration import Configured
@@ -34,7 +36,7 @@ class NoiseModulation(Configured, keras.layers.Layer):
      - [DiT](https://arxiv.org/abs/2212.09748), adaptive layer norm
     """
 
-    def __init__(self, layer, **kwargs):
+    def __init__(self, layer: keras.layers.Layer, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.layer = layer
 
@@ -51,7 +53,7 @@ class NoiseModulation(Configured, keras.layers.Layer):
         return {name for name in NAMES if accepts(self.layer, name)}
 
     @property
-    def context_names(self):
+    def context_names(self) -> set[str]:
         """What `call` is to be given by name, see `layers.context`."""
         return {"noise", *self._of_context()}
 

@@ -1,5 +1,7 @@
 """Embeds the patches of images as tokens."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -28,7 +30,7 @@ class PatchEmbedding(Configured, keras.layers.Layer):
     ```
     """
 
-    def __init__(self, patch_size, hidden_dim, **kwargs):
+    def __init__(self, patch_size: int, hidden_dim: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         check_sizes(patch_size=patch_size, hidden_dim=hidden_dim)
         self.patch_size = patch_size

@@ -1,5 +1,7 @@
 """Self-attention without its output projection."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -35,7 +37,13 @@ class SelfAttention(Configured, keras.layers.Layer):
     ```
     """
 
-    def __init__(self, num_heads, dropout=0.0, rotary=False, **kwargs):
+    def __init__(
+        self,
+        num_heads: int,
+        dropout: float = 0.0,
+        rotary: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_sizes(num_heads=num_heads)
         self.rotary = rotary

@@ -2,6 +2,8 @@
 
 # B batch, T tokens, D width
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -63,18 +65,18 @@ class TransformerLayer(Configured, keras.layers.Layer):
 
     def __init__(
         self,
-        num_heads,
-        intermediate_dim,
-        dropout=0.0,
-        epsilon=1e-12,
-        activation="gelu",
-        conditioned=True,
-        modulation="after",
-        open_gates=False,
-        affine=True,
-        rotary=False,
-        **kwargs,
-    ):
+        num_heads: int,
+        intermediate_dim: int,
+        dropout: float = 0.0,
+        epsilon: float = 1e-12,
+        activation: str = "gelu",
+        conditioned: bool = True,
+        modulation: str = "after",
+        open_gates: bool = False,
+        affine: bool = True,
+        rotary: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         check_sizes(num_heads=num_heads, intermediate_dim=intermediate_dim)
         if modulation not in ("after", "before"):

@@ -1,15 +1,22 @@
 """Memory of one training step, measured on this backend."""
 
 import importlib
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import tree
 
-from keras_dblocks.memory.usage import of_parts, size
+from keras_dblocks.memory.usage import Memory, of_parts, size
 from keras_dblocks.training.trainer import BlockTrainer
 
 
-def measure(model, x, y=None, blocks=None):
+def measure(
+    model: keras.Model,
+    x: Any,
+    y: Any = None,
+    blocks: Sequence[int] | None = None,
+) -> Memory:
     """Peak memory of one training step on a batch.
 
     On JAX the figures are XLA's own accounting of the compiled step, which is

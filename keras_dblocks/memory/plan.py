@@ -14,6 +14,7 @@ from keras import tree
 from keras_dblocks.checks import check_integer
 from keras_dblocks.memory.measure import measure
 from keras_dblocks.memory.usage import PARTS, Memory, size
+from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 
 # Numbers of layers. With fewer, memory is not linear, due to the working space
 # of the last layer.
@@ -44,7 +45,13 @@ class Plan:
     memory: Memory
 
 
-def plan(model, batch_size=32, budget=None, alone=False, offload=None):
+def plan(
+    model: DiffusionBlocks,
+    batch_size: int = 32,
+    budget: int | str | None = None,
+    alone: bool = False,
+    offload: str | None = None,
+) -> Plan:
     """Finds the fewest blocks, and the batch, whose training fits a budget.
 
     Args:

@@ -37,16 +37,16 @@ class Memory:
     how: str
 
     @property
-    def temporaries(self):
+    def temporaries(self) -> int:
         """Gradients and activations, which live within a step (int)."""
         return self.gradients + self.activations
 
     @property
-    def total(self):
+    def total(self) -> int:
         """Sum of the parts (int)."""
         return self.parameters + self.optimizer_state + self.temporaries
 
-    def row(self):
+    def row(self) -> list[str]:
         """The parts and their sum in MiB, as strings of equal width."""
         sizes = [getattr(self, part) for part in PARTS]
         return [f"{size / MIB:12,.1f}" for size in (*sizes, self.total)]

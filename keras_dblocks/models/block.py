@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -25,6 +27,7 @@ from keras_dblocks.layers.context import (
 from keras_dblocks.models.built_when_read import BuiltWhenRead
 from keras_dblocks.models.export import Exportable
 from keras_dblocks.models.numbered_rows import NumberedRows
+from keras_dblocks.models.parts import BatchLayout, BlockParts, Method
 from keras_dblocks.rematerialization import rematerialized
 from keras_dblocks.training.data_checks import CheckedData
 from keras_dblocks.training.data_order import ResumableOrder
@@ -79,15 +82,15 @@ class Block(
 
     def __init__(
         self,
-        index,
-        parts,
-        method,
-        layout,
-        network_config,
-        hand_over_start=None,
-        name=None,
-        **kwargs,
-    ):
+        index: int,
+        parts: BlockParts,
+        method: Method,
+        layout: BatchLayout,
+        network_config: Callable[[], dict[str, Any]],
+        hand_over_start: Callable[..., Any] | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(name=name or f"block_{index}", **kwargs)
         self.index = index
         self.method = method
@@ -138,7 +141,7 @@ class Block(
             )
 
     @property
-    def seed(self):
+    def seed(self) -> int:
         """Seed of the network (int)."""
         return self.method.seed
 
@@ -206,7 +209,7 @@ class Block(
         own = [v for v in self.trainable_variables if id(v) not in common]
         self.average.follow(own)
 
-    def shell_variables(self):
+    def shell_variables(self) -> list[keras.Variable]:
         """Trainable variables of all parts that blocks may share."""
         layers = list(self.residual_layers)
         if self.state_input is not None:
@@ -218,7 +221,7 @@ class Block(
         return [a for a in (self.shared_average, self.average) if a is not None]
 
     @contextlib.contextmanager
-    def averaged(self):
+    def averaged(self) -> Iterator[None]:
         """Context in which weights have their moving averages as values."""
         averages = dict(
             (id(v), value) for a in self._averages() for v, value in a.values()
@@ -236,13 +239,13 @@ class Block(
 
     def denoise(
         self,
-        noisy,
-        level,
-        condition=None,
-        training=False,
-        layers=None,
-        stem=None,
-    ):
+        noisy: Any,
+        level: Any,
+        condition: Any = None,
+        training: bool = False,
+        layers: Callable[..., Any] | None = None,
+        stem: Callable[[Any], Any] | None = None,
+    ) -> Any:
         """The prediction that the loss sees: logits, or the denoised signal.
 
         Args:
@@ -263,15 +266,15 @@ class Block(
 
     def denoise_pass(
         self,
-        noisy,
-        level,
-        condition=None,
-        handed=(),
-        training=False,
-        layers=None,
-        stem=None,
-        use=None,
-    ):
+        noisy: Any,
+        level: Any,
+        condition: Any = None,
+        handed: tuple = (),
+        training: bool = False,
+        layers: Callable[..., Any] | None = None,
+        stem: Callable[[Any], Any] | None = None,
+        use: Callable[..., Any] | None = None,
+    ) -> tuple[Any, tuple]:
         """`denoise` from what was handed over, and what to hand over.
 
         Args:
@@ -378,13 +381,13 @@ class Block(
             return estimate(denoised)
         return in_chunks(estimate, count, [denoised])
 
-    def with_handed(self, state, handed):
+    def with_handed(self, state: Any, handed: tuple) -> Any:
         """The first state, with what was handed over added to it."""
         if not handed:  # the gradient of what reads it is then 0, not missing
             handed = (ops.zeros_like(state),)
         return self.state_input(state, ops.cast(handed[0], state.dtype))
 
-    def nothing_handed(self, batch, guided=False):
+    def nothing_handed(self, batch: Any, guided: bool = False) -> tuple:
         """What is handed to the first call of a chain: zeros, or nothing.
 
         Args:
@@ -409,7 +412,9 @@ class Block(
                 check_shape("layer", layer, before.shape[1:], state.shape[1:])
         return state
 
-    def guided(self, noisy, level, condition, scale=None):
+    def guided(
+        self, noisy: Any, level: Any, condition: Any, scale: float | None = None
+    ) -> Any:
         """`denoise` with classifier-free guidance of strength `scale`.
 
         Args:
@@ -418,7 +423,14 @@ class Block(
         """
         return self.guided_pass(noisy, level, condition, scale, ())[0]
 
-    def guided_pass(self, noisy, level, condition, scale, handed):
+    def guided_pass(
+        self,
+        noisy: Any,
+        level: Any,
+        condition: Any,
+        scale: float | None,
+        handed: tuple,
+    ) -> tuple[Any, tuple]:
         """`guided` from what was handed over, and what to hand over.
 
         Args:
@@ -438,7 +450,7 @@ class Block(
         without, other = self.denoise_pass(noisy, level, empty, handed[1:])
         return without + scale * (prediction - without), (*state, *other)
 
-    def quantize(self, *args, **kwargs):
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
         """`keras.Model.quantize`, of the averaged weights where there are any.
 
         Quantized kernels are made once, so the weights are first set to their
@@ -447,7 +459,7 @@ class Block(
         self.take_averages()
         super().quantize(*args, **kwargs)
 
-    def take_averages(self):
+    def take_averages(self) -> None:
         """Sets the weights to their moving averages, if they have any."""
         if self.built:
             for average in self._averages():
@@ -456,7 +468,7 @@ class Block(
 
     # Training: see `TrainableBlock`.
 
-    def loss_constants(self, as_only_block=False):
+    def loss_constants(self, as_only_block: bool = False) -> tuple:
         """Ends of the widened range, and the keys of level and noise draws."""
         drawn = self._streams["noise_level"], self._streams["noise"]
         keys = [stream.key for stream in drawn]
@@ -474,7 +486,7 @@ class Block(
     def was_trained(self):
         return int(self.draws) > 0
 
-    def range_bounds(self, overlap):
+    def range_bounds(self, overlap: bool) -> tuple:
         """Ends of the range: two probabilities and two levels, float32."""
         partition = self.method.partition
         bounds = (
@@ -483,7 +495,7 @@ class Block(
         )
         return tuple(np.float32(bound) for bound in bounds)
 
-    def hand_over_constants(self):
+    def hand_over_constants(self) -> tuple:
         """Upper levels of this block and of the next (0 for the last block)."""
         partition = self.method.partition
         following = 0.0
@@ -534,7 +546,13 @@ class Block(
         drawn = self.method.starts_from_noise()
         return drawn or self.hand_over_start is not None
 
-    def pass_on(self, state, context, constants, stem=None):
+    def pass_on(
+        self,
+        state: tuple,
+        context: Any,
+        constants: tuple,
+        stem: Callable[[Any], Any] | None = None,
+    ) -> tuple:
         """One Euler step with this block, from its upper edge to the next one.
 
         Args:
@@ -544,31 +562,31 @@ class Block(
             constants: two scalars, the noise levels before and after the step.
             stem: as in `denoise`.
         """
-        noisy, _, *handed = state
+        noisy, _, *before = state
         ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
         denoised, handed = self.denoise_pass(
             noisy,
             constants[0] * ones,
             context,
-            tuple(handed),
+            tuple(before),
             stem=stem,
             use=self._estimate,
         )
         noisy = euler_step(noisy, denoised, *constants)
-        noisy, *handed = map(ops.stop_gradient, (noisy, *handed))
-        return noisy, constants[1] * ones, *handed
+        noisy, *passed = map(ops.stop_gradient, (noisy, *handed))
+        return noisy, constants[1] * ones, *passed
 
     def denoising_loss(
         self,
-        x,
-        y,
-        sample_weight=None,
-        handed=None,
-        constants=None,
-        training=True,
-        rows=None,
-        share=1.0,
-    ):
+        x: Any,
+        y: Any,
+        sample_weight: Any = None,
+        handed: tuple | None = None,
+        constants: tuple | None = None,
+        training: bool = True,
+        rows: Any = None,
+        share: float = 1.0,
+    ) -> Any:
         """Mean loss over levels of this block's range.
 
         Args:
@@ -614,12 +632,13 @@ class Block(
             rest, left = clean[count:], rows[count:]
             level = self._draw_levels(of_level, left, step, bounds, training)
             noisy = method.noise.corrupt(rest, level, of_noise, left, step)
-            made = noisy, level, *self.nothing_handed(ops.shape(rest)[0])
+            nothing = self.nothing_handed(ops.shape(rest)[0])
+            made: Sequence[Any] = (noisy, level, *nothing)
             if spread:
                 chosen = streams.spread(rows, 0.0) < share
                 made = [
                     ops.where(expand(chosen, one), other, one)
-                    for one, other in zip(made, handed, strict=True)
+                    for one, other in zip(made, handed, strict=True)  # type: ignore[arg-type]
                 ]
             elif handed is not None:
                 made = [
@@ -667,7 +686,7 @@ class Block(
         return ops.clip(level, lowest, highest)
 
     @property
-    def upper_level(self):
+    def upper_level(self) -> float:
         """Highest noise level this block owns (float)."""
         return self.method.partition.noise_range(self.index, False)[1]
 
@@ -686,7 +705,12 @@ class Block(
         level = ops.full((batch,), self.upper_level, dtype="float32")
         return self.target.in_units(self.denoise(noisy, level, condition))
 
-    def compile(self, optimizer="adamw", loss=None, **kwargs):
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adamw",
+        loss: None = None,
+        **kwargs: Any,
+    ) -> None:
         """`keras.Model.compile`, where the loss is the denoising loss."""
         refuse_replicas(self)
         refuse_loss(loss)

@@ -1,5 +1,9 @@
 """Models whose weights are made when they are first asked for."""
 
+from typing import Any
+
+import keras
+
 
 class BuiltWhenRead:
     """`weights`, `count_params`, `pickle` and `deepcopy` before the first fit.
@@ -9,17 +13,17 @@ class BuiltWhenRead:
     """
 
     @property
-    def weights(self):
+    def weights(self) -> list[keras.Variable]:
         """All variables, made now if the model has none yet."""
         self._build_once()
         return super().weights
 
-    def count_params(self):
+    def count_params(self) -> int:
         """Number of all weights' elements."""
         self._build_once()
         return super().count_params()
 
-    def set_weights(self, weights):
+    def set_weights(self, weights: Any) -> None:
         """As in Keras."""
         self._build_once()
         super().set_weights(weights)

@@ -1,6 +1,8 @@
 """A network made from its parts in one call, without a subclass."""
 
 import copy
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import keras
 
@@ -15,8 +17,16 @@ from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 from keras_dblocks.models.network import check_spec
 from keras_dblocks.models.twins import plain_twin
 
+Part: TypeAlias = keras.layers.Layer | Callable[[], keras.layers.Layer]
 # Constructor arguments that are not plain attributes but parts.
-PARTS = ("target", "stem", "layers", "readout", "head", "noise_embedding")
+PARTS: tuple[str, ...] = (
+    "target",
+    "stem",
+    "layers",
+    "readout",
+    "head",
+    "noise_embedding",
+)
 PARTS += ("condition", "noise", "preconditioning")
 
 
@@ -82,19 +92,19 @@ class ComposedBlocks(DiffusionBlocks):
 
     def __init__(
         self,
-        target=None,
-        stem=None,
-        layers=None,
-        readout=None,
-        head=None,
-        num_blocks=3,
-        condition=None,
-        noise_embedding=None,
-        clean="y",
-        noise=None,
-        preconditioning=None,
-        **kwargs,
-    ):
+        target: Target | None = None,
+        stem: Part | None = None,
+        layers: Sequence[Part] | None = None,
+        readout: Part | None = None,
+        head: Part | None = None,
+        num_blocks: int = 3,
+        condition: Any = None,
+        noise_embedding: Part | None = None,
+        clean: str = "y",
+        noise: Noise | None = None,
+        preconditioning: Preconditioning | None = None,
+        **kwargs: Any,
+    ) -> None:
         if isinstance(target, type) or not isinstance(target, Target):
             raise ValueError(
                 "`target` must be a `Target`, such as "

@@ -2,6 +2,9 @@
 
 # N examples, B batch
 
+import os
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops, tree
@@ -10,13 +13,20 @@ from keras_dblocks import streams
 from keras_dblocks.checks import check_integer
 from keras_dblocks.diffusion.label_embedding import LabelEmbedding
 from keras_dblocks.diffusion.tokens import Tokens
+from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 from keras_dblocks.training.trainable_block import hand_over
 from keras_dblocks.training.user_data import as_arrays
 
 COLUMNS = ("input", "block", "level", "loss", "accuracy", "changed")
 
 
-def diagnose(model, x, y=None, levels_per_block=3, batch_size=128):
+def diagnose(
+    model: DiffusionBlocks,
+    x: Any,
+    y: Any = None,
+    levels_per_block: int = 3,
+    batch_size: int = 128,
+) -> "Diagnosis":
     """Measures the blocks of a trained model, one by one.
 
     Args:
@@ -79,7 +89,7 @@ class Diagnosis:
     ```
     """
 
-    def __init__(self, rows):
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
         self.rows = rows
 
     def __str__(self):
@@ -98,7 +108,7 @@ class Diagnosis:
             )
         return "\n".join(lines)
 
-    def plot(self, path):
+    def plot(self, path: os.PathLike | str) -> None:
         """Writes a picture of the losses by block and noise level.
 
         It needs matplotlib, of the extra `plots`.

@@ -1,5 +1,9 @@
 """The base class, a residual network cut into blocks trained one by one."""
 
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Self, overload
+
 import keras
 import numpy as np
 from keras import ops, tree
@@ -110,23 +114,45 @@ class DiffusionBlocks(
             cls = ComposedBlocks
         return super().__new__(cls, *args, **kwargs)
 
+    @overload  # the parts in one call, which makes a `ComposedBlocks`
+    def __init__(self, *, target: Target, **kwargs: Any) -> None: ...
+
+    @overload
     def __init__(
         self,
-        num_layers=12,
-        num_blocks=3,
-        layers_per_block=None,
-        overlap=0.05,
-        sharing=None,
-        hand_over=None,
-        partition="equal_probability",
-        loss_weighting=None,
-        sampler=None,
-        reference=False,
-        seed=0,
-        remat=False,
-        dtype=None,
-        name=None,
-    ):
+        num_layers: int = 12,
+        num_blocks: int = 3,
+        layers_per_block: Sequence[int] | None = None,
+        overlap: float = 0.05,
+        sharing: str | None = None,
+        hand_over: str | None = None,
+        partition: str = "equal_probability",
+        loss_weighting: str | None = None,
+        sampler: samplers.Sampler | str | dict[str, Any] | None = None,
+        reference: bool = False,
+        seed: int = 0,
+        remat: bool = False,
+        dtype: str | keras.DTypePolicy | None = None,
+        name: str | None = None,
+    ) -> None: ...
+
+    def __init__(  # type: ignore[misc]  # `__new__` takes the parts
+        self,
+        num_layers: int = 12,
+        num_blocks: int = 3,
+        layers_per_block: Sequence[int] | None = None,
+        overlap: float = 0.05,
+        sharing: str | None = None,
+        hand_over: str | None = None,
+        partition: str = "equal_probability",
+        loss_weighting: str | None = None,
+        sampler: samplers.Sampler | str | dict[str, Any] | None = None,
+        reference: bool = False,
+        seed: int = 0,
+        remat: bool = False,
+        dtype: str | keras.DTypePolicy | None = None,
+        name: str | None = None,
+    ) -> None:
         super().__init__(dtype=dtype, name=name)
         if sharing is None:
             sharing = "all" if reference else self.default_sharing
@@ -171,7 +197,7 @@ class DiffusionBlocks(
         )
         self.layers_per_block = self.partition.layers_per_block
         self.sampler = sampler or self.make_sampler()
-        self.blocks = []
+        self.blocks: list[Block] = []
         self._stages = generation.Stages(lambda: self.blocks)
         names = [f"block_{i}_loss" for i in range(num_blocks)]
         self._loss_means = compat.Losses(names, name="block_losses")
@@ -180,7 +206,7 @@ class DiffusionBlocks(
             self.default_curriculum = "sampled"
 
     @property
-    def block_losses(self):
+    def block_losses(self) -> list[keras.metrics.Mean]:
         """Running mean of each block's loss, a list of `keras.metrics.Mean`."""
         return self._loss_means.metrics
 
@@ -195,7 +221,7 @@ class DiffusionBlocks(
         self.make_row_counter()
         self.track_progress()
 
-    def block(self, index, build=True):
+    def block(self, index: int, build: bool = True) -> Block:
         """Block `index`, an ordinary `keras.Model` sharing this one's weights.
 
         Only that block is built. One block can thus be trained alone even if
@@ -209,7 +235,7 @@ class DiffusionBlocks(
         return block
 
     @property
-    def target(self):
+    def target(self) -> Target:
         """`Target` of the clean signal, which all blocks share."""
         self._make_blocks()
         return self._target
@@ -296,7 +322,7 @@ class DiffusionBlocks(
             check_data=self.check_data,
         )
 
-    def hand_over_start(self):
+    def hand_over_start(self) -> Callable[..., Any] | None:
         """Function that begins hand-overs, or None for the chain's start.
 
         It is for networks whose hand-over is more than one pass through each
@@ -304,7 +330,7 @@ class DiffusionBlocks(
         """
         return None
 
-    def shared_variables(self):
+    def shared_variables(self) -> list[keras.Variable]:
         """Trainable variables that every block holds."""
         if self.sharing == "targets" or self.num_blocks == 1:
             return []
@@ -314,7 +340,7 @@ class DiffusionBlocks(
         first = self.blocks[0].trainable_variables
         return [v for v in first if id(v) in common]
 
-    def own_variables(self):
+    def own_variables(self) -> list[list[keras.Variable]]:
         """For each block, the trainable variables that are not shared."""
         shared = {id(v) for v in self.shared_variables()}
         return [
@@ -339,7 +365,9 @@ class DiffusionBlocks(
         condition = self.condition_of(x)
         return self.blocks, self.partition, sampler, noisy, condition, rows
 
-    def steps_of(self, x, sampler=None, rows=None):
+    def steps_of(
+        self, x: Any, sampler: samplers.Sampler | None = None, rows: Any = None
+    ) -> list[dict[str, Any]]:
         """Every call of the chain for some inputs, see `loop.trajectory`.
 
         Args:
@@ -352,7 +380,13 @@ class DiffusionBlocks(
             rows = rows_of(self.batch_size_of(x))
         return loop.trajectory(*self._chain(x, rows, sampler))
 
-    def denoise(self, noisy, level, condition=None, block=None):
+    def denoise(
+        self,
+        noisy: Any,
+        level: Any,
+        condition: Any = None,
+        block: int | None = None,
+    ) -> Any:
         """The prediction that the loss sees: logits, or the denoised signal.
 
         Args:
@@ -389,7 +423,12 @@ class DiffusionBlocks(
             return ops.convert_to_numpy(result)
         return result
 
-    def predict_steps(self, x, batch_size=128, sampler=None):
+    def predict_steps(
+        self,
+        x: Any,
+        batch_size: int = 128,
+        sampler: samplers.Sampler | str | dict[str, Any] | None = None,
+    ) -> np.ndarray:
         """Predictions after every step of the chain.
 
         Args:
@@ -406,7 +445,9 @@ class DiffusionBlocks(
         steps = chain.predict(x, batch_size=batch_size, verbose=0)
         return np.moveaxis(steps, 1, 0)
 
-    def steps_model(self, sampler=None):
+    def steps_model(
+        self, sampler: samplers.Sampler | str | dict[str, Any] | None = None
+    ) -> keras.Model:
         """The model behind `predict_steps`, which compiles a new one each time.
 
         It holds as long as no layer is replaced, as `quantize` does.
@@ -419,7 +460,7 @@ class DiffusionBlocks(
         """
         return _Chain(self, samplers.get(sampler or self.sampler))
 
-    def last_calls(self):
+    def last_calls(self) -> dict[int, int]:
         """For each block, the number of its last step in the chain (dict)."""
         return loop.last_calls(self.sampler, self.partition)
 
@@ -456,12 +497,12 @@ class DiffusionBlocks(
         return hand_over(self.blocks, index, (x, y, None), 1.0, rows)
 
     @property
-    def sampler(self):
+    def sampler(self) -> samplers.Sampler:
         """`Sampler` of `predict`; set it to change how the chain runs."""
         return self._sampler
 
     @sampler.setter
-    def sampler(self, sampler):
+    def sampler(self, sampler: samplers.Sampler | str | dict[str, Any]) -> None:
         sampler = samplers.get(sampler)
         loop.plan(sampler, self.partition)  # raises now instead of in `predict`
         self._sampler = sampler
@@ -470,7 +511,7 @@ class DiffusionBlocks(
     def input_specs(self):
         return self.condition_spec()
 
-    def quantize(self, *args, **kwargs):
+    def quantize(self, *args: Any, **kwargs: Any) -> None:
         """`keras.Model.quantize`; see `Block.quantize`."""
         if not self.built:
             self.build()
@@ -482,7 +523,7 @@ class DiffusionBlocks(
     # The twins.
 
     @classmethod
-    def make_end_to_end(cls, **kwargs):
+    def make_end_to_end(cls, **kwargs: Any) -> keras.Model:
         """The end-to-end twin of the class, from its constructor's keywords.
 
         The twin is the same network trained by ordinary backpropagation, a
@@ -502,7 +543,7 @@ class DiffusionBlocks(
         """
         return self.make_twin(self.num_layers, "end_to_end")
 
-    def layer_matched(self):
+    def layer_matched(self) -> keras.Model:
         """The end-to-end twin that is only as deep as one block.
 
         At equal layer evaluations it takes as many steps as all blocks
@@ -511,7 +552,7 @@ class DiffusionBlocks(
         """
         return self.make_twin(max(self.layers_per_block), "layer_matched")
 
-    def make_twin(self, num_layers, name):
+    def make_twin(self, num_layers: int, name: str) -> keras.Model:
         """The twin with `num_layers` layers, of either kind."""
         if not self.generates_input():
             return twins.plain_twin(self, num_layers, name)
@@ -535,17 +576,23 @@ class DiffusionBlocks(
         file_format.check(config, cls.__name__)
         return super().from_config(file_format.without_version(config))
 
-    def load_block(self, path):
+    def load_block(self, path: os.PathLike | str) -> None:
         """Loads a saved block's weights into this model."""
         assembly.load_block(self, path)
 
     @classmethod
-    def from_blocks(cls, paths):
+    def from_blocks(cls, paths: Sequence[os.PathLike | str]) -> Self:
         """Makes the model from blocks that were saved one by one."""
         return assembly.from_blocks(cls, paths)
 
     @classmethod
-    def predict_from_blocks(cls, paths, x, batch_size=128, verbose=0):
+    def predict_from_blocks(
+        cls,
+        paths: Sequence[os.PathLike | str],
+        x: Any,
+        batch_size: int = 128,
+        verbose: int = 0,
+    ) -> np.ndarray:
         """`predict` from saved blocks, with one block in memory at a time.
 
         It is for networks whose weights do not fit the machine as a whole.
@@ -578,7 +625,9 @@ class DiffusionBlocks(
         )
 
     @classmethod
-    def layout_map(cls, mesh, axis="model"):
+    def layout_map(
+        cls, mesh: keras.distribution.DeviceMesh, axis: str = "model"
+    ) -> keras.distribution.LayoutMap:
         """`keras.distribution.LayoutMap` that divides the residual layers.
 
         Example, before the model is built:
@@ -598,7 +647,12 @@ class DiffusionBlocks(
         return layout.layout_map(mesh, axis)
 
     @classmethod
-    def from_preset(cls, preset, load_weights=None, **kwargs):
+    def from_preset(
+        cls,
+        preset: os.PathLike | str,
+        load_weights: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
         """Makes a model from a preset.
 
         Args:
@@ -622,7 +676,7 @@ class DiffusionBlocks(
         return presets.load(cls, preset, load_weights, **kwargs)
 
     @classmethod
-    def preset_blocks(cls, preset):
+    def preset_blocks(cls, preset: os.PathLike | str) -> list[str]:
         """Paths of a preset's blocks, for one block in memory at a time.
 
         Args:
@@ -644,8 +698,12 @@ class DiffusionBlocks(
         return presets.block_files(cls, preset)
 
     def save_to_preset(
-        self, folder, record=None, license=None, by_block=False
-    ):
+        self,
+        folder: os.PathLike | str,
+        record: os.PathLike | str | dict[str, Any] | None = None,
+        license: str | None = None,
+        by_block: bool = False,
+    ) -> None:
         """Writes config and weights to a folder that `from_preset` reads.
 
         Beside them a model card is written, a `README.md` as Hugging Face
@@ -664,7 +722,9 @@ class DiffusionBlocks(
         """
         presets.save(self, folder, record, license, by_block)
 
-    def summary(self, print_fn=print, **kwargs):
+    def summary(
+        self, print_fn: Callable[[str], Any] = print, **kwargs: Any
+    ) -> None:
         """Prints each block's layers, noise range, parameters and state."""
         print_fn(table.summary(self))
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import os
+from typing import Any
 
 import keras
 from keras import tree
@@ -28,18 +29,18 @@ class Exportable:
     `input_specs()`, which returns a tree of `keras.KerasTensor`, or None.
     """
 
-    def input_specs(self):
+    def input_specs(self) -> Any:
         """Specs of what the model's `call` takes."""
         raise NotImplementedError
 
     def export(
         self,
-        filepath,
-        format="tf_saved_model",
-        verbose=False,
-        input_signature=None,
-        **kwargs,
-    ):
+        filepath: os.PathLike | str,
+        format: str = "tf_saved_model",
+        verbose: bool = False,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
         """`keras.Model.export`, for serving without this project.
 
         The exported model computes what `predict` does. If its chain starts

@@ -1,5 +1,7 @@
 """Draws data from noise, with or without a condition."""
 
+from typing import Any
+
 import numpy as np
 from keras import ops, tree
 
@@ -17,17 +19,17 @@ class Generates:
 
     def generate(
         self,
-        condition=None,
-        num_samples=None,
-        num_steps=50,
-        guidance_scale=None,
-        sampler="euler",
-        grid=None,
-        seed=0,
-        batch_size=128,
-        return_trajectory=False,
-        verbose=0,
-    ):
+        condition: Any = None,
+        num_samples: int | None = None,
+        num_steps: int = 50,
+        guidance_scale: float | None = None,
+        sampler: samplers.Sampler | str = "euler",
+        grid: str | None = None,
+        seed: int = 0,
+        batch_size: int = 128,
+        return_trajectory: bool = False,
+        verbose: int = 0,
+    ) -> Any:
         """Samples of the clean signal, each from noise of its own.
 
         Args:
@@ -88,13 +90,18 @@ class Generates:
             trajectory,
         )
         samples = self.target.restore(np.concatenate(list(batches)))
-        if return_trajectory:
+        if trajectory is not None:
             return samples, trajectory.steps(len(visits))
         return samples
 
     def sampler_of(
-        self, sampler, num_steps, guidance_scale=None, grid=None, seed=0
-    ):
+        self,
+        sampler: samplers.Sampler | str,
+        num_steps: int,
+        guidance_scale: float | None = None,
+        grid: str | None = None,
+        seed: int = 0,
+    ) -> samplers.Sampler:
         """`samplers.Sampler` for the keywords of `generate`."""
         if not isinstance(sampler, str):
             return samplers.get(sampler)

@@ -1,6 +1,7 @@
 """The contract of a network, whose parts a subclass defines."""
 
 import abc
+from typing import Any
 
 import keras
 from keras import ops, tree
@@ -8,8 +9,14 @@ from keras import ops, tree
 from keras_dblocks.checks import check_array
 from keras_dblocks.contracts import Contract
 from keras_dblocks.diffusion.log_normal import LogNormalNoise
-from keras_dblocks.diffusion.preconditioning import EDMPreconditioning
+from keras_dblocks.diffusion.noise import Noise
+from keras_dblocks.diffusion.preconditioning import (
+    EDMPreconditioning,
+    Preconditioning,
+)
 from keras_dblocks.diffusion.samplers.euler import EulerSampler
+from keras_dblocks.diffusion.samplers.sampler import Sampler
+from keras_dblocks.diffusion.target import Target
 from keras_dblocks.layers import MovingAverage, NoiseEmbedding
 from keras_dblocks.models.parts import Shell
 
@@ -60,18 +67,25 @@ class Network(Contract):
             model and a block loaded into it may differ.
     """  # noqa: E501
 
-    ema_momentum = None
+    ema_momentum: float | None = None
     layers_keyword = "num_layers"
     remat_last = False
     keeps_shape = True
     default_hand_over = "signal"
     default_sharing = "all"
-    interchangeable = ("name", "seed", "sampler", "dtype", "overlap", "remat")
+    interchangeable: tuple[str, ...] = (
+        "name",
+        "seed",
+        "sampler",
+        "dtype",
+        "overlap",
+        "remat",
+    )
 
     # The parts.
 
     @abc.abstractmethod
-    def condition_spec(self):
+    def condition_spec(self) -> Any:
         """`keras.KerasTensor` of the condition, with batch size None.
 
         The result is a tree of them if `fit` takes several inputs, and None if
@@ -79,36 +93,36 @@ class Network(Contract):
         """
 
     @abc.abstractmethod
-    def make_target(self):
+    def make_target(self) -> Target:
         """`Target` of the clean signal, as `layers.LabelEmbedding`."""
 
     @abc.abstractmethod
-    def make_stem(self):
+    def make_stem(self) -> keras.layers.Layer:
         """Layer from the scaled noisy signal `(B, ...)` to the first state."""
 
     @abc.abstractmethod
-    def make_layer(self, index):
+    def make_layer(self, index: int) -> keras.layers.Layer:
         """Residual layer `index`, from 0 to `num_layers - 1`."""
 
-    def make_readout(self):
+    def make_readout(self) -> keras.layers.Layer:
         """Layer from the last state to the shape of the clean signal.
 
         It defaults to a layer norm, for states that have this shape.
         """
         return keras.layers.LayerNormalization(name="readout")
 
-    def make_head(self):
+    def make_head(self) -> keras.layers.Layer:
         """Layer from the denoised signal to the prediction the loss sees.
 
         By default the prediction is the denoised signal itself.
         """
         return keras.layers.Identity(dtype="float32", name="head")
 
-    def make_noise_embedding(self):
+    def make_noise_embedding(self) -> keras.layers.Layer:
         """Layer from `c_noise`, float32 `(B,)`, to `(B, noise_dim)`."""
         return NoiseEmbedding(64, name="noise_embedding")
 
-    def make_shell(self, target):
+    def make_shell(self, target: Target) -> Shell:
         """`Shell` of the four layers around the residual ones.
 
         Override it if one of these layers needs the weights of another.
@@ -123,7 +137,7 @@ class Network(Contract):
             head=self.make_head(),
         )
 
-    def make_average(self):
+    def make_average(self) -> MovingAverage | None:
         """`layers.MovingAverage` of the weights, or None for no averages."""
         if self.ema_momentum is None:
             return None
@@ -131,27 +145,27 @@ class Network(Contract):
 
     # The method.
 
-    def make_noise(self):
+    def make_noise(self) -> Noise:
         """`Noise`, by default the paper's log-normal distribution."""
         return LogNormalNoise()
 
-    def make_preconditioning(self):
+    def make_preconditioning(self) -> Preconditioning:
         """`Preconditioning`, by default EDM's with the paper's `sigma_data`."""
         return EDMPreconditioning()
 
-    def make_sampler(self):
+    def make_sampler(self) -> Sampler:
         """`Sampler` that `predict` uses if the constructor was given none."""
         if self.reference:
             return EulerSampler(grid="equal_mass", start="noise")
         return EulerSampler()
 
-    def default_loss_weighting(self):
+    def default_loss_weighting(self) -> str:
         """`"none"`, or the reference's weighting with `reference=True`."""
         return "batch_mean" if self.reference else "none"
 
     # The meaning of a batch.
 
-    def batch_spec(self):
+    def batch_spec(self) -> tuple:
         """Tuple of `keras.KerasTensor` of the arguments of `fit`."""
         spec = self.condition_spec()
         if spec is None:
@@ -159,7 +173,7 @@ class Network(Contract):
             return (keras.KerasTensor((None, *shape)),)
         return spec, keras.KerasTensor((None,), dtype="int32")
 
-    def split(self, x, y):
+    def split(self, x: Any, y: Any) -> tuple[Any, Any]:
         """`(clean, condition)` of a batch `(x, y)` as given to `fit`.
 
         `clean` is the input of the target. By default `y` is the clean signal
@@ -170,7 +184,7 @@ class Network(Contract):
             return x, None
         return y, self.condition_of(x)
 
-    def generates_input(self):
+    def generates_input(self) -> bool:
         """Whether the clean signal is `x`, so that there is no `y` to predict.
 
         The end-to-end twin is then the same network with one block.
@@ -178,11 +192,11 @@ class Network(Contract):
         own = type(self).split is not Network.split
         return own or self.condition_spec() is None
 
-    def condition_of(self, x):
+    def condition_of(self, x: Any) -> Any:
         """Condition for an input of `predict`, by default the input itself."""
         return x
 
-    def is_condition(self, x):
+    def is_condition(self, x: Any) -> bool:
         """Returns False for data that `predict` does not take.
 
         `evaluate` calls the model on the data of `fit`, for which a generative
@@ -190,15 +204,15 @@ class Network(Contract):
         """
         return self.condition_spec() is not None
 
-    def null_condition(self, condition):
+    def null_condition(self, condition: Any) -> Any:
         """Empty condition for guidance, which is zeros by default."""
         return tree.map_structure(ops.zeros_like, condition)
 
-    def batch_size_of(self, x):
+    def batch_size_of(self, x: Any) -> Any:
         """Number of examples in `x`, an int where it is known."""
         return ops.shape(tree.flatten(x)[0])[0]
 
-    def check_targets(self, x, y):
+    def check_targets(self, x: Any, y: Any) -> None:
         """Raises a ValueError if there is no target to learn from."""
         if self.condition_spec() is None and y is not None:
             raise ValueError(
@@ -211,7 +225,7 @@ class Network(Contract):
                 "Pass labels, `fit(x, y)`."
             )
 
-    def check_data(self, x, y=None):
+    def check_data(self, x: Any, y: Any = None) -> None:
         """Raises a ValueError for inputs or targets that do not fit."""
         spec = self.condition_spec()
         clean, condition = None, self.condition_of(x)

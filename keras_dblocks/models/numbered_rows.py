@@ -1,6 +1,7 @@
 """Numbers the rows of `predict` and `evaluate` across batches."""
 
 import contextlib
+from typing import Any
 
 from keras_dblocks import streams
 
@@ -14,9 +15,10 @@ class NumberedRows:
     rows are counted within the batch.
     """
 
-    phase = None  # "predict" or "evaluate" while that step is computed
+    # "predict" or "evaluate" while that step is computed
+    phase: str | None = None
 
-    def make_row_counter(self):
+    def make_row_counter(self) -> None:
         """Makes the variable that counts rows; call it in `build`."""
         self.first_row = self.add_weight(
             shape=(),
@@ -29,7 +31,7 @@ class NumberedRows:
     def counters(self):
         return [*super().counters(), self.first_row]
 
-    def row_numbers(self, batch_size, phase):
+    def row_numbers(self, batch_size: Any, phase: str) -> Any:
         """Numbers `(B,)` of a batch's rows; in `phase` it also counts them."""
         rows = streams.rows_of(batch_size)
         if self.phase is None:
@@ -55,19 +57,21 @@ class NumberedRows:
         with self._in_phase("evaluate"):
             return super().test_step(*args)
 
-    def predict(self, x, *args, **kwargs):
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         with self._counting_rows():
             return super().predict(x, *args, **kwargs)
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
+    def evaluate(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         with self._counting_rows():
             return super().evaluate(x, y, *args, **kwargs)
 
-    def predict_on_batch(self, x):
+    def predict_on_batch(self, x: Any) -> Any:
         with self._counting_rows():
             return super().predict_on_batch(x)
 
-    def test_on_batch(self, *args, **kwargs):
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         with self._counting_rows():
             return super().test_on_batch(*args, **kwargs)
 

@@ -1,5 +1,7 @@
 """Refuses bad data before the first step, or at the first bad batch."""
 
+from typing import Any
+
 import keras
 from keras import tree
 
@@ -22,13 +24,13 @@ class CheckedData(compat.KeptState):
     # Whether `fit` averages the gradients of several PyTorch processes.
     joins_processes = False
 
-    def check_targets(self, x, y):
+    def check_targets(self, x: Any, y: Any) -> None:
         """Raises a ValueError if there is no target to learn from."""
 
-    def check_data(self, x, y=None):
+    def check_data(self, x: Any, y: Any = None) -> None:
         """Raises a ValueError for data this model cannot be trained on."""
 
-    def own_callbacks(self, batches):
+    def own_callbacks(self, batches: Any) -> list[keras.callbacks.Callback]:
         """List of callbacks that every `fit` calls after the user's.
 
         Args:
@@ -36,7 +38,7 @@ class CheckedData(compat.KeptState):
         """
         return []
 
-    def input_specs(self):
+    def input_specs(self) -> Any:
         """`keras.KerasTensor` of an input, or a tree of them; None unknown."""
 
     def get_metrics_result(self):
@@ -55,21 +57,21 @@ class CheckedData(compat.KeptState):
 
     def fit(
         self,
-        x=None,
-        y=None,
-        batch_size=None,
-        epochs=1,
-        verbose="auto",
-        callbacks=None,
-        validation_split=0.0,
-        validation_data=None,
-        shuffle=True,
-        class_weight=None,
-        sample_weight=None,
-        initial_epoch=0,
-        steps_per_epoch=None,
-        **kwargs,
-    ):
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: int | str = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: dict[int, float] | None = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        **kwargs: Any,
+    ) -> keras.callbacks.History:
         """`keras.Model.fit` that checks whole arrays before the first step.
 
         Arrays are shuffled in an order that depends only on the seed and the
@@ -92,7 +94,7 @@ class CheckedData(compat.KeptState):
         if is_arrays(arrays[0]):
             if validation_split and validation_data is None:
                 arrays, validation_data = _split(arrays, validation_split)
-            x = ArrayBatches(
+            x = ArrayBatches(  # type: ignore[call-arg]  # arrays: three
                 self, *arrays, batch_size or 32, shuffle, steps_per_epoch
             )
             y = sample_weight = batch_size = steps_per_epoch = None
@@ -129,13 +131,17 @@ class CheckedData(compat.KeptState):
                 **kwargs,
             )
 
-    def train_on_batch(self, x, y=None, sample_weight=None, **kwargs):
+    def train_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, **kwargs: Any
+    ) -> Any:
         """`keras.Model.train_on_batch` that checks the arrays first."""
         arrays = as_arrays((x, y, sample_weight))
         self._check_arrays(*arrays)
         return super().train_on_batch(*arrays, **kwargs)
 
-    def evaluate(self, x=None, y=None, *args, **kwargs):
+    def evaluate(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
         """`keras.Model.evaluate` that checks arrays first."""
         self._check_compiled()
         x, y = as_arrays((x, y))
@@ -149,7 +155,7 @@ class CheckedData(compat.KeptState):
             found = processes.mean_logs(found)
         return found
 
-    def predict(self, x, *args, **kwargs):
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.predict` that checks arrays first."""
         x = as_arrays(x)
         if is_arrays(x):
@@ -158,7 +164,9 @@ class CheckedData(compat.KeptState):
         with own_errors(x):
             return super().predict(x, *args, **kwargs)
 
-    def check_batch(self, data, number, inputs_only=False):
+    def check_batch(
+        self, data: Any, number: int, inputs_only: bool = False
+    ) -> None:
         """Refuses a bad batch of a dataset.
 
         Its numbers are checked if they lie in host memory, since a transfer
@@ -184,7 +192,7 @@ class CheckedData(compat.KeptState):
     def _check_inputs(self, data, number):
         self.check_batch(data, number, inputs_only=True)
 
-    def check_structure(self, x, y):
+    def check_structure(self, x: Any, y: Any) -> None:
         """Refuses a batch that is no pair of inputs and targets."""
         spec = self.input_specs()
         if isinstance(x, dict) and not isinstance(spec, dict) and y is None:
@@ -220,7 +228,7 @@ class CheckedData(compat.KeptState):
             self.check_data(x, y)
             self.check_rows(x, y, sample_weight)
 
-    def check_rows(self, x, y, sample_weight):
+    def check_rows(self, x: Any, y: Any, sample_weight: Any) -> None:
         """Refuses arrays whose rows are not those of the others."""
         check_rows(x, y, sample_weight)
 

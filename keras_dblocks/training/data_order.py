@@ -16,7 +16,7 @@ class ResumableOrder:
     `training_step()`, the number of steps taken so far, and `seed`.
     """
 
-    def track_progress(self):
+    def track_progress(self) -> None:
         """Makes two variables saved with the model; call it in `build`.
 
         They hold the first step of the current epoch and that of the current
@@ -34,11 +34,11 @@ class ResumableOrder:
             for name in ("epoch_start", "fit_start")
         )
 
-    def counters(self):
+    def counters(self) -> list[keras.Variable]:
         """Variables that are not weights but count steps and rows."""
         return [self.epoch_start, self.fit_start]
 
-    def training_step(self):
+    def training_step(self) -> int:
         """Number of training steps taken so far (int)."""
         raise NotImplementedError
 

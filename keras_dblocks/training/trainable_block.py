@@ -1,6 +1,9 @@
 """The contract between the training steps and a block."""
 
 import abc
+from typing import Any
+
+import keras
 
 from keras_dblocks.contracts import Contract
 
@@ -29,7 +32,7 @@ class TrainableBlock(Contract):
     """
 
     @abc.abstractmethod
-    def loss_constants(self, as_only_block=False):
+    def loss_constants(self, as_only_block: bool = False) -> Any:
         """Numbers that `training_loss` needs: a tree of numpy arrays.
 
         Args:
@@ -38,11 +41,11 @@ class TrainableBlock(Contract):
         """
 
     @abc.abstractmethod
-    def hand_over_constants(self):
+    def hand_over_constants(self) -> Any:
         """Numbers that `begin_hand_over` and `pass_on` need, a similar tree."""
 
     @abc.abstractmethod
-    def training_loss(self, data, handed, constants):
+    def training_loss(self, data: tuple, handed: Any, constants: Any) -> Any:
         """Loss of a batch.
 
         Args:
@@ -56,7 +59,9 @@ class TrainableBlock(Contract):
         """
 
     @abc.abstractmethod
-    def begin_hand_over(self, data, share, constants, rows=None):
+    def begin_hand_over(
+        self, data: tuple, share: float, constants: Any, rows: Any = None
+    ) -> tuple[Any, Any] | None:
         """State that the first block is handed, for a share of a batch.
 
         Args:
@@ -73,7 +78,7 @@ class TrainableBlock(Contract):
         """
 
     @abc.abstractmethod
-    def pass_on(self, state, context, constants):
+    def pass_on(self, state: Any, context: Any, constants: Any) -> Any:
         """The state after this block, whose variables must not change.
 
         Args:
@@ -85,27 +90,27 @@ class TrainableBlock(Contract):
             Tree of tensors like `state`.
         """
 
-    def hand_over_is_drawn(self):
+    def hand_over_is_drawn(self) -> bool:
         """Whether `begin_hand_over` begins with random numbers (bool)."""
         return False
 
     @abc.abstractmethod
-    def copied_variables(self):
+    def copied_variables(self) -> list[keras.Variable]:
         """Variables whose values a block that starts as a copy of it gets.
 
         They stand in the same order in every block (list).
         """
 
     @abc.abstractmethod
-    def was_trained(self):
+    def was_trained(self) -> bool:
         """Whether the block has taken a training step (bool)."""
 
-    def results(self):
+    def results(self) -> dict[str, Any]:
         """Metrics that `training_loss` has updated, for the logs, by name."""
         return {}
 
     @abc.abstractmethod
-    def batch_weight(self, data):
+    def batch_weight(self, data: tuple) -> Any:
         """How much a batch counts in a mean over batches: its rows.
 
         It is a number, or a tensor where the number is unknown.

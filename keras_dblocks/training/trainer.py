@@ -1,7 +1,10 @@
 """Trains all blocks with one `fit`; the gradient step is the backend's."""
 
 import importlib
+import os
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -48,29 +51,29 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
     default_curriculum = "sampled"
 
     offload, offload_parameters = None, False  # until `compile` sets them
-    stored_hand_overs = None
+    stored_hand_overs: StoredHandOvers | None = None
     _built_in = None
-    _block_logs = None  # the latest losses by name, while there are any
+    _block_logs: Any = None  # the latest losses by name, while there are any
 
     def compile(
         self,
-        optimizer="adamw",
-        loss=None,
-        metrics=None,
-        weighted_metrics=None,
-        on_policy="auto",
-        block_order="uniform",
-        run_eagerly=False,
-        steps_per_execution=1,
-        jit_compile="auto",
-        offload=None,
-        offload_parameters=False,
-        steps_per_visit=1,
-        curriculum="auto",
-        curriculum_steps=None,
-        store_hand_overs=None,
-        **of_keras,
-    ):
+        optimizer: str | keras.optimizers.Optimizer = "adamw",
+        loss: Any = None,
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        on_policy: float | str = "auto",
+        block_order: int | str | Sequence[float] = "uniform",
+        run_eagerly: bool = False,
+        steps_per_execution: int = 1,
+        jit_compile: bool | str = "auto",
+        offload: str | None = None,
+        offload_parameters: bool = False,
+        steps_per_visit: int = 1,
+        curriculum: str | Sequence[curricula.Phase] = "auto",
+        curriculum_steps: int | None = None,
+        store_hand_overs: os.PathLike | str | None = None,
+        **of_keras: Any,
+    ) -> None:
         """Configures training.
 
         Args:
@@ -152,7 +155,8 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             if store_hand_overs is None
             else StoredHandOvers(self, store_hand_overs)
         )
-        self._next_step = None  # for `train_on_batch`; `fit` sets it anew
+        # For `train_on_batch`; `fit` sets it anew.
+        self._next_step: Any = None
         template = keras.optimizers.get(optimizer)
         refuse_optimizer(template)
         plain = {
@@ -188,7 +192,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             **plain,
         )
 
-    def check_compile(self, loss, of_keras):
+    def check_compile(self, loss: Any, of_keras: dict[str, Any]) -> None:
         """Refuses a loss, and settings of Keras that blocks have no use for.
 
         Args:
@@ -299,7 +303,11 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         count = self.num_blocks
         return BlockOptimizers(optimizers, groups, clip, count), schedules
 
-    def own_schedule(self, schedule, block):
+    def own_schedule(
+        self,
+        schedule: keras.optimizers.schedules.LearningRateSchedule,
+        block: int | None,
+    ) -> keras.optimizers.schedules.LearningRateSchedule:
         """A schedule that `compile` got, in the steps of one optimizer.
 
         Args:
@@ -316,7 +324,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         shared = self.shared_variables()
         return [*self.own_variables(), *([shared] if shared else [])]
 
-    def block_optimizer(self, index):
+    def block_optimizer(self, index: int) -> BlockOptimizers:
         """The optimizers of block `index` and of shared variables, as one."""
         whole, groups = self.optimizer, self._groups
         chosen = [index, *range(self.num_blocks, len(groups))]
@@ -326,7 +334,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             whole.joint_clipnorm,
         )
 
-    def blocks_that_train(self):
+    def blocks_that_train(self) -> list[int]:
         """Numbers of the blocks that have something to train (list)."""
         return [b.index for b in self.blocks if b.trainable_variables]
 
@@ -340,16 +348,18 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         deserialize = keras.saving.deserialize_keras_object
         self.compile(**{k: deserialize(v) for k, v in config.items()})
 
-    def training_step(self):
+    def training_step(self) -> int:
         """Number of steps taken, of which each steps one block's optimizer."""
         return sum(int(count) for count in self.step_counts())
 
-    def step_counts(self):
+    def step_counts(self) -> list[keras.Variable]:
         """Variables that count the steps of each block."""
         optimizers = self.optimizer.parts[: self.num_blocks]
         return [compat.iterations(optimizer) for optimizer in optimizers]
 
-    def fit(self, x=None, y=None, *args, **kwargs):
+    def fit(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> keras.callbacks.History:
         """`keras.Model.fit` that trains one block with each batch.
 
         See `CheckedData.fit` for what differs from Keras. In the logs a block
@@ -382,7 +392,9 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
                 stacklevel=3,
             )
 
-    def train_one(self, data, read_step, *state):
+    def train_one(
+        self, data: tuple, read_step: Callable[[], int], *state: Any
+    ) -> dict[str, Any]:
         """Trains the block whose turn it is on one batch.
 
         Args:
@@ -410,7 +422,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         step, stored = self._steps[key], {}
         if self._stores(number, *key):
             turn = index, self.curriculum_run.number(number)
-            stored["handed"] = self.stored_hand_overs.of_step(
+            stored["handed"] = self.stored_hand_overs.of_step(  # type: ignore[union-attr]
                 turn, number, step, data, state
             )
         self._block_logs.update(step(data, *state, **stored))
@@ -425,7 +437,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
             return is_integer(self.block_order.order)
         return phase.block == index
 
-    def block_of(self, step):
+    def block_of(self, step: int) -> int:
         """Number of the block that step `step` trains, both counted from 0."""
         return self._turn(step)[0]
 
@@ -448,13 +460,13 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
     def own_callbacks(self, batches):
         return [*super().own_callbacks(batches), CurriculumCallback(batches)]
 
-    def begin_curriculum(self, epochs, steps):
+    def begin_curriculum(self, epochs: int | None, steps: int | None) -> None:
         """Called when `fit` begins, after a backup was restored."""
         processes.begin_fit(self, epochs, steps)
         if self.curriculum_run.begin(epochs, steps):
             self.make_train_function(force=True)
 
-    def end_curriculum(self):
+    def end_curriculum(self) -> None:
         """Called when `fit` ends, perhaps before the curriculum does."""
         step = self.training_step()
         for copy in self.curriculum_run.copies_at_the_end(step):
@@ -462,7 +474,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
                 # A copy: on JAX, the next step donates its buffers.
                 mine.assign(np.array(ops.convert_to_numpy(its)))
 
-    def track_progress(self):
+    def track_progress(self) -> None:
         """Also remembers the blocks' last losses, for the logs."""
         super().track_progress()
         self.last_losses = self.add_weight(
@@ -484,21 +496,21 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         counted = self.last_losses, self.curriculum_length
         return [*super().counters(), *counted]
 
-    def upcoming_block(self):
+    def upcoming_block(self) -> int:
         """Block of the step after the current one."""
         return self.block_of(self._next_step)
 
-    def bring_home(self):
+    def bring_home(self) -> None:
         """Puts offloaded parameters back into device memory."""
         if self.offload_parameters:
             _import_step("_offload").bring_home(self)
 
-    def jax_state_sync(self):
+    def jax_state_sync(self) -> None:
         """Keras calls it on JAX before variables are read."""
         self.bring_home()
         super().jax_state_sync()
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> Any:
         """PyTorch's `train`; `eval()`, which Keras calls, is `train(False)`."""
         if not mode:
             self.bring_home()
@@ -510,7 +522,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
         self._steps = {}  # filled when a block is drawn for the first time
         self.train_function = _import_step().make_train_function(self)
 
-    def loss_trackers(self, index):
+    def loss_trackers(self, index: int) -> tuple:
         """Running means that a step of block `index` updates."""
         return compat.loss_tracker(self), self.block_losses[index]
 

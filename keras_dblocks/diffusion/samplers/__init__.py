@@ -1,5 +1,7 @@
 """Samplers, which run the blocks from the start noise to the answer."""
 
+from typing import Any
+
 import keras
 
 from keras_dblocks.diffusion.samplers.euler import EulerSampler, euler_step
@@ -39,7 +41,7 @@ __all__ = [
 ]
 
 
-def get(identifier, **kwargs):
+def get(identifier: Sampler | str | dict[str, Any], **kwargs: Any) -> Sampler:
     """Returns the sampler for a `Sampler`, a name, or a dict.
 
     Args:

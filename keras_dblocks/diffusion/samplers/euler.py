@@ -1,13 +1,14 @@
 """Euler's method."""
 
 import dataclasses
+from typing import Any
 
 import keras
 
-from keras_dblocks.diffusion.samplers.sampler import GaussianSampler
+from keras_dblocks.diffusion.samplers.sampler import Draws, GaussianSampler
 
 
-def euler_step(noisy, denoised, level, following):
+def euler_step(noisy: Any, denoised: Any, level: Any, following: Any) -> Any:
     """`z' = (s' / s) z + (1 - s' / s) D` (EDM, Algorithm 1 without churn).
 
     The paper's Equations 3 to 5 have the sign the wrong way round
@@ -36,9 +37,11 @@ class EulerSampler(GaussianSampler):
     ```
     """
 
-    def calls(self, levels):
+    def calls(self, levels: list[float]) -> dict[str, list[float]]:
         return {"level": levels[:-1], "following": levels[1:]}
 
-    def step(self, state, denoised, call, draws):
+    def step(
+        self, state: tuple, denoised: Any, call: dict[str, Any], draws: Draws
+    ) -> tuple:
         (noisy,) = state
         return (euler_step(noisy, denoised, call["level"], call["following"]),)

@@ -2,10 +2,17 @@
 
 import numpy as np
 
+from keras_dblocks.diffusion.partition import Partition
+
 GRIDS = ("upper_edges", "equal_mass", "karras")
 
 
-def noise_levels(partition, num_steps, grid="upper_edges", rho=7.0):
+def noise_levels(
+    partition: Partition,
+    num_steps: int,
+    grid: str = "upper_edges",
+    rho: float = 7.0,
+) -> np.ndarray:
     """Descending noise levels, at each of which the denoiser is called once.
 
     Args:
@@ -55,7 +62,7 @@ def noise_levels(partition, num_steps, grid="upper_edges", rho=7.0):
             f"Received: num_steps={num_steps} for {blocks} blocks. "
             f"Use at least {blocks} steps."
         )
-    levels = []
+    levels: list[float] = []
     for block in range(blocks):
         steps = num_steps // blocks + (block < num_steps % blocks)
         low, high = partition.probability_range(block, overlap=False)

@@ -1,12 +1,14 @@
 """Heun's method, EDM's second-order sampler."""
 
 import dataclasses
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_dblocks.diffusion.samplers.euler import euler_step
 from keras_dblocks.diffusion.samplers.sampler import (
+    Draws,
     GaussianSampler,
     as_columns,
 )
@@ -34,7 +36,7 @@ class HeunSampler(GaussianSampler):
      - [EDM](https://arxiv.org/abs/2206.00364), Algorithm 1
     """
 
-    def calls(self, levels):
+    def calls(self, levels: list[float]) -> dict[str, list[float]]:
         rows = []
         for level, following in zip(levels, levels[1:], strict=False):
             step = {"start": level, "end": following}
@@ -43,12 +45,14 @@ class HeunSampler(GaussianSampler):
                 rows.append({**step, "level": following, "corrects": 1.0})
         return as_columns(rows)
 
-    def initial(self, noisy):
+    def initial(self, noisy: Any) -> tuple:
         # The noisy signal, then where the current step began and the slope
         # there.
         return noisy, ops.zeros_like(noisy), ops.zeros_like(noisy)
 
-    def step(self, state, denoised, call, draws):
+    def step(
+        self, state: tuple, denoised: Any, call: dict[str, Any], draws: Draws
+    ) -> tuple:
         noisy, beginning, first_slope = state
         slope = (noisy - denoised) / call["level"]  # lines 4 and 7
         length = call["end"] - call["start"]

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from keras import ops
 
 from keras_dblocks import streams
-from keras_dblocks.diffusion.samplers.sampler import Draws
+from keras_dblocks.diffusion.partition import Partition
+from keras_dblocks.diffusion.samplers.sampler import Draws, Sampler
 
 
 class Visit(NamedTuple):
@@ -29,21 +30,22 @@ class Visit(NamedTuple):
     block: int
     calls: dict
 
-    def split(self):
+    def split(self) -> list["Visit"]:
         """List of visits with one call each."""
         rows = zip(*self.calls.values(), strict=True)
-        rows = [dict(zip(self.calls, row, strict=True)) for row in rows]
+        calls = [dict(zip(self.calls, row, strict=True)) for row in rows]
         return [
-            Visit(self.block, {k: (v,) for k, v in row.items()}) for row in rows
+            Visit(self.block, {k: (v,) for k, v in call.items()})
+            for call in calls
         ]
 
     @property
-    def num_calls(self):
+    def num_calls(self) -> int:
         """Number of calls (int)."""
         return len(self.calls["level"])
 
 
-def plan(sampler, partition):
+def plan(sampler: Sampler, partition: Partition) -> list[Visit]:
     """Lists the visits to blocks that a sampler makes, as `Visit`.
 
     It warns when a block would not be called.

@@ -2,14 +2,17 @@
 
 import abc
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dblocks import streams
 from keras_dblocks.checks import is_integer
 from keras_dblocks.contracts import Contract
+from keras_dblocks.diffusion.partition import Partition
 from keras_dblocks.diffusion.samplers.grid import GRIDS, noise_levels
 
 
@@ -35,11 +38,11 @@ class Draws(NamedTuple):
     rows: object
     step: object
 
-    def normal(self, shape):
+    def normal(self, shape: tuple[int, ...]) -> Any:
         """Standard normal numbers, float32 `(B, *shape)`."""
         return self.stream.normal(self.rows, shape, self.step)
 
-    def uniform(self, shape):
+    def uniform(self, shape: tuple[int, ...]) -> Any:
         """Uniform numbers in [0, 1), float32 `(B, *shape)`."""
         return self.stream.uniform(self.rows, shape, self.step)
 
@@ -110,9 +113,10 @@ class Sampler(Contract):
     seed: int = dataclasses.field(default=0, kw_only=True)
 
     starts_from_noise = True
+    # No field, and so without a type: a field of this name keeps its place.
     guidance_scale = None
     skips_blocks = False
-    planned_fields = ("num_steps", "seed")
+    planned_fields: ClassVar[tuple[str, ...]] = ("num_steps", "seed")
 
     def __post_init__(self):
         for name in ("num_steps", "seed"):
@@ -127,7 +131,7 @@ class Sampler(Contract):
                 )
 
     @abc.abstractmethod
-    def levels(self, partition):
+    def levels(self, partition: Partition) -> Sequence[float] | np.ndarray:
         """Descending noise levels, one for each step.
 
         Args:
@@ -138,7 +142,7 @@ class Sampler(Contract):
         """
 
     @abc.abstractmethod
-    def calls(self, levels):
+    def calls(self, levels: list[float]) -> dict[str, list[float]]:
         """Calls of the denoiser that the steps take.
 
         Args:
@@ -150,7 +154,7 @@ class Sampler(Contract):
             `step` needs to know about the call.
         """
 
-    def initial(self, noisy):
+    def initial(self, noisy: Any) -> tuple:
         """State before the first call, a tuple that begins with `noisy`.
 
         Args:
@@ -162,7 +166,9 @@ class Sampler(Contract):
         return (noisy,)
 
     @abc.abstractmethod
-    def step(self, state, denoised, call, draws):
+    def step(
+        self, state: tuple, denoised: Any, call: dict[str, Any], draws: Draws
+    ) -> tuple:
         """State after a call of the denoiser.
 
         Args:
@@ -176,7 +182,7 @@ class Sampler(Contract):
             Tuple like `state`.
         """
 
-    def result(self, state, prediction):
+    def result(self, state: tuple, prediction: Any) -> Any:
         """What the loop returns for a call.
 
         Args:
@@ -185,21 +191,23 @@ class Sampler(Contract):
         """
         return prediction
 
-    def no_result(self, state, prediction_shape):
+    def no_result(self, state: tuple, prediction_shape: tuple[int, ...]) -> Any:
         """Placeholder for `result` before any call, of its shape and dtype."""
         shape = (ops.shape(state[0])[0], *prediction_shape)
         return ops.zeros(shape, dtype="float32")
 
-    def compiled_part(self):
+    def compiled_part(self) -> Self:
         """The sampler with all `planned_fields` at their defaults.
 
         It stands for what a compiled visit depends on.
         """
-        fields = {f.name: f.default for f in dataclasses.fields(self)}
+        fields: dict[str, Any] = {
+            f.name: f.default for f in dataclasses.fields(self)
+        }
         planned = {name: fields[name] for name in self.planned_fields}
         return dataclasses.replace(self, **planned)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """Returns the fields, for saving."""
         return {
             field.name: getattr(self, field.name)
@@ -207,7 +215,7 @@ class Sampler(Contract):
         }
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Makes the sampler from what `get_config` returned."""
         return cls(**config)
 
@@ -249,7 +257,7 @@ class GaussianSampler(Sampler):
 
     grid: str = "upper_edges"
     start: str = "zero"
-    guidance_scale: float | None = None
+    guidance_scale: float | None = None  # type: ignore[assignment]
     rho: float = 7.0
 
     planned_fields = (*Sampler.planned_fields, "grid", "start", "rho")
@@ -268,10 +276,10 @@ class GaussianSampler(Sampler):
             )
 
     @property
-    def starts_from_noise(self):
+    def starts_from_noise(self) -> bool:  # type: ignore[override]
         return self.start == "noise"
 
-    def levels(self, partition):
+    def levels(self, partition: Partition) -> np.ndarray:
         steps = self.num_steps or partition.num_blocks
         return noise_levels(partition, steps, self.grid, self.rho)
 
@@ -281,7 +289,7 @@ def as_columns(rows):
     return {key: [float(row[key]) for row in rows] for key in rows[0]}
 
 
-def serialize(sampler):
+def serialize(sampler: Sampler) -> dict[str, Any]:
     """Config of a registered sampler, which `get` takes.
 
     Raises:

@@ -2,11 +2,12 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import keras
 
 from keras_dblocks.diffusion.samplers.heun import HeunSampler
-from keras_dblocks.diffusion.samplers.sampler import as_columns
+from keras_dblocks.diffusion.samplers.sampler import Draws, as_columns
 
 
 @keras.saving.register_keras_serializable(package="keras_dblocks")
@@ -59,7 +60,7 @@ class StochasticSampler(HeunSampler):
                 f"Received: churn={self.churn}. EDM uses 30 to 80, 0 for none."
             )
 
-    def calls(self, levels):
+    def calls(self, levels: list[float]) -> dict[str, list[float]]:
         low, high = self.churn_range
         gamma = min(self.churn / (len(levels) - 1), math.sqrt(2) - 1)
         raised = [
@@ -79,7 +80,9 @@ class StochasticSampler(HeunSampler):
                 rows.append({**step, "level": following, "corrects": 1.0})
         return as_columns(rows)
 
-    def step(self, state, denoised, call, draws):
+    def step(
+        self, state: tuple, denoised: Any, call: dict[str, Any], draws: Draws
+    ) -> tuple:
         noisy, *rest = super().step(state, denoised, call, draws)
         noisy = noisy + call["spread"] * draws.normal(noisy.shape[1:])
         return noisy, *rest

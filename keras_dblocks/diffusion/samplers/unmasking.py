@@ -1,6 +1,7 @@
 """Sampler of masked diffusion, which reveals masks step by step."""
 
 import dataclasses
+from typing import Any
 
 import keras
 import numpy as np
@@ -8,7 +9,8 @@ from keras import ops
 
 from keras_dblocks.checks import check_integer, check_share
 from keras_dblocks.diffusion.masking import MaskingSchedule
-from keras_dblocks.diffusion.samplers.sampler import Sampler
+from keras_dblocks.diffusion.partition import Partition
+from keras_dblocks.diffusion.samplers.sampler import Draws, Sampler
 from keras_dblocks.diffusion.samplers.tokens import (
     HIDDEN,
     check_drawing,
@@ -80,33 +82,35 @@ class UnmaskingSampler(Sampler):
         MaskingSchedule(self.schedule)  # refuses an unknown name
 
     @property
-    def skips_blocks(self):
+    def skips_blocks(self) -> bool:  # type: ignore[override]
         """True with a prompt, which may leave the first blocks no work."""
         return self.masked < 1
 
-    def times(self, num_steps):
+    def times(self, num_steps: int) -> np.ndarray:
         """Descending times `(num_steps + 1,)`, from 1 to 0."""
         share = np.linspace(0.0, 1.0, num_steps + 1)
         if self.grid == "cosine":
             return np.cos(np.pi / 2 * share).clip(0.0, 1.0)
         return 1.0 - share
 
-    def levels(self, partition):
+    def levels(self, partition: Partition) -> np.ndarray:
         times = self.times(self.num_steps or partition.num_blocks)[:-1]
         level = 1.0 - MaskingSchedule(self.schedule).alpha(times)
         return np.maximum(self.masked * level, partition.noise.minimum)
 
-    def calls(self, levels):
+    def calls(self, levels: list[float]) -> dict[str, list[float]]:
         times = self.times(len(levels) - 1)
         alpha = MaskingSchedule(self.schedule).alpha(times)
         reveal = np.diff(alpha) / (1.0 - alpha[:-1])
         reveal[-1] = 1.0  # also the masks that epsilon would leave
         return {"level": levels[:-1], "reveal": reveal.tolist()}
 
-    def initial(self, noisy):
+    def initial(self, noisy: Any) -> tuple:
         return (ops.cast(noisy, "int32"),)
 
-    def step(self, state, denoised, call, draws):
+    def step(
+        self, state: tuple, denoised: Any, call: dict[str, Any], draws: Draws
+    ) -> tuple:
         (tokens,) = state  # (B, T)
         uniform = draws.uniform((tokens.shape[1], 2))
         drawn, confidence = self._draw(denoised, uniform[..., 0])
@@ -135,9 +139,9 @@ class UnmaskingSampler(Sampler):
         confidence = ops.take_along_axis(log_probability, place, axis=-1)
         return drawn, ops.squeeze(confidence, -1)
 
-    def result(self, state, prediction):
+    def result(self, state: tuple, prediction: Any) -> Any:
         """Returns the tokens revealed so far."""
         return state[0]
 
-    def no_result(self, state, prediction_shape):
+    def no_result(self, state: tuple, prediction_shape: tuple[int, ...]) -> Any:
         return state[0]
