@@ -43,19 +43,19 @@ def load(cls, preset, load_weights=None, **kwargs):
                 f"out, and train it: `{named['command']}`."
             )
         return cls(**{**named["config"], **kwargs})
-    network = read_config(cls, folder)
-    model = cls.from_config({**network.get_config(), **kwargs})
+    config = read_config(cls, folder).get_config()
+    if {"num_layers", "num_blocks"} & set(kwargs):
+        config["layers_per_block"] = None  # equal ones, if not in `kwargs`
+    model = cls.from_config({**config, **kwargs})
     if load_weights is False:
         return model
-    _check_fits(network, model, preset)
     path = os.path.join(folder, WEIGHTS_FILE)
     if os.path.exists(path):
         model.build()
         model.load_weights(path)
-    else:
-        files = _block_files(folder, model.num_blocks)
-        assembly.load_blocks(model, files)
-    return model
+        return model
+    stored = assembly.from_blocks(cls, block_files(cls, preset))
+    return _with_weights_of(stored, model, preset) if kwargs else stored
 
 
 def read_config(cls, folder):
@@ -107,22 +107,19 @@ def _block_files(folder, num_blocks):
     ]
 
 
-def _check_fits(network, model, preset):
-    """Refuses keywords that ask for another network than the weights'."""
-    free = network.interchangeable
-    wanted, came = network.get_config(), model.get_config()
-    changed = sorted(
-        name
-        for name in wanted
-        if name not in free and wanted[name] != came.get(name)
-    )
-    if changed:
-        asked = ", ".join(f"{name}={came.get(name)!r}" for name in changed)
+def _with_weights_of(stored, model, preset):
+    """`model`, made with keywords of a user's, with the weights of `stored`."""
+    model.build()
+    shapes = [[tuple(v.shape) for v in m.weights] for m in (stored, model)]
+    if shapes[0] != shapes[1]:
         raise ValueError(
-            "Trained weights need the network that they were trained in. "
-            f"Received: {preset!r} with {asked}. Leave this out, or pass "
-            "`load_weights=False` for fresh weights."
+            "Trained weights need layers of the sizes they were trained in. "
+            f"Received: {preset!r} with keywords that change them. Leave these "
+            "out, or pass `load_weights=False` for fresh weights."
         )
+    for variable, value in zip(model.weights, stored.weights, strict=True):
+        variable.assign(value)
+    return model
 
 
 def save(model, folder, record=None, license=None, by_block=False):

@@ -75,27 +75,16 @@ def from_blocks(cls, paths):
             f"Received: blocks of a {type(network).__name__}. "
             f"Use `{type(network).__name__}.from_blocks`."
         )
-    model = type(network).from_config(network.get_config())
-    _fill(model, blocks, paths)
-    return model
-
-
-def load_blocks(model, paths):
-    """Copies one file per block into `model`, which is built if need be."""
-    _fill(model, [read_block(path) for path in paths], paths)
-
-
-def _fill(model, blocks, paths):
     for block, path in zip(blocks, paths, strict=True):
-        check_same_network(model, network_of(block), path)
+        check_same_network(network, network_of(block), path)
     found = sorted(block.index for block in blocks)
-    if found != list(range(model.num_blocks)):
+    if found != list(range(network.num_blocks)):
         raise ValueError(
-            f"One file per block is needed, 0 to {model.num_blocks - 1}. "
+            f"One file per block is needed, 0 to {network.num_blocks - 1}. "
             f"Received: files of blocks {found}. Add or drop files."
         )
-    if not model.built:
-        model.build()
+    model = type(network).from_config(network.get_config())
+    model.build()
     first = blocks[0]
     for block, path in zip(blocks, paths, strict=True):
         mine = model.blocks[block.index]
@@ -109,6 +98,7 @@ def _fill(model, blocks, paths):
         weights = model.blocks[block.index].weights
         for variable, value in zip(weights, block.weights, strict=True):
             variable.assign(value)
+    return model
 
 
 def _shared_positions(model, block):
