@@ -26,8 +26,9 @@ PRESETS = {
     "ar_austen_tiny": {
         "description": "six novels in 27 symbols; half an hour on two cores",
         "config": {**_SMALL, "hidden_dim": 48, "vocabulary_size": 27},
-        "training": {**TEXT, "data": "austen.txt", "epochs": 5},
-        "expected": "not measured",
+        "training": {**TEXT, "data": "austen.txt"},
+        "expected": "1.243 nats per character (one seed; its weights come with "
+        "the package)",
     },
     "ar_austen": {
         "description": "six novels; a GPU, or a day on two cores",
