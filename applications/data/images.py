@@ -73,6 +73,7 @@ def load_images(name_or_path, size=None, data_dir=None):
     | `"cifar10"`, `"cifar100"` | 32x32x3, 50,000 + 10,000 | TFDS |
     | `"tiny_imagenet"` | 64x64x3, 100,000 + 10,000 | unpacked archive |
     | `"some.npz"` | uint8, keys x_train, y_train, x_test, y_test | file |
+    | `"some/folder"` | one folder per class, see `sources` | folder |
     | `"some/tiny-imagenet-200"` | as `"tiny_imagenet"` | folder |
 
     TFDS is tensorflow-datasets. It needs TensorFlow once, to prepare a set

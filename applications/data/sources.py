@@ -186,6 +186,91 @@ def read_tiny_imagenet(name, data_dir):
 
 
 def read_image_folder(path):
+    """Reads a folder of images, which has one of three layouts.
+
+    | files | test split |
+    |---|---|
+    | `<class>/*.png` | every fifth image of a class, in the order of names |
+    | `train/<class>/*.png` | `test/<class>/*.png`, or `val` for `test` |
+    | those of tiny-imagenet-200 | its `val` |
+
+    Classes are numbered in the order of their names. The images are of one
+    size, PNG, JPEG or what else pillow reads by the ending of its name.
+    """
+    if (path / "wnids.txt").is_file():
+        return _read_tiny_imagenet(path)
+    if not (path / "train").is_dir():
+        files = _by_class(path)
+        train, test = {}, {}
+        for name, images in files.items():
+            test[name] = images[4::5]
+            train[name] = [f for i, f in enumerate(images) if i % 5 != 4]
+    else:
+        name = next((n for n in ("test", "val") if (path / n).is_dir()), None)
+        train = _by_class(path / "train")
+        test = {} if name is None else _by_class(path / name)
+    if not any(test.values()) or not set(test) <= set(train):
+        raise ValueError(
+            "A folder of images has one folder per class, of five images or "
+            "more, or such folders in train/ and test/. Received: "
+            f"{path} with classes {sorted(train)[:9]} to train on and "
+            f"{sorted(test)[:9]} to test on. Move the images, or save them as "
+            "an .npz file."
+        )
+    classes = sorted(train)
+    splits = [
+        [(file, classes.index(n)) for n, files in s.items() for file in files]
+        for s in (train, test)
+    ]
+    colours = _in_colour([file for split in splits for file, _ in split])
+    arrays = [a for s in splits for a in _read_files(s, colours)]
+    return dict(zip(KEYS, arrays, strict=True), num_classes=len(classes))
+
+
+def _by_class(path):
+    """Image files of each class's folder (dict of sorted lists)."""
+    known = set(require("PIL.Image").registered_extensions())
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir())
+    files = {
+        folder.name: sorted(
+            file for file in folder.iterdir() if file.suffix.lower() in known
+        )
+        for folder in folders
+    }
+    return {name: images for name, images in files.items() if images}
+
+
+def _in_colour(files):
+    """The mode for all images, "RGB" or "L"; refuses unlike sizes."""
+    image_class = require("PIL.Image")
+    sizes, grey = {}, True
+    for file in files:
+        try:
+            with image_class.open(file) as image:
+                sizes.setdefault(image.size, file)
+                grey = grey and image.mode in ("1", "L")
+                deep = image.mode[:1] in ("I", "F")
+        except OSError as error:
+            raise ValueError(
+                f"Images must be whole files. Received: {file}, which cannot "
+                f"be read ({error}). Delete it, or write it again."
+            ) from error
+        if deep:
+            raise ValueError(
+                "Images must have 8 bits a channel. Received: "
+                f"{file} of mode {image.mode!r}. Convert it."
+            )
+    if len(sizes) > 1:
+        (one, first), (other, second) = list(sizes.items())[:2]
+        raise ValueError(
+            f"Images must be of one size. Received: {first.name} of {one} and "
+            f"{second.name} of {other} pixels. Resize them, for instance with "
+            "`PIL.ImageOps.fit(image, (64, 64))`."
+        )
+    return "L" if grey else "RGB"
+
+
+def _read_tiny_imagenet(path):
     """Reads a folder with the layout of tiny-imagenet-200.
 
     `wnids.txt` names one class per line, and `train/<class>/images/` holds its
@@ -194,11 +279,11 @@ def read_image_folder(path):
     name and its class.
     """
     annotations = path / "val" / "val_annotations.txt"
-    if not (path / "wnids.txt").is_file() or not annotations.is_file():
+    if not annotations.is_file():
         raise ValueError(
-            "A folder of images must be laid out as tiny-imagenet-200. "
-            f"Received: {path} without wnids.txt or val/val_annotations.txt. "
-            f"Unzip {TINY_IMAGENET}, or save the images as an .npz file."
+            "A folder with wnids.txt must be laid out as tiny-imagenet-200. "
+            f"Received: {path} without val/val_annotations.txt. "
+            f"Unzip {TINY_IMAGENET}, or use one folder per class."
         )
     classes = sorted((path / "wnids.txt").read_text().split())
     train = [
@@ -215,10 +300,10 @@ def read_image_folder(path):
     return dict(zip(KEYS, arrays, strict=True), num_classes=len(classes))
 
 
-def _read_files(labelled):
+def _read_files(labelled, mode="RGB"):
     image_class = require("PIL.Image")
     images = []
     for file, _ in labelled:
         with image_class.open(file) as image:
-            images.append(np.asarray(image.convert("RGB")))  # grey too
+            images.append(np.asarray(image.convert(mode)))
     return np.stack(images), np.asarray([label for _, label in labelled])

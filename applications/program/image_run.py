@@ -17,9 +17,11 @@ class ImageRun(Run):
 
     examples = "images"
     data_help = (
-        "digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, an .npz file "
-        "with x_train, y_train, x_test, y_test, or an .npy file of latents "
-        "(see keras_dblocks.applications.images.latents); the size of the "
+        "digits, fashion_mnist, cifar10, cifar100, tiny_imagenet, a folder "
+        "that has a folder of images for each class (every fifth image is for "
+        "the test; or such folders in train/ and test/), an .npz file with "
+        "x_train, y_train, x_test, y_test, or an .npy file of latents (see "
+        "keras_dblocks.applications.images.latents); the size of the "
         "images and the number of classes follow from the data"
     )
     example_file = "my_images.npz"

@@ -181,6 +181,56 @@ def test_tiny_imagenet_folder(generator, tmp_path):
     assert by_name.num_classes == 2
 
 
+def write_images(folder, images):
+    image_class = pytest.importorskip("PIL.Image")
+    folder.mkdir(parents=True)
+    for i, pixels in enumerate(images):
+        image_class.fromarray(pixels).save(folder / f"{i}.png")
+    (folder / "notes.txt").write_text("no image")
+
+
+def test_a_folder_for_each_class(generator, tmp_path):
+    images = generator.integers(0, 256, (2, 5, 4, 6), "uint8")
+    for name, some in zip(("cat", "ant"), images, strict=True):
+        write_images(tmp_path / name, some)
+    data = load_images(tmp_path)
+    assert data.x_train.shape == (8, 4, 6, 1) and data.num_classes == 2
+    # Classes are numbered in the order of their names; the fifth is a test.
+    expected = np.concatenate([images[1][:4], images[0][:4]])
+    found = pixels_of(data.x_train, data)[..., 0]
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(data.y_train, [0] * 4 + [1] * 4)
+    found = pixels_of(data.x_test, data)[..., 0]
+    np.testing.assert_array_equal(found, [images[1][4], images[0][4]])
+
+
+def test_folders_of_classes_in_train_and_val(generator, tmp_path):
+    images = generator.integers(0, 256, (3, 4, 4, 3), "uint8")
+    for name in ("train/a", "train/b", "val/b"):
+        write_images(tmp_path / name, images)
+    data = load_images(tmp_path)
+    assert data.x_train.shape == (6, 4, 4, 3) and data.num_classes == 2
+    np.testing.assert_array_equal(data.y_test, [1, 1, 1])
+
+
+def test_folders_that_are_refused(generator, tmp_path):
+    images = generator.integers(0, 256, (5, 4, 4), "uint8")
+    write_images(tmp_path / "few" / "a", images[:4])
+    write_images(tmp_path / "alone" / "train" / "a", images)
+    for name in ("few", "alone"):
+        with pytest.raises(ValueError, match="one folder per class"):
+            load_images(tmp_path / name)
+    write_images(tmp_path / "sizes" / "a", [*images[:4], images[4, :3]])
+    with pytest.raises(ValueError, match="one size.*4.png"):
+        load_images(tmp_path / "sizes")
+    (tmp_path / "sizes" / "a" / "4.png").write_bytes(b"half")
+    with pytest.raises(ValueError, match="4.png, which cannot"):
+        load_images(tmp_path / "sizes")
+    write_images(tmp_path / "deep" / "a", images.astype("uint16"))
+    with pytest.raises(ValueError, match="8 bits"):
+        load_images(tmp_path / "deep")
+
+
 # Refusals.
 
 
@@ -191,6 +241,9 @@ def test_what_is_not_there_is_refused(tmp_path):
         load_images(tmp_path / "none.npz")
     with pytest.raises(ValueError, match="cifar100.*Received: .nothing.*Use"):
         load_images("nothing")
+    with pytest.raises(ValueError, match="one folder per class"):
+        load_images(tmp_path)
+    (tmp_path / "wnids.txt").write_text("n01\n")
     with pytest.raises(ValueError, match="tiny-imagenet-200. Received"):
         load_images(tmp_path)
     with pytest.raises(ValueError, match="size.*Received: size=0.*Pass"):
