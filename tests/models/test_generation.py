@@ -90,7 +90,7 @@ def test_unconditional_samples_are_like_the_data(how):
     x, y = two_points()
     refused(lambda: model.fit(x, y), "sees no condition", model)
     refused(lambda: model.fit(x + 20), "value_range", model)
-    model.fit(x, batch_size=64, epochs=40, verbose=0)
+    model.fit(x, batch_size=64, epochs=60, verbose=0)
     assert np.isfinite(model.evaluate(x, verbose=0)).all()
     samples = model.generate(num_samples=50, num_steps=20)
     assert samples.shape == (50, 2)
