@@ -33,8 +33,7 @@ def load(cls, preset, load_weights=None, **kwargs):
             it has no weights and `load_weights` is True, or if it has some
             that do not fit `kwargs`.
     """
-    named = getattr(cls, "presets", {}).get(str(preset), {})
-    folder = named.get("weights", None if named else str(preset))
+    named, folder = _find(cls, preset)
     if named and (load_weights is False or folder is None):
         if load_weights:
             raise ValueError(
@@ -43,7 +42,8 @@ def load(cls, preset, load_weights=None, **kwargs):
                 f"out, and train it: `{named['command']}`."
             )
         return cls(**{**named["config"], **kwargs})
-    config = read_config(cls, folder).get_config()
+    network = _without_weights(cls, folder)
+    config = network.get_config()
     if {"num_layers", "num_blocks"} & set(kwargs):
         config["layers_per_block"] = None  # equal ones, if not in `kwargs`
     model = cls.from_config({**config, **kwargs})
@@ -54,11 +54,18 @@ def load(cls, preset, load_weights=None, **kwargs):
         model.build()
         model.load_weights(path)
         return model
-    stored = assembly.from_blocks(cls, block_files(cls, preset))
+    paths = _block_files(folder, network.num_blocks)
+    stored = assembly.from_blocks(cls, _all_there(paths, preset))
     return _with_weights_of(stored, model, preset) if kwargs else stored
 
 
-def read_config(cls, folder):
+def _find(cls, preset):
+    """A preset's entry in `cls.presets` (or `{}`), and its folder or None."""
+    named = getattr(cls, "presets", {}).get(str(preset), {})
+    return named, named.get("weights", None if named else str(preset))
+
+
+def _without_weights(cls, folder):
     """The network of a preset's folder, without its weights."""
     path = os.path.join(folder, CONFIG_FILE)
     if not os.path.exists(path):
@@ -88,17 +95,23 @@ def block_files(cls, preset):
     Raises:
         ValueError: if the preset was not saved by block.
     """
-    named = getattr(cls, "presets", {}).get(str(preset), {})
-    folder = named.get("weights", None if named else str(preset))
+    _, folder = _find(cls, preset)
+    paths = []
     if folder is not None:
-        paths = _block_files(folder, read_config(cls, folder).num_blocks)
-        if all(map(os.path.exists, paths)):
-            return paths
-    raise ValueError(
-        "Blocks are read from a preset that was saved by block. "
-        f"Received: {preset!r}, which was not. Save it with "
-        "`model.save_to_preset(folder, by_block=True)`."
-    )
+        network = _without_weights(cls, folder)
+        paths = _block_files(folder, network.num_blocks)
+    return _all_there(paths, preset)
+
+
+def _all_there(paths, preset):
+    """The paths of a preset's blocks, if each is a file."""
+    if not paths or not all(map(os.path.exists, paths)):
+        raise ValueError(
+            "Blocks are read from a preset that was saved by block. "
+            f"Received: {preset!r}, which was not. Save it with "
+            "`model.save_to_preset(folder, by_block=True)`."
+        )
+    return paths
 
 
 def _block_files(folder, num_blocks):

@@ -1,13 +1,12 @@
 """The examples run as they stand, for fewer epochs."""
 
-import importlib.util
 import io
 import tokenize
-from pathlib import Path
 
 import pytest
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+from helpers.programs import ROOT, load
+
 pytest.importorskip("sklearn")  # of the extra `data`
 
 
@@ -28,12 +27,9 @@ def lines_of_code(text):
 
 
 def example(name):
-    path = EXAMPLES / f"{name}.py"
+    path = ROOT / "examples" / f"{name}.py"
     assert lines_of_code(path.read_text("utf-8")) < 60
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(path)
 
 
 @pytest.mark.slow

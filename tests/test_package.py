@@ -3,7 +3,6 @@
 import ast
 import importlib.metadata
 import importlib.util
-import inspect
 import json
 import os
 import re
@@ -146,29 +145,6 @@ def test_wheel_is_complete_and_works_outside_the_checkout(wheel, tmp_path):
     for file in files:
         # The editable install of the checkout must not have filled a gap.
         assert Path(file).is_relative_to(site)
-
-
-def without_types(thing):
-    """Parameters without a type, of a function or our own constructor."""
-    if inspect.isclass(thing):
-        owner = next(k for k in thing.__mro__ if "__init__" in vars(k))
-        if not owner.__module__.startswith("keras_dblocks."):
-            return []  # Keras's, or that of `object`
-        thing = owner.__init__
-    parameters = inspect.signature(thing).parameters.values()
-    named = [p for p in parameters if p.name != "self"]
-    return [p.name for p in named if p.annotation is p.empty]
-
-
-@pytest.mark.once
-def test_public_parameters_have_types():
-    modules = ("", ".applications", ".callbacks", ".layers", ".memory")
-    for name in (*modules, ".ray", ".samplers"):
-        module = importlib.import_module(f"keras_dblocks{name}")
-        for thing in (getattr(module, name) for name in module.__all__):
-            if inspect.isclass(thing) or inspect.isfunction(thing):
-                assert without_types(thing) == [], thing
-    assert without_types(lambda x: x) == ["x"]
 
 
 @pytest.mark.quick

@@ -4,27 +4,18 @@ A table with figures that were not measured here has a line above it that says
 what they are: `<!-- no results: settings of the paper -->`.
 """
 
-import importlib.util
 import itertools
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from helpers.programs import ROOT, load
+
 pytestmark = pytest.mark.once
 
 
-def load(name):
-    path = ROOT / "tools" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-tables, pictures = load("tables"), load("pictures")
+tables, pictures = load("tools/tables.py"), load("tools/pictures.py")
 RECORDS = {
     path.stem: json.loads(path.read_text())
     for path in (ROOT / "results").glob("*.json")

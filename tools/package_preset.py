@@ -24,9 +24,8 @@ import numpy as np
 
 from keras_dblocks.applications import ViT
 from keras_dblocks.applications.data import load_images
+from keras_dblocks.applications.recipes import PRETRAINED
 
-ROOT = Path(__file__).resolve().parent.parent
-PRETRAINED = ROOT / "applications" / "pretrained"
 EXCERPT = PRETRAINED / "austen_excerpt.txt"
 
 

@@ -198,7 +198,16 @@ def read_image_folder(path):
     size, PNG, JPEG or what else pillow reads by the ending of its name.
     """
     if (path / "wnids.txt").is_file():
-        return _read_tiny_imagenet(path)
+        (train, test, classes), mode = _tiny_imagenet(path), "RGB"
+    else:
+        train, test, classes = _class_folders(path)
+        mode = _colours([file for file, _ in (*train, *test)])
+    arrays = (*_read_files(train, mode), *_read_files(test, mode))
+    return dict(zip(KEYS, arrays, strict=True), num_classes=len(classes))
+
+
+def _class_folders(path):
+    """Lists of `(file, label)` to train and to test on, and the classes."""
     if not (path / "train").is_dir():
         files = _by_class(path)
         train, test = {}, {}
@@ -222,9 +231,7 @@ def read_image_folder(path):
         [(file, classes.index(n)) for n, files in s.items() for file in files]
         for s in (train, test)
     ]
-    colours = _in_colour([file for split in splits for file, _ in split])
-    arrays = [a for s in splits for a in _read_files(s, colours)]
-    return dict(zip(KEYS, arrays, strict=True), num_classes=len(classes))
+    return *splits, classes
 
 
 def _by_class(path):
@@ -240,7 +247,7 @@ def _by_class(path):
     return {name: images for name, images in files.items() if images}
 
 
-def _in_colour(files):
+def _colours(files):
     """The mode for all images, "RGB" or "L"; refuses unlike sizes."""
     image_class = require("PIL.Image")
     sizes, grey = {}, True
@@ -270,8 +277,8 @@ def _in_colour(files):
     return "L" if grey else "RGB"
 
 
-def _read_tiny_imagenet(path):
-    """Reads a folder with the layout of tiny-imagenet-200.
+def _tiny_imagenet(path):
+    """As `_class_folders`, of a folder laid out as tiny-imagenet-200.
 
     `wnids.txt` names one class per line, and `train/<class>/images/` holds its
     images. The test split is `val/images/`, because the labels of `test/` were
@@ -296,11 +303,10 @@ def _read_tiny_imagenet(path):
         (path / "val" / "images" / row[0], classes.index(row[1]))
         for row in rows
     ]
-    arrays = (*_read_files(train), *_read_files(test))
-    return dict(zip(KEYS, arrays, strict=True), num_classes=len(classes))
+    return train, test, classes
 
 
-def _read_files(labelled, mode="RGB"):
+def _read_files(labelled, mode):
     image_class = require("PIL.Image")
     images = []
     for file, _ in labelled:

@@ -1,6 +1,5 @@
 """Something trained is in the package, and reaches what its record says."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -8,20 +7,12 @@ import keras
 import numpy as np
 import pytest
 
+from helpers.programs import load
 from keras_dblocks.applications import MDM, ARTransformer, DiT, ViT
 from keras_dblocks.applications.recipes import PRETRAINED
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 PRESETS = {"vit_digits": ViT, "dit_digits": DiT}
 PRESETS |= {"ar_austen_tiny": ARTransformer}
-
-
-def tool():
-    path = ROOT / "tools" / "package_preset.py"
-    spec = importlib.util.spec_from_file_location("package_preset", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -32,7 +23,8 @@ def test_the_recorded_figure_is_reached(name):
     record = json.loads((folder / "record.json").read_text())
     assert record["finished"] and name in record["command"]
     model = PRESETS[name].from_preset(name)
-    for figure, (found, unit) in tool().measure(model).items():
+    measure = load("tools/package_preset.py").measure
+    for figure, (found, unit) in measure(model).items():
         recorded = record["figures"][f"packed: {figure}"]
         assert recorded["unit"] == unit
         # A near tie may be decided otherwise on another backend: one digit

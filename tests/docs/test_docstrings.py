@@ -1,4 +1,4 @@
-"""The examples of public docstrings run, and every public name has one."""
+"""Public names have examples that run, and types."""
 
 import dataclasses
 import importlib
@@ -17,7 +17,8 @@ import keras_dblocks
 
 EXTENSIONS = Path(__file__).resolve().parent.parent.parent / "docs" / "_ext"
 FENCE = re.compile(r"^ *```python\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
-MODULES = ("", ".applications", ".callbacks", ".layers", ".memory", ".samplers")
+MODULES = ("", ".applications", ".callbacks", ".layers", ".memory", ".ray")
+MODULES += (".samplers",)
 SYSTEMS = {"ViT", "DiT", "MDM", "ARTransformer", "RecurrentDepth"}
 # Each trains a system or a network, which the guides do too.
 SLOW = SYSTEMS | {"Block", "ComposedBlocks", "CutModel", "Diagnosis"}
@@ -129,7 +130,10 @@ def marked(path):
     return pytest.param(path, marks=[pytest.mark.slow] if named else [])
 
 
-@pytest.mark.parametrize("path", [marked(path) for path in sorted(PUBLIC)])
+# tests/test_ray.py starts Ray in a process of its own.
+@pytest.mark.parametrize(
+    "path", [marked(path) for path in sorted({*PUBLIC} - {"ray.fit_blocks"})]
+)
 def test_examples_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     examples = examples_of(PUBLIC[path])
@@ -165,3 +169,21 @@ def test_a_docstring_becomes_what_autodoc_reads(monkeypatch):
     assert ".. code-block:: python\n\n    x = `y`\n" in converted(code)
     table = converted("| a | b |\n|---|---|\n| `c` | d |\n")
     assert "   * - ``c``\n     - d" in table
+
+
+def without_types(thing):
+    """Parameters without a type, of a function or our own constructor."""
+    if inspect.isclass(thing):
+        owner = next(k for k in thing.__mro__ if "__init__" in vars(k))
+        if not owner.__module__.startswith("keras_dblocks."):
+            return []  # Keras's, or that of `object`
+        thing = owner.__init__
+    parameters = inspect.signature(thing).parameters.values()
+    named = [p for p in parameters if p.name != "self"]
+    return [p.name for p in named if p.annotation is p.empty]
+
+
+def test_public_parameters_have_types():
+    for path, thing in PUBLIC.items():
+        assert without_types(thing) == [], path
+    assert without_types(lambda x: x) == ["x"]
