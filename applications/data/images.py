@@ -36,6 +36,8 @@ class ImageData:
         num_classes: int.
         name: string, the name of the set or of the file.
         mean, std: float32 arrays (C,) with which `x` was standardised.
+        class_names: tuple of strings, whose positions are the labels; None if
+            the data do not name their classes.
     """
 
     x_train: np.ndarray
@@ -46,6 +48,7 @@ class ImageData:
     name: str
     mean: np.ndarray
     std: np.ndarray
+    class_names: tuple[str, ...] | None = None
 
     def with_signed_pixels(self):
         """Returns the same data with pixels in [-1, 1] as `x`.
@@ -123,6 +126,7 @@ def load_images(name_or_path, size=None, data_dir=None):
         name=name,
         mean=mean,
         std=std,
+        class_names=arrays.get("class_names"),
     )
 
 

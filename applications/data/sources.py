@@ -203,7 +203,8 @@ def read_image_folder(path):
         train, test, classes = _class_folders(path)
         mode = _colours([file for file, _ in (*train, *test)])
     arrays = (*_read_files(train, mode), *_read_files(test, mode))
-    return dict(zip(KEYS, arrays, strict=True), num_classes=len(classes))
+    named = {"num_classes": len(classes), "class_names": tuple(classes)}
+    return dict(zip(KEYS, arrays, strict=True), **named)
 
 
 def _class_folders(path):

@@ -6,6 +6,8 @@ from typing import Any
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.checks import check_sizes
 
+MOST_PATCHES = 256  # of an image, unless a size is asked for
+
 
 def check_patches(
     image_size,
@@ -28,10 +30,11 @@ def check_patches(
         num_heads=num_heads,
     )
     if image_size % patch_size:
+        sizes = _dividing(image_size)
         raise ValueError(
             "`patch_size` must divide `image_size`. Received: "
             f"patch_size={patch_size} for images of {image_size}. "
-            "Resize the images or change the patches."
+            f"Resize the images, or choose `patch_size` among {sizes}."
         )
     if hidden_dim % num_heads:
         raise ValueError(
@@ -39,6 +42,34 @@ def check_patches(
             f"num_heads={num_heads} for hidden_dim={hidden_dim}. "
             "Change either."
         )
+
+
+def patch_size_for(image_size, patch_size):
+    """A patch size at which images do not become very long sequences.
+
+    Args:
+        image_size: int.
+        patch_size: int, which is returned if it makes `MOST_PATCHES` of an
+            image at most.
+
+    Returns:
+        int, else the smallest that makes no more of them, and 16 at least;
+        `patch_size` if there is none.
+    """
+
+    def count(size):
+        return (image_size / size) ** 2
+
+    if count(patch_size) <= MOST_PATCHES:
+        return patch_size
+    sizes = _dividing(image_size)
+    fitting = [n for n in sizes if 16 <= count(n) <= MOST_PATCHES]
+    return fitting[0] if fitting else patch_size
+
+
+def _dividing(image_size):
+    """The sizes of patches that divide an image, in pixels."""
+    return [n for n in range(1, image_size + 1) if image_size % n == 0]
 
 
 def published_size(

@@ -96,7 +96,7 @@ def _train(model_class, system, args, command):
         else:
             train(run, folder, callbacks)
         results = run.results(folder)
-        print(*lines(results), sep="\n", flush=True)
+        print(*lines(results), *run.legend(), sep="\n", flush=True)
         figures.update(results)
 
 
@@ -115,6 +115,8 @@ def _demo(model_class, system, args, command):
     entries = {"seed": args.seed, "settings": settings}
     with recorded(folder, command, **entries) as figures:
         figures.update(demo(runs, folder))
+        for line in runs["blocks"].legend():
+            print(line)
 
 
 def _make_runs(model_class, system, args, rows):
@@ -122,13 +124,13 @@ def _make_runs(model_class, system, args, rows):
     changed = preset.get("reference_training", {}) if args.reference else {}
     recipe = {**preset["training"], **changed, **given(args, RECIPE)}
     data = system.run_class.load(recipe)
-    sizes = given(args, ("num_layers", "num_blocks"))
+    sizes = given(args, ("num_layers", "num_blocks", "patch_size"))
     if "num_layers" in sizes:
         sizes[model_class.layers_keyword] = sizes.pop("num_layers")
     config = {
         **preset["config"],
+        **system.run_class.sizes_of(data, recipe, preset["config"]),
         **sizes,
-        **system.run_class.sizes_of(data),
         "reference": args.reference,
         "seed": args.seed,
     }

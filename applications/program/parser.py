@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from keras_dblocks.applications.images.sizes import MOST_PATCHES
+
 from .arguments import number
 
 TRAIN = """\
@@ -49,6 +51,10 @@ LEARNING_RATE = "peak of the schedule, which is a warm-up and a cosine decay"
 TOKENIZER = """\
 symbols of the text: text8 has a to z and space, bytes all bytes of UTF-8
 (default: %(default)s)"""
+PATCH_SIZE = f"""\
+side of a patch in pixels, which must divide that of the images (default: the
+preset's; for images of your own of which it makes more than {MOST_PATCHES}
+patches, the smallest that makes no more)"""
 RESUME = """\
 continue the run in the output folder from its last complete epoch, or start it
 if there is none; with more --epochs than before the weights go on where they
@@ -171,6 +177,8 @@ def add_training_options(parser, presets, run_class):
     text = TRAIN_EXAMPLES.format(examples=examples)
     add("--train-examples", metavar="N", type=count, help=text)
     add("--on-policy", metavar="X", type=number(float, 0, 1), help=ON_POLICY)
+    if run_class.has_patches:
+        add("--patch-size", metavar="N", type=count, help=PATCH_SIZE)
     if run_class.tokenizers:
         names = run_class.tokenizers
         add("--tokenizer", choices=names, default=names[0], help=TOKENIZER)

@@ -43,6 +43,7 @@ class Run:
 
     metrics = ()
     tokenizers = ()  # names of those that text can be read with
+    has_patches = False  # whether the model divides images into patches
 
     def __init__(self, model_class, config, recipe, data, row="blocks"):
         # Initializers take their seeds from here. `keras.utils.set_random_seed`
@@ -81,8 +82,13 @@ class Run:
         raise NotImplementedError
 
     @staticmethod
-    def sizes_of(data):
-        """The constructor keywords of a model that follow from its data."""
+    def sizes_of(data, recipe, config):
+        """The constructor keywords of a model that follow from its data.
+
+        Args:
+            data: what `load` returns for `recipe`.
+            config: dict, `config` of a preset.
+        """
         raise NotImplementedError
 
     def prepare(self, data, blocks):
@@ -156,6 +162,10 @@ class Run:
     def watched(self):
         """Arguments of `BlockLog`: what else to look at after an epoch."""
         return {}
+
+    def legend(self):
+        """Lines (list) printed below the results, which explain them."""
+        return []
 
     def results(self, folder):
         """`Figure`s by name, measured after the training."""

@@ -33,7 +33,7 @@ class TextRun(Run):
         return load_text(recipe["data"], recipe["tokenizer"])
 
     @staticmethod
-    def sizes_of(data):
+    def sizes_of(data, recipe, config):
         return {"vocabulary_size": data.vocabulary_size}
 
     def make_batches(self, blocks):

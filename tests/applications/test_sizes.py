@@ -5,6 +5,7 @@ import pytest
 from helpers.small_systems import SYSTEMS
 from helpers.small_vit import refused
 from keras_dblocks import applications, layers
+from keras_dblocks.applications.images.sizes import patch_size_for
 
 SIZES = {
     "ViT": "image_size num_classes channels patch_size num_layers num_blocks "
@@ -49,3 +50,19 @@ def test_sizes_of_twins(name):
 def test_sizes_of_layers(kind, config):
     for name in config:
         refused(lambda name=name: kind(**{**config, name: 0}), f"{name}=0")
+
+
+@pytest.mark.parametrize(
+    ("image_size", "patch_size", "wanted"),
+    [
+        (32, 2, 2),  # 256 patches
+        (25, 2, 2),  # few, but it does not divide: refused elsewhere
+        (64, 4, 4),
+        (64, 2, 4),
+        (63, 2, 7),
+        (224, 4, 14),
+        (97, 2, 2),  # a prime: there is none
+    ],
+)
+def test_patches_of_large_images_are_larger(image_size, patch_size, wanted):
+    assert patch_size_for(image_size, patch_size) == wanted

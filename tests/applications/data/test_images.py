@@ -138,6 +138,7 @@ def test_npz(shape, generator, tmp_path):
         )
         np.testing.assert_array_equal(labels, arrays[f"y_{split}"].ravel())
     assert data.num_classes == 4 and data.name == "some"
+    assert data.class_names is None
 
 
 def test_size_resizes_and_a_constant_channel_stays_finite(generator, tmp_path):
@@ -179,6 +180,7 @@ def test_tiny_imagenet_folder(generator, tmp_path):
     np.testing.assert_array_equal(by_name.y_train, [0, 0, 1, 1])
     np.testing.assert_array_equal(by_name.y_test, [1, 0])
     assert by_name.num_classes == 2
+    assert by_name.class_names == ("n01", "n02")
 
 
 def write_images(folder, images):
@@ -195,6 +197,7 @@ def test_a_folder_for_each_class(generator, tmp_path):
         write_images(tmp_path / name, some)
     data = load_images(tmp_path)
     assert data.x_train.shape == (8, 4, 6, 1) and data.num_classes == 2
+    assert data.class_names == ("ant", "cat")
     # Classes are numbered in the order of their names; the fifth is a test.
     expected = np.concatenate([images[1][:4], images[0][:4]])
     found = pixels_of(data.x_train, data)[..., 0]
