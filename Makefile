@@ -53,24 +53,24 @@ results: setup
 test: $(SUITES) lint
 
 test-all: SPEED = slow or not slow
-test-all: PROGRAMS =
 test-all: HEAVY =
+test-all: EAGER =
 test-all: test
 
 SPEED = not slow
-# What needs no backend runs once, with JAX, and by default the training
-# programs too: all that they call is tested on each backend by itself.
-PROGRAMS = and not program
-test-tensorflow test-torch: ONCE = and not once $(PROGRAMS)
-# What takes long runs with JAX alone by default; the others run the tests of
-# what is their own, of the truths, and some of each system.
+# What needs no backend runs once. What takes long and shows nothing of its
+# backend does so by default: with JAX (`heavy`), or with PyTorch where it is
+# compiling that takes long (`eager`).
 HEAVY = and not heavy
-test-tensorflow test-torch: ONCE += $(HEAVY)
+EAGER = and not eager
+test-jax: ONE_BACKEND = $(EAGER)
+test-tensorflow: ONE_BACKEND = and not once $(HEAVY) $(EAGER)
+test-torch: ONE_BACKEND = and not once $(HEAVY)
 
 # The last -m wins over the one in pyproject.toml.
 $(SUITES): test-%: setup
 	KERAS_BACKEND=$* $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal \
-	    -m "($(SPEED)) $(ONCE)" $(PYTEST_ARGS)
+	    -m "($(SPEED)) $(ONE_BACKEND)" $(PYTEST_ARGS)
 
 test-quick: setup
 	KERAS_BACKEND=jax $(BIN)/python -m pytest -n $(WORKERS) -m quick \

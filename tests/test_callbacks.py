@@ -40,7 +40,7 @@ def fit(model, callbacks, x, y, **kwargs):
     return model.fit(x, y, callbacks=callbacks, **options).history
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.quick
 def test_a_model_in_blocks(tmp_path):
     x, y = data(24)  # three steps an epoch
@@ -76,7 +76,7 @@ def test_a_model_in_blocks(tmp_path):
         assert found[tag][-1] == (6, pytest.approx(np.mean(answers == y[:9])))
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_a_run_that_was_killed_goes_on_with_its_curves(tmp_path):
     x, y = data(24)
 

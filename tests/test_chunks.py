@@ -42,7 +42,7 @@ def trained(make, data):
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param("mdm", marks=pytest.mark.heavy),
+        pytest.param("mdm", marks=pytest.mark.eager),
         pytest.param("ar_tied_signal", marks=pytest.mark.slow),
         *(
             pytest.param(kind, marks=pytest.mark.slow)

@@ -43,7 +43,7 @@ def run(folder, *scenarios):
     return json.loads((folder / "results.json").read_text())
 
 
-@pytest.mark.program
+@pytest.mark.slow
 def test_workers_train_what_one_process_trains(tmp_path):
     independent = run(tmp_path, "independent")["independent"]
     assert independent["killed"]
@@ -57,7 +57,7 @@ def test_workers_train_what_one_process_trains(tmp_path):
 
 @pytest.mark.slow
 def test_a_block_is_lost_and_blocks_hand_over(tmp_path):
-    found = run(tmp_path, "lost", "pipeline")
+    found = run(tmp_path, "lost", "pipeline", "pipeline_killed")
     lost = found["lost"]
     assert "block 1: OSError: No space left on device" in lost["error"]
     assert lost["kept"]
@@ -67,6 +67,11 @@ def test_a_block_is_lost_and_blocks_hand_over(tmp_path):
     assert pipeline["first"]
     assert pipeline["read"]
     assert pipeline["loss"] < pipeline["before"]
+
+    killed = found["pipeline_killed"]
+    assert killed["killed"]
+    assert killed["difference"] == 0.0
+    assert killed["moved"] > 1e-3
 
 
 @pytest.mark.slow

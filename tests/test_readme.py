@@ -18,7 +18,7 @@ def test_it_is_short():
     assert len(shown.split()) <= 500
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_its_first_example_runs_and_what_it_saves_loads(tmp_path, monkeypatch):
     pytest.importorskip("sklearn")  # of the extra `data`
     monkeypatch.chdir(tmp_path)

@@ -5,7 +5,9 @@ evaluations. The twin takes K steps through all layers. DiffusionBlocks and the
 layer-matched twin take B * K steps through 1 / B of the layers. The row
 `counted` are our blocks with fewer steps, so that the forward passes of
 on-policy noise are within the same budget; a forward pass counts as a third of
-a step. The tool prints one line of JSON for each row and seed:
+a step. The row `pipeline` are our blocks trained at the same time by two
+workers of Ray, each on what the newest files of the earlier blocks hand over.
+The tool prints one line of JSON for each row and seed:
 
     KERAS_BACKEND=torch python tools/compare_vit.py --data fashion_mnist.npz \
         --train-images 10000 --rows twin matched paper ours counted
@@ -13,6 +15,7 @@ a step. The tool prints one line of JSON for each row and seed:
 
 import argparse
 import json
+import tempfile
 import time
 
 import keras
@@ -23,6 +26,7 @@ from keras_dblocks.applications.program.optimizer import make_optimizer
 from keras_dblocks.applications.program.record import commit
 from keras_dblocks.applications.recipes import IMAGES
 from keras_dblocks.applications.vit import ViT
+from keras_dblocks.ray import fit_blocks
 
 LOSS = keras.losses.SparseCategoricalCrossentropy
 
@@ -62,8 +66,8 @@ def train_twin(args, sizes, data, layers, epochs):
     return [accuracy(logits, y_test)], [cross_entropy(logits, y_test)]
 
 
-def train_blocks(args, sizes, data, epochs, on_policy, **options):
-    """Trains DiffusionBlocks.
+def train_blocks(args, sizes, data, epochs, on_policy, ray=False, **options):
+    """Trains DiffusionBlocks, by `fit` or by two workers of Ray.
 
     Returns:
         Two lists: test accuracies and cross-entropies after each block.
@@ -73,7 +77,19 @@ def train_blocks(args, sizes, data, epochs, on_policy, **options):
     # Every block takes 1 / B of the steps, and its schedule has this length.
     steps = epochs * -(-len(x) // args.batch_size) // args.num_blocks
     model.compile(optimizer(args, steps), on_policy=on_policy)
-    model.fit(x, y, args.batch_size, epochs, verbose=0)
+    if ray:
+        with tempfile.TemporaryDirectory() as folder:
+            fit_blocks(
+                model,
+                (x, y),
+                storage_path=folder,
+                epochs=epochs // args.num_blocks,
+                batch_size=args.batch_size,
+                num_workers=2,
+                verbose=0,
+            )
+    else:
+        model.fit(x, y, args.batch_size, epochs, verbose=0)
     steps = model.predict_steps(x_test, batch_size=500)
     losses = [cross_entropy(s, y_test) for s in steps]
     return [accuracy(s, y_test) for s in steps], losses
@@ -145,6 +161,16 @@ def main():
             **args.options,
         ),
     }
+    rows["pipeline"] = lambda seed: train_blocks(
+        args,
+        sizes,
+        data,
+        args.epochs * blocks,
+        args.on_policy,
+        seed=seed,
+        ray=True,
+        **{"sharing": "targets", **args.options},
+    )
     # The backward pass of a step costs twice as much as its forward pass. For
     # on-policy noise, block b needs the forward passes of b earlier blocks.
     extra = args.on_policy * (blocks - 1) / 2 / 3

@@ -39,7 +39,7 @@ def test_likelihood_is_per_token_that_counts(name, twin):
     assert found["num_tokens"] == LENGTHS.sum()
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("name", [*CAUSAL, "mdm"])
 def test_a_batch_weighs_its_rows_by_their_tokens(name):
     block, tokens = make(name).block(0), texts()

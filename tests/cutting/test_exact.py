@@ -104,7 +104,7 @@ def test_fit_learns_and_reports_as_the_network_does():
     assert len(cut.evaluate(x, y, verbose=0)) == 2
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_killed_and_resumed(tmp_path):
     """With dropout, statistics and an order of blocks that is drawn."""
 
@@ -134,7 +134,7 @@ def test_killed_and_resumed(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_killed_and_resumed_inside_an_epoch(tmp_path):
     class Killed(keras.callbacks.Callback):
         steps = 0
@@ -237,7 +237,7 @@ class Noisy(Layer):
         return x + keras.ops.cast(y, x.dtype)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_rematerialized_layers_draw_and_add_losses_alike(policy):
     weights, losses = [], []

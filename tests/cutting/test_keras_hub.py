@@ -142,7 +142,7 @@ def test_logits_in_chunks_block_after_block(monkeypatch):
     np.testing.assert_allclose(*found, rtol=1e-4)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_lora_of_a_language_model_after_the_cut():
     lm = causal("Llama3")
     cut = keras_dblocks.cut(lm, 2)
@@ -157,7 +157,7 @@ def test_lora_of_a_language_model_after_the_cut():
 @pytest.mark.parametrize(
     "weighted",
     [
-        pytest.param(True, marks=pytest.mark.heavy),
+        pytest.param(True, marks=pytest.mark.eager),
         pytest.param(False, marks=pytest.mark.slow),
     ],
 )
@@ -183,7 +183,7 @@ def test_logits_in_chunks_are_the_logits(weighted, monkeypatch):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_texts_are_preprocessed_as_by_the_task():
     models = pytest.importorskip("keras_hub").models
     names = ["<|endoftext|>", *"abcdefghijklmnopqrstuvwxyz", "Ġ", "ab", "Ġa"]
@@ -244,7 +244,7 @@ def classifier(kind):
     return task(backbone=backbone, num_classes=3, preprocessor=None), x, y
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("kind", ["ViT", pytest.param("Bert", marks=slow)])
 def test_a_classifier(kind):
     model, x, y = classifier(kind)

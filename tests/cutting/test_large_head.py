@@ -37,7 +37,7 @@ def data(kind):
     return x, y
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize(
     "kind",
     [

@@ -59,7 +59,7 @@ def sequential(model, num_blocks=2, **options):
     )
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @kinds
 def test_the_pieces_are_the_network(kind):
     model, (x, _), _ = network(kind)
@@ -91,7 +91,7 @@ def test_every_weight_belongs_to_one_block(kind):
     assert all(block.trainable_variables for block in cut.blocks)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("kind", ["sequential", "positions", "masked"])
 def test_the_last_block_has_the_exact_gradient(kind):
     """Its loss is the network's own, and nothing before it draws."""
@@ -110,7 +110,7 @@ def test_the_last_block_has_the_exact_gradient(kind):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("kind", ["cnn", "nested"])
 def test_a_step_changes_one_block_and_its_head(kind):
     model, (x, y), loss = network(kind)
@@ -200,7 +200,7 @@ def test_statistics_of_the_others_do_not_move():
         assert moved == (id(v) in own)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_killed_and_resumed_in_another_phase(tmp_path):
     class Killed(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
@@ -230,7 +230,7 @@ def test_killed_and_resumed_in_another_phase(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @kinds
 def test_saved_by_block_and_predicted_one_block_at_a_time(kind, tmp_path):
     model, (x, _), _ = network(kind)
@@ -276,7 +276,7 @@ def test_files_of_blocks_that_do_not_fit(tmp_path):
         keras_dblocks.predict_from_blocks(tmp_path, x)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_heads():
     model, (x, y), loss = network("cnn")
     own = kl.Dense(3)

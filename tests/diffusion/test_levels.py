@@ -26,7 +26,7 @@ def draw(block, count, training=True, step=0):
     return levels.astype("float64")
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("reference", [False, True])
 def test_drawn_levels_follow_the_whole_distribution(reference):
     blocks = drawing_blocks(overlap=0.0, reference=reference)

@@ -247,7 +247,7 @@ def test_the_sampler_of_the_docstring(tmp_path):
     np.testing.assert_allclose(ours, wanted, rtol=1e-5)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_a_noise_and_a_target_of_one_s_own(tmp_path):
     model = composed(target=ScaledVector(3, 4.0), noise=LinearNoise(0.02, 3.0))
     path = tmp_path / "model.keras"
@@ -270,7 +270,7 @@ def test_an_unregistered_sampler_cannot_be_saved(tmp_path):
         samplers.serialize(Unregistered())
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_a_model_with_an_unregistered_sampler_works_until_it_is_saved(tmp_path):
     model = make(sampler=Unregistered(num_steps=3))
     model.compile("adamw")
@@ -338,7 +338,7 @@ FROM_NOISE = [
 ]
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize(
     "sampler",
     [
@@ -370,7 +370,7 @@ def test_answers_from_noise_do_not_depend_on_the_batch(sampler):
     assert np.abs(other - wanted[:30]).max() > 1e-3
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("start", ["zero", "noise"])
 @pytest.mark.parametrize("on_policy", [0.0, 0.5, 1.0])
 def test_losses_of_evaluate_do_not_depend_on_the_batch(on_policy, start):

@@ -160,7 +160,7 @@ def test_a_block_that_is_never_called_is_reported(tallies):
     tallies(3).sampler = EulerSampler()
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.quick
 @leaps
 def test_reference_mixture(golden):

@@ -53,7 +53,7 @@ QUICK = [
 ]
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("name", QUICK)
 def test_quantized_blocks_answer_as_well_as_the_quantized_twin(name):
     ours, twins = (error_of_int8(name, twin) for twin in (False, True))
@@ -105,7 +105,7 @@ def test_only_lora_matrices_move(name, alone):
     assert not [path for path in still if not any(p in path for p in nothing)]
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize(
     "name", ["vit", pytest.param("mdm_tied", marks=pytest.mark.slow)]
 )
@@ -132,7 +132,7 @@ def test_quantized_and_adapted_models_come_back(tmp_path, name):
     assert unchanged == 0.0
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_configs_of_other_models_are_refused():
     model, other = make("vit"), make("dit")
     model.quantize("int8")
@@ -165,7 +165,7 @@ def test_the_quantized_embedding_in_reverse_adds_lora():
         np.testing.assert_allclose(again, exact, **near)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("part", ["whole", "block"])
 def test_a_quantized_file_predicts_the_same(part, tmp_path):
     model = make("vit")

@@ -44,7 +44,7 @@ def rows(text, section):
     return [re.split(r" (?<!\\)\| ", line[2:-2]) for line in lines][2:]
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_the_card_of_a_trained_model(tmp_path, monkeypatch):
     model = make(num_layers=3, layers_per_block=[2, 1])
     model.compile(keras.optimizers.Adam(1e-3), block_order=1)

@@ -52,14 +52,20 @@ class Killed(keras.callbacks.Callback):
     Args:
         marker: path of a file that says that it did.
         step: int, of all epochs.
+        block: int or None, of a network whose workers train one block each:
+            the block whose worker dies.
     """
 
-    def __init__(self, marker, step):
+    def __init__(self, marker, step, block=None):
         super().__init__()
-        self.marker, self.step, self.seen = marker, step, 0
+        self.marker, self.step, self.block = marker, step, block
+        self.seen = 0
 
     def on_train_batch_end(self, batch, logs=None):
-        self.seen += 1
+        if self.block is not None:
+            self.seen += self.model.block_order.order == self.block
+        else:
+            self.seen += 1
         if self.seen == self.step and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -193,6 +199,24 @@ def pipeline(folder):
         "read": read,
         "loss": model.evaluate(X, Y, verbose=0, return_dict=True)["loss"],
         "before": make(1.0).evaluate(X, Y, verbose=0, return_dict=True)["loss"],
+    }
+
+
+def pipeline_killed(folder):
+    """A worker dies while it trains on what block 0 hands over.
+
+    One block at a time: what a worker reads does not depend on the others'
+    speed, and the dead one must have left no trace.
+    """
+    models = [make(on_policy=1.0) for _ in range(2)]
+    marker = folder / "marker"
+    for model, name in zip(models, ("killed", "whole"), strict=True):
+        callbacks = [Killed(marker, 7, block=1)] if name == "killed" else []
+        fit_with(model, folder / name, callbacks, num_workers=1)
+    return {
+        "killed": marker.exists(),
+        "difference": max(differences(*models)),
+        "moved": max(differences(models[0], make(on_policy=1.0))),
     }
 
 

@@ -26,6 +26,7 @@ def test_training_is_the_same(dropout):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.heavy
 def test_a_block_alone_trains_the_same():
     kept, again = (built(remat=r, sharing="targets") for r in (False, True))
     again.set_weights(kept.get_weights())

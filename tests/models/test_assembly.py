@@ -53,7 +53,7 @@ def apart(tmp_path_factory):
 # One block in memory.
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("sharing", ["all", "targets"])
 def test_one_block_builds_alone(tmp_path, sharing):
     model = make(sharing=sharing)
@@ -92,6 +92,7 @@ def test_whole_model_after_one_block():
 # Putting a block back.
 
 
+@pytest.mark.eager
 def test_load_block_puts_it_back(apart):
     paths, weights = apart
     model = make(9, **APART)
@@ -260,7 +261,7 @@ def test_from_blocks_of_one_model(tmp_path):
     np.testing.assert_array_equal(predict(again), predict(model))
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_shared_parts_that_differ_are_refused(tmp_path):
     # The same start, then one step apart.
     paths = [tmp_path / "block_0.keras", tmp_path / "block_1.keras"]

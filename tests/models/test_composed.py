@@ -77,7 +77,7 @@ def model():
     return trained()
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.quick
 def test_it_learns_is_saved_and_loads(model, tmp_path):
     x, y = spirals(100, seed=1)
@@ -92,7 +92,7 @@ def test_it_learns_is_saved_and_loads(model, tmp_path):
     assert equal(values(loaded.weights), values(model.weights))
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_one_block_trains_by_itself(tmp_path):
     paths = []
     x, y = spirals()
@@ -130,7 +130,7 @@ def test_functions_that_make_a_layer_do_as_well():
     assert type(whole).from_config(whole.get_config()).num_layers == 4
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_the_twins_are_plain_models_of_the_same_parts(model):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     x, y = spirals()

@@ -95,6 +95,7 @@ def test_every_block_was_trained(trained):
     assert {"loss", "block_0_loss", "block_1_loss"} <= set(history)
 
 
+@pytest.mark.heavy
 @pytest.mark.quick
 def test_it_is_saved_without_get_config(trained, tmp_path):
     model, _ = trained
@@ -157,7 +158,7 @@ class Regression(example.ResidualMLP):
         return keras.layers.Dense(2)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_a_target_of_ones_own():
     keras.utils.set_random_seed(0)
     model = Regression(2, 2, num_layers=2, num_blocks=2, width=2)

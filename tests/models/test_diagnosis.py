@@ -23,7 +23,7 @@ def rows_of(found, kind):
     return [row for row in found.rows if row["input"] == kind]
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_what_is_handed_over_is_what_predict_does(trained):
     x, y = data(100)
     found = keras_dblocks.diagnose(trained, x, y, batch_size=64)
@@ -37,7 +37,7 @@ def test_what_is_handed_over_is_what_predict_does(trained):
     assert scrambled[0]["loss"] == pytest.approx(handed[0]["loss"])
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_a_scrambled_condition_costs_and_levels_are_the_blocks(trained):
     x, y = data(100)
     found = keras_dblocks.diagnose(trained, x, y, levels_per_block=2)

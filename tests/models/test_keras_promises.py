@@ -60,7 +60,7 @@ def model(request):
     return MODELS[request.param]()
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("name", COPIES)
 def test_a_copy_says_the_same(model, name, tmp_path):
     again = COPIES[name](model, tmp_path)

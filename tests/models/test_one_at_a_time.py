@@ -16,7 +16,7 @@ def saved(model, folder):
 
 
 @pytest.mark.parametrize(
-    "sharing", ["all", pytest.param("targets", marks=pytest.mark.heavy)]
+    "sharing", ["all", pytest.param("targets", marks=pytest.mark.eager)]
 )
 def test_any_number_of_rows_at_once(sharing, tmp_path):
     model = three_blocks(sharing=sharing)
@@ -28,7 +28,7 @@ def test_any_number_of_rows_at_once(sharing, tmp_path):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("name", ["vit", "dit", "ar", "recurrent_depth"])
 def test_every_system_with_a_condition(name, tmp_path):
     model = small_systems.make(name)

@@ -247,7 +247,7 @@ def test_images_of_any_number_type_are_taken(trainable, dtype):
     np.testing.assert_allclose(prediction, same, atol=1e-5)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_weight_column_is_a_weight_per_example(trainable):
     """Weights `(N, 1)` must not broadcast losses `(N,)` to `(N, N)`.
 

@@ -57,7 +57,7 @@ def check_round_trip(model, path):
     return loaded
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("sharing", ["all", "targets"])
 def test_model_trains_on_after_loading(tmp_path, sharing):
     # Dropout draws random numbers of its own; those go on too.
@@ -75,7 +75,7 @@ def test_model_trains_on_after_loading(tmp_path, sharing):
         assert {"loss", "accuracy", "block_1_loss"} <= set(result)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_block_trains_on_after_loading(tmp_path):
     block = make(dropout=0.1).block(1)
     block.compile(adamw(), metrics=["accuracy"])
@@ -100,7 +100,7 @@ CONFIGS = {
 }
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.quick
 @pytest.mark.parametrize("name", CONFIGS)
 def test_settings_survive(tmp_path, name):
@@ -177,7 +177,7 @@ def test_preset_folder(files):
     np.testing.assert_array_equal(predict(model), expected)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_checkpoints_of_fit_can_be_loaded(tmp_path):
     model = make()
     model.compile(adamw())

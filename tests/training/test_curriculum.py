@@ -165,6 +165,7 @@ def test_blocks_whose_turn_never_came_are_copies():
     assert equal(own(model.blocks[1]), own(model.blocks[2]))
 
 
+@pytest.mark.heavy
 def test_a_common_start_learns_all_levels_and_is_copied():
     x, y = data(64)
     model = three_blocks(sharing="all")

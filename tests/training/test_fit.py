@@ -116,7 +116,7 @@ def streams(x, y):
     return kinds
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_every_kind_of_data_gives_the_same_weights():
     x, y = data(24)
     results = {}
@@ -156,7 +156,7 @@ def test_sample_and_class_weights():
     assert history.history["loss"] == [0.0]
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_validation_split():
     x, y = data(40)
     model = compiled("sgd", on_policy=0)

@@ -20,7 +20,7 @@ def compiled(**kwargs):
 LOSSES = [f"block_{i}_loss" for i in range(3)]
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_history_is_a_table_with_known_values_carried():
     x, y = data(16)
     model = compiled(block_order=[1.0, 1.0, 0.0], on_policy=0)
@@ -80,7 +80,7 @@ def test_callbacks_see_one_optimizer_and_losses_that_fall(tmp_path):
     assert model.stop_training and stopped.stopped_epoch == 2
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_moving_averages_of_the_optimizer_are_swapped():
     x, y = data(24)
     adam = keras.optimizers.Adam(0.05, use_ema=True, ema_momentum=0.5)
@@ -114,7 +114,7 @@ def test_moving_averages_of_the_optimizer_are_swapped():
         )
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_one_metric_object_serves_again():
     x, y = data(8)
     metric = keras.metrics.SparseCategoricalAccuracy()
@@ -188,7 +188,7 @@ def frozen(part):
 @pytest.mark.parametrize(
     ("what", "when"),
     [
-        pytest.param("block", "between", marks=pytest.mark.heavy),
+        pytest.param("block", "between", marks=pytest.mark.eager),
         pytest.param("layer", "before", marks=pytest.mark.slow),
         pytest.param("block", "before", marks=pytest.mark.slow),
         pytest.param("layer", "between", marks=pytest.mark.slow),

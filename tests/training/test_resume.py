@@ -5,59 +5,28 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-PROGRAM = """
-import json, os, signal, sys
-import keras
-import numpy as np
-from keras_dblocks.applications.vit import ViT
+from helpers import killed_run
 
-folder, kill_at, save_freq, which = sys.argv[1:5]
-save_freq = save_freq if save_freq == "epoch" else int(save_freq)
-
-class Record(keras.callbacks.Callback):
-    # Loss of each step, by the step's number in the whole run.
-    def on_epoch_begin(self, epoch, logs=None):
-        self.before = (0.0, 0)
-    def on_train_batch_end(self, batch, logs=None):
-        step = self.model.training_step()
-        tracker = self.model._loss_tracker
-        now = float(tracker.total), float(tracker.count)
-        print(json.dumps([step, now[0], now[1]]), flush=True)
-        if step == int(kill_at):
-            os.kill(os.getpid(), signal.SIGKILL)
-
-keras.utils.set_random_seed(2)
-rng = np.random.default_rng(0)
-y = rng.integers(0, 4, 40).astype("int32")
-x = (rng.normal(size=(40, 8, 8, 1)) + y[:, None, None, None]).astype("float32")
-model = ViT(image_size=8, num_classes=4, channels=1, patch_size=4,
-            hidden_dim=12, num_heads=2, num_layers=2, num_blocks=2,
-            dropout=0.2)
-model = model if which == "all" else model.block(1)
-options = {"on_policy": 0.5} if which == "all" else {}
-model.compile("adamw", **options)
-backup = keras.callbacks.BackupAndRestore(folder, save_freq=save_freq)
-model.fit(x, y, batch_size=8, epochs=4, verbose=0,
-          callbacks=[Record(), backup])
-weights = [keras.ops.convert_to_numpy(v) for v in model.weights]
-total = sum(float(np.sum(np.square(w, dtype="float64"))) for w in weights)
-print(json.dumps(["weights", repr(total)]), flush=True)
-"""
+TESTS = Path(__file__).resolve().parent.parent
 
 
-def run(folder, kill_at, save_freq, which):
+def killed(folder, *arguments):
+    """Runs it in a process that dies; returns what its steps noted."""
+    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM]
-        + [str(a) for a in (folder, kill_at, save_freq, which)],
+        [sys.executable, killed_run.__file__, folder, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+        env={**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},
     )
-    lines = [json.loads(s) for s in result.stdout.splitlines() if s[:1] == "["]
-    return result, lines
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    lines = result.stdout.splitlines()
+    return [json.loads(line) for line in lines if line[:1] == "["]
 
 
 @pytest.mark.parametrize(
@@ -69,13 +38,11 @@ def run(folder, kill_at, save_freq, which):
     ],
 )
 def test_killed_and_resumed_to_the_last_bit(tmp_path, save_freq, which):
-    whole, wanted = run(tmp_path / "whole", 0, save_freq, which)
-    assert whole.returncode == 0, whole.stderr
-    killed, before = run(tmp_path / "killed", 13, save_freq, which)
-    assert killed.returncode == -signal.SIGKILL
+    """In another process than the one that died, and than a run to its end."""
+    wanted, weights = killed_run.run(tmp_path / "whole", 0, save_freq, which)
+    before = killed(tmp_path / "killed", 13, save_freq, which)
     assert before == wanted[:13]
-    resumed, after = run(tmp_path / "killed", 0, save_freq, which)
-    assert resumed.returncode == 0, resumed.stderr
+    after, again = killed_run.run(tmp_path / "killed", 0, save_freq, which)
     # Epochs have 5 steps; "epoch" goes back to step 10, 3 to step 12.
     first = 10 if save_freq == "epoch" else 12
     assert after[0][0] == first + 1
@@ -86,3 +53,5 @@ def test_killed_and_resumed_to_the_last_bit(tmp_path, save_freq, which):
         # are those of the run that was not killed.
         assert [line[0] for line in after] == [w[0] for w in wanted[first:]]
         assert after[3:] == wanted[first + 3 :]
+    for one, other in zip(again, weights, strict=True):
+        np.testing.assert_array_equal(one, other)

@@ -161,7 +161,7 @@ def two_inputs():
     )
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_a_dict_is_shuffled_split_and_checked_like_one_array():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 40).astype("int32")

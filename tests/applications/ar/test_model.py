@@ -49,7 +49,7 @@ def check_no_leak(model):
         check_differ_from(*(model.predict_steps(t) for t in pair), 1)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("name", MODELS)
 def test_no_leak(name):
     check_no_leak(shared(name))
@@ -99,7 +99,7 @@ def test_likelihood(name):
     assert result["standard_error"] == pytest.approx(wanted, rel=1e-3)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_likelihood_of_each_block_and_of_a_new_sampler():
     model, tokens = randomize(make(**PLAIN)), random_tokens(6)
     for steps, ends in ((3, [0, 1, 2]), (5, [1, 3, 4])):
@@ -170,6 +170,7 @@ def sgd():
     return keras.optimizers.SGD(0.1, weight_decay=0.01, global_clipnorm=0.5)
 
 
+@pytest.mark.heavy
 def test_both_ways_to_train_are_equal():
     one, two = (randomize(make_two(), 0.1) for _ in range(2))
     start, text = values(two.trainable_variables), random_tokens(32)

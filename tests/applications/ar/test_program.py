@@ -12,7 +12,7 @@ from helpers.small_text import write_text
 from keras_dblocks.applications.ar import ARTransformer
 from keras_dblocks.applications.program import main
 
-pytestmark = pytest.mark.program
+pytestmark = pytest.mark.eager
 
 TINY = {
     "description": "for tests",

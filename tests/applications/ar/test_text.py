@@ -32,7 +32,7 @@ def blocks():
     return shared("blocks")
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("name", MODELS)
 def test_cached_logits(name):
     """A token at a time, after a prompt, and over what stood there before."""
@@ -64,7 +64,7 @@ def check_greedy(model, made, prompts):
         np.testing.assert_array_equal(row[given:], best[given:])
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("name", ["blocks", "simplex", "twin"])
 def test_greedy_text_is_the_likeliest(name):
     model = shared(name)
@@ -73,7 +73,7 @@ def test_greedy_text_is_the_likeliest(name):
     check_greedy(model, made, PROMPTS)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_more_steps_and_a_new_sampler():
     """It reaches what is compiled already."""
     model = randomize(make(**PLAIN), seed=10)
@@ -85,7 +85,7 @@ def test_more_steps_and_a_new_sampler():
         assert (made != before).any() or steps is None
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_rows_know_nothing_of_their_batch(model):
     """Nor of other prompts' lengths, nor of the filling of the last batch."""
     whole = model.generate(PROMPTS, num_samples=3, seed=4)
@@ -101,6 +101,7 @@ def test_rows_know_nothing_of_their_batch(model):
     assert (other != whole).any()
 
 
+@pytest.mark.eager
 def test_end_token_stops_and_fills(model):
     prompts = [[1], [2, 1], [2, 2]] * 4  # one given is no end
     free = model.generate(prompts, seed=1)

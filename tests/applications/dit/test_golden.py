@@ -175,6 +175,7 @@ def test_gradients(reference, model):
     assert compared > 10 * len(blocks(reference))
 
 
+@pytest.mark.heavy
 def test_trajectories(reference, model):
     labels = ops.convert_to_tensor(reference["y_cond"], "int32")
     start = ops.convert_to_tensor(reference["z0_nhwc"])

@@ -150,7 +150,7 @@ def test_streaming_holds_one_block(tmp_path, monkeypatch):
     assert len(loaded) == 3  # each file is read once
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_trajectory_is_that_of_the_sampler():
     model, labels = randomize(make()), [0, 1, 2]
     keywords = {"num_steps": 4, "sampler": "heun", "grid": "equal_mass"}
@@ -176,7 +176,7 @@ def test_trajectory_is_that_of_the_sampler():
     )
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_every_block_is_run():
     """Each block is called, and its weights change the images.
 
@@ -216,7 +216,7 @@ def test_predict_is_generate():
     assert np.abs(images[1] - images[4]).max() > 1e-3  # of one class
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_averages_are_used_and_saved(tmp_path):
     model = make(ema_momentum=0.9)
     model.compile(keras.optimizers.AdamW(1e-2), block_order=[1, 0, 1])
@@ -269,7 +269,7 @@ def test_only_the_active_block_moves():
     assert not equal(values(model.blocks[1].variables), before[1])
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_one_block_alone_is_one_block_together():
     """The two ways to train, with averages and class dropout."""
     images, labels = data()
@@ -353,6 +353,7 @@ def test_frechet_distance_in_evaluate(trained):
     assert 0 <= result["frechet_distance"] < 0.2 and result["loss"] > 0
 
 
+@pytest.mark.eager
 def test_mixed_precision_trains_and_generates():
     images, labels = data()
     model = make(dtype="mixed_bfloat16")

@@ -20,7 +20,7 @@ from keras_dblocks.applications.program import generator_run as program
 from keras_dblocks.applications.program import main
 from keras_dblocks.applications.program.generate_images import read_labels
 
-pytestmark = pytest.mark.program
+pytestmark = pytest.mark.eager
 
 TINY = {
     "description": "for tests",

@@ -71,7 +71,7 @@ def numpy(tensor):
     return keras.ops.convert_to_numpy(keras.ops.stop_gradient(tensor))
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("sigma_data", [0.5, 1.0])
 def test_latents_are_standardised(vae, images, sigma_data, tmp_path):
     raw = numpy(vae.encode(images))
@@ -94,7 +94,7 @@ def test_latents_are_standardised(vae, images, sigma_data, tmp_path):
     np.testing.assert_array_equal(np.load(path), z)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_decode_undoes_the_scaling(vae, images, tmp_path):
     z, shift, scale = encode(vae, images, tmp_path / "z.npy", verbose=0)
     wanted = numpy(vae.decode(vae.encode(images)))

@@ -59,7 +59,7 @@ def test_infilling(trained):
     np.testing.assert_array_equal(whole, text)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("order", ["random", "confidence"])
 def test_texts_know_nothing_of_their_batch(order):
     model = randomize(make())
@@ -81,7 +81,7 @@ def test_texts_know_nothing_of_their_batch(order):
     assert (other != whole).any() and len(np.unique(whole, axis=0)) > 1
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_copies_of_one_network_have_its_bound():
     alone = randomize(make(num_layers=1, num_blocks=1))
     copies = make()
@@ -153,7 +153,7 @@ def recorded(text, num_blocks, overlap, training):
         yield model, block, float(numpy(loss)), *model.target.seen
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("num_blocks, overlap", [(1, 0.05), (3, 0.2)])
 def test_loss_is_weighted_by_the_mask_ratio(num_blocks, overlap):
     """With one block it is ordinary masked diffusion."""
@@ -183,7 +183,7 @@ def test_loss_is_weighted_by_the_mask_ratio(num_blocks, overlap):
         assert masked.mean() == pytest.approx(level.mean(), abs=0.1)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_validation_is_the_bound_on_fixed_noise():
     text = data(60)
     losses = []
@@ -247,7 +247,7 @@ def test_only_the_active_block_moves():
     assert not equal(values(model.blocks[1].variables), before[1])
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_one_block_alone_is_one_block_together():
     """The two ways to train, with averages."""
     sizes = {"num_blocks": 1, "num_layers": 1}
@@ -273,7 +273,7 @@ def test_one_block_alone_is_one_block_together():
     assert moved > 15
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("sharing, tied", [("all", True), ("targets", False)])
 def test_saved_whole_and_in_blocks(tmp_path, sharing, tied):
     model = randomize(make(sharing=sharing, tied=tied, schedule="poly2"))
@@ -297,7 +297,7 @@ def test_saved_whole_and_in_blocks(tmp_path, sharing, tied):
     np.testing.assert_allclose(numpy(logits), wanted[1:2], atol=1e-6)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_averages_are_used():
     model = randomize(make(ema_momentum=0.9))
     text, keywords = data(8), {"num_steps": 6, "temperature": 0.0}
@@ -331,7 +331,7 @@ def test_tied_output_reads_the_embedding():
     assert own.denoise(text, level)[..., 1].all()
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_mixed_precision():
     sizes = {"num_blocks": 1, "num_layers": 1, "tied": True}
     model = randomize(make(dtype="mixed_bfloat16", **sizes), 0.1)

@@ -20,7 +20,7 @@ from keras_dblocks.applications.program.text_picture import (
     save_unmasking,
 )
 
-pytestmark = pytest.mark.program
+pytestmark = pytest.mark.eager
 
 TINY = {
     "description": "for tests",

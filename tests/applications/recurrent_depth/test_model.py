@@ -39,7 +39,7 @@ def model(request):
     return randomize(model)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_no_leak(model):
     tokens = random_tokens(6)
     other = tokens.copy()
@@ -51,7 +51,7 @@ def test_no_leak(model):
     assert differs[np.triu_indices(6, 1)].all()
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_cached_is_uncached(model):
     prompts = [np.array([1, 2, 0]), np.array([0]), np.array([], "int32")]
     written = model.generate(prompts, temperature=0, num_steps=4)
@@ -113,7 +113,7 @@ def test_likelihood_after_any_number_of_steps(model):
     model.sampler = before
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_training_lowers_the_likelihood_at_every_number_of_steps():
     rows = (np.arange(6) + np.arange(3)[:, None]) % 3  # 0 follows 2, ...
     tokens = np.tile(rows, (32, 1)).astype("int32")
@@ -161,7 +161,7 @@ def test_saved_and_loaded(tmp_path, model):
     )
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.quick
 def test_reference_trains_and_draws():
     model = make(reference=True)

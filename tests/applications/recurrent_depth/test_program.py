@@ -10,7 +10,7 @@ from helpers.small_text import write_text
 from keras_dblocks.applications.program import main
 from keras_dblocks.applications.recurrent_depth import RecurrentDepth
 
-pytestmark = pytest.mark.program
+pytestmark = pytest.mark.eager
 
 TINY = {
     "description": "for tests",

@@ -212,7 +212,7 @@ def test_it_learns():
     np.testing.assert_array_equal(made[0], tokens[0])
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_saved_and_loaded(tmp_path):
     model, tokens = randomize(make(seed=4)), text(4)
     model.compile(keras.optimizers.Adam(1e-2))

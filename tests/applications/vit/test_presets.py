@@ -90,7 +90,7 @@ def parameters(model):
     return sum(math.prod(v.shape) for v in model.trainable_variables)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 @pytest.mark.parametrize("blocks, published", [(False, 10.30), (True, 10.53)])
 def test_cifar100_has_the_parameters_of_the_paper(blocks, published):
     # In millions (docs/method.md#image-classification), extrapolated from

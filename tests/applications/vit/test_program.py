@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -14,10 +15,12 @@ import sys
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import (
     EventAccumulator,
 )
 
+from helpers.programs import ROOT
 from keras_dblocks import compat
 from keras_dblocks.applications.data import load_images
 from keras_dblocks.applications.program import command, main
@@ -52,7 +55,7 @@ TINY = {
 
 # Of other packages: protobuf and TFDS.
 pytestmark = [
-    pytest.mark.program,
+    pytest.mark.eager,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
 ]
 
@@ -286,6 +289,46 @@ def test_reference_changes_model_and_recipe(tmp_path, monkeypatch):
     assert settings["learning_rate"] == 0.1
 
 
+def test_images_of_a_user(tmp_path, monkeypatch, capsys):
+    """What the page of ViT says of one's own images, and its Python runs."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    for name in ("dog", "cat"):
+        folder = tmp_path / "my_images" / name
+        folder.mkdir(parents=True)
+        for i in range(1, 6):
+            pixels = generator.integers(0, 256, (68, 68, 3), "uint8")
+            Image.fromarray(pixels).save(folder / f"{i}.png")
+    assert run_main("runs/mine", "--data", "my_images") == 0
+    printed = capsys.readouterr().out
+    assert "8 images of my_images in patches of 17 x 17 pixels: " in printed
+    assert printed.endswith("%\nclasses: 0 cat, 1 dog\n")
+
+    page = (ROOT / "applications" / "vit" / "README.md").read_text("utf-8")
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    names = {}
+    exec(code, names)
+    x = load_images("my_images").x_train[:1]  # the page's image
+    np.testing.assert_allclose(names["x"], x, atol=1e-5)
+    name = ("cat", "dog")[names["model"].predict(x, verbose=0).argmax()]
+    assert capsys.readouterr().out.endswith(f"{name}\n")
+
+
+def test_patches_are_the_presets_or_those_asked_for(tmp_path, monkeypatch):
+    runs = []
+    monkeypatch.setattr(command, "train", lambda run, *_: runs.append(run))
+    monkeypatch.setattr(ClassifierRun, "results", lambda run, _: {})
+    assert run_main(tmp_path, "--patch-size", "2") == 0
+    assert runs[0].model.patch_size == 2
+    data = dataclasses.replace(
+        load_images("digits"), x_train=np.zeros((1, 64, 64, 3))
+    )
+    for name, changed in (("tiny_imagenet", {}), ("x.npz", {"patch_size": 4})):
+        sizes = ClassifierRun.sizes_of(data, {"data": name}, {"patch_size": 2})
+        wanted = {"image_size": 64, "channels": 3, "num_classes": 10}
+        assert sizes == {**wanted, **changed}
+
+
 @pytest.mark.slow
 def test_cifar100_is_read_through_tfds(tmp_path, capsys):
     tfds = pytest.importorskip("tensorflow_datasets")
@@ -345,6 +388,7 @@ def test_a_missing_file_from_the_shell(tmp_path):
         (["--data", "nothing"], 'Received: "nothing"'),
         (["--data", "wide.npz"], "(N, 8, 8, 1)"),
         (["--data", "odd.npz"], "must divide `image_size`"),
+        (["--patch-size", "3"], "choose `patch_size` among [1, 2, 4, 8]"),
     ],
 )
 def test_settings_that_do_not_fit(
