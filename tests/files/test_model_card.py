@@ -94,6 +94,13 @@ def test_a_record_may_be_a_path(tmp_path):
     assert rows(text, "Results")
 
 
+def test_an_earlier_record_does_not_stay_beside_other_weights(tmp_path):
+    saved(tmp_path, record=RECORD)
+    assert (tmp_path / "record.json").exists()
+    saved(tmp_path)
+    assert not (tmp_path / "record.json").exists()
+
+
 def test_a_page_of_one_s_own_stays(tmp_path):
     saved(tmp_path)
     page = tmp_path / "README.md"
