@@ -27,7 +27,6 @@ def make(name, twin=False):
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 @pytest.mark.parametrize("twin", [False, True])
 @pytest.mark.parametrize("name", CAUSAL)
 def test_likelihood_is_per_token_that_counts(name, twin):
@@ -85,7 +84,6 @@ def test_padding_is_never_masked():
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 def test_bound_is_per_token_that_counts():
     """It is the whole bound of the same text without the padding's share."""
     model = small_mdm.randomize(small_mdm.make(padding_token=2))
@@ -113,7 +111,6 @@ def test_bound_is_per_token_that_counts():
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 @pytest.mark.parametrize("name", [*CAUSAL, "mdm"])
 def test_it_trains(name):
     model = make(name)

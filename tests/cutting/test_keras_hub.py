@@ -96,7 +96,6 @@ def test_a_language_model(kind, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 @pytest.mark.parametrize("kind", FEW)
 def test_a_language_model_block_after_block(kind, tmp_path):
     """A tied vocabulary is the first block's, and every block reads it."""
@@ -208,7 +207,6 @@ def test_texts_are_preprocessed_as_by_the_task():
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 def test_lora_on_a_quantized_base():
     """Gradients pass through integers; nothing but the matrices moves."""
     lm = causal("Llama3")

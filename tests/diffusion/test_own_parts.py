@@ -230,7 +230,6 @@ def fitted_saved_loaded(model, x, y, path):
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 def test_the_sampler_of_the_docstring(tmp_path):
     # Ten steps: fewer of them would not reach the last block.
     model = make(sampler=Halving(10, factor=0.5, seed=2))

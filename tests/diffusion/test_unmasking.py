@@ -342,7 +342,6 @@ def test_saved_with_its_tokenizer(tmp_path, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 def test_the_library_s_tokenizers_come_back_in_another_process(tmp_path):
     data_module = pytest.importorskip("keras_dblocks.applications.data")
     tokenizer = data_module.Text8Tokenizer()

@@ -230,7 +230,6 @@ block.save(sys.argv[1] + "/block_1.keras")
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 def test_block_trained_in_another_process(apart, tmp_path):
     """And on another backend, if it can be: the table is the same."""
     paths, _ = apart

@@ -147,7 +147,6 @@ def test_the_twins_are_plain_models_of_the_same_parts(model):
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 def test_a_regression_and_a_generator():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(64, 2)).astype("float32")
@@ -254,7 +253,6 @@ def functional_stem(kind=list, names=(None, "condition")):
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("kind", "names"),
     [(list, (None, None)), (dict, ("noisy", "condition"))],

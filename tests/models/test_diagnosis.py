@@ -63,7 +63,6 @@ def test_table_and_picture(trained, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["dit", "mdm", "ar"])
 def test_every_kind_of_network(name):
     model = small_systems.make(name)

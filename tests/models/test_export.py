@@ -105,7 +105,6 @@ def test_what_comes_back_predicts_the_same(name, format, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 def test_from_noise_rows_count_within_the_batch(tmp_path):
     model = make(sampler=EulerSampler(4, grid="equal_mass", start="noise"))
     format = "onnx" if BACKEND == "torch" else "tf_saved_model"

@@ -236,7 +236,6 @@ def test_stream_is_refused_at_the_bad_batch():
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 @pytest.mark.parametrize("dtype", ["uint8", "float64"])
 def test_images_of_any_number_type_are_taken(trainable, dtype):
     images = (np.abs(X) * 3).astype(dtype)

@@ -133,7 +133,6 @@ def test_nothing_changes_and_two_blocks_are_resident(name, parameters):
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 @moving
 def test_a_callback_runs_the_model_inside_an_epoch():
     def run(batch, logs):
@@ -190,7 +189,6 @@ def test_one_batch_at_a_time_and_a_bad_one():
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 @moving
 def test_averages_of_weights_stay():
     results = []
@@ -203,7 +201,6 @@ def test_averages_of_weights_stay():
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 @pytest.mark.skipif(BACKEND != "jax", reason="nothing is compiled")
 @pytest.mark.parametrize("moves", [{}, BOTH], ids=["stays", "moves"])
 def test_blocks_of_the_same_layers_are_compiled_once(moves, monkeypatch):

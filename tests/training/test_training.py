@@ -253,7 +253,6 @@ def test_a_step_trains_on_what_is_handed_over():
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 def test_on_policy_share_of_the_batch():
     x, y = data(10)
     model = three_blocks()

@@ -35,7 +35,6 @@ def fitted(x, y, **kwargs):
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 def test_every_form_trains_the_same():
     x, y = data(24)
     wanted = values(fitted(x, y).weights)

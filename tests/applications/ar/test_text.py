@@ -217,7 +217,6 @@ def test_strings_in_and_out(twin):
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 @pytest.mark.parametrize("kind", [Ending, Unregistered])
 @pytest.mark.parametrize("twin", [False, True])
 def test_saved_with_its_tokenizer(tmp_path, twin, kind):

@@ -63,7 +63,6 @@ def test_cached_is_uncached(model):
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 def test_a_caches_logits_are_those_of_the_whole(model):
     tokens = random_tokens(2)
     writer = model.make_writer(4)
@@ -79,7 +78,6 @@ def test_a_caches_logits_are_those_of_the_whole(model):
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 def test_exit_when_nothing_changes():
     """A threshold of 0 never ends early, one of 1 after a single step."""
     model = randomize(make())
@@ -99,7 +97,6 @@ def test_exit_when_nothing_changes():
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 def test_likelihood_after_any_number_of_steps(model):
     tokens = random_tokens(5)
     before = model.sampler
@@ -127,7 +124,6 @@ def test_training_lowers_the_likelihood_at_every_number_of_steps():
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 def test_hand_overs_are_states_of_a_chain():
     model = randomize(make())
     model.compile("sgd", on_policy=1.0)

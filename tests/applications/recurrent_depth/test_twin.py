@@ -90,7 +90,6 @@ def test_start_is_of_the_seed_alone():
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 @pytest.mark.parametrize("num_steps", [None, 1, 3])
 def test_likelihood_after_any_number_of_iterations(num_steps):
     model, tokens = randomize(make()), tokens_of(6)
@@ -122,7 +121,6 @@ def inputs(count=3):
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 @pytest.mark.parametrize("count", [1, 5])
 def test_gradients_of_the_last_iterations_alone(count):
     model = randomize(make())
@@ -159,7 +157,6 @@ def test_gradients_of_the_last_iterations_alone(count):
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 def test_a_compiled_step_draws_anew():
     tokens, options = text(8), {"mean_recurrence": 3}
     model, other = make(**options), make(**options)
@@ -253,7 +250,6 @@ def test_killed_and_resumed(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.heavy
 @pytest.mark.parametrize("num_steps", [1, 3])
 def test_cached_equals_uncached(num_steps):
     model, tokens = randomize(make(core_layers=2)), tokens_of(2)
