@@ -11,7 +11,12 @@ steps, for which the methods take turns; the processor time is that of all
 cores together. `x_B` stands for the value of a method times B relative to the
 twin, because B steps through 1 / B of the layers are as many layer evaluations
 as one step of the twin. Each method gives one line of JSON, and with `--csv` a
-row of a table.
+row of a table. On a CUDA device PyTorch's allocator also tells what it held at
+most in the first steps, model and optimizer included (`allocator_peak`). At
+usual sizes, on a GPU:
+
+    KERAS_BACKEND=torch python tools/benchmark.py --applications vit dit ar \
+        --sizes base --dtype mixed_bfloat16 --blocks 3 6 --alternatives
 """
 
 import argparse
@@ -41,10 +46,35 @@ CLASSES = {
     "recurrent_depth": "RecurrentDepth",
 }
 BATCHES = {"vit": 128, "dit": 64, "mdm": 32, "ar": 16, "recurrent_depth": 8}
+# Constructor keywords, and rows of a batch: ViT-B/16 at 224 pixels, DiT-B/2 on
+# latents of 256 pixels, and text models of their depth and width.
+BASE = {"num_layers": 12, "hidden_dim": 768, "num_heads": 12}
+TEXT = {"vocabulary_size": 256, "sequence_length": 512}
+BASE_SIZES = {
+    "vit": (
+        {**BASE, "image_size": 224, "patch_size": 16, "num_classes": 1000},
+        64,
+    ),
+    "dit": (
+        {
+            **BASE,
+            "image_size": 32,
+            "patch_size": 2,
+            "channels": 4,
+            "num_classes": 1000,
+        },
+        32,
+    ),
+    "ar": ({**BASE, **TEXT}, 16),
+    "mdm": ({**BASE, **TEXT}, 16),
+}
 
 
 def config_of(args, name):
     """Returns the constructor keywords of the application's class."""
+    if args.sizes == "base":
+        dtype = {"dtype": args.dtype} if args.dtype else {}
+        return {**BASE_SIZES[name][0], **dtype}
     sizes = {"hidden_dim": args.hidden_dim, "num_heads": 4}
     if args.dtype:
         sizes["dtype"] = args.dtype
@@ -63,6 +93,8 @@ def config_of(args, name):
 def add_sizes(parser):
     """Adds the command-line options that `config_of` reads."""
     add = parser.add_argument
+    text = "base: of ViT-B/16 and the like, for which the next four are ignored"
+    add("--sizes", choices=["small", "base"], default="small", help=text)
     add("--num-layers", type=int, default=12)
     add("--hidden-dim", type=int, default=128)
     add("--intermediate-dim", type=int)
@@ -82,6 +114,8 @@ def make_rows(args, name):
     """
     cls = getattr(applications, CLASSES[name])
     config, batch = config_of(args, name), args.batch_size or BATCHES[name]
+    if args.sizes == "base" and not args.batch_size:
+        batch = BASE_SIZES[name][1]
 
     def blocks(count, remat=False):
         own = {} if name == "recurrent_depth" else {"num_blocks": count}
@@ -126,6 +160,15 @@ def make_rows(args, name):
     return cls, config, rows
 
 
+def cuda():
+    """`torch.cuda` where PyTorch has such a device, else None."""
+    if BACKEND != "torch":
+        return None
+    import torch
+
+    return torch.cuda if torch.cuda.is_available() else None
+
+
 def outside_layers(model):
     """Bytes of a block's stem and head: weights, gradients, AdamW's state."""
     if not isinstance(model, Block):
@@ -138,8 +181,9 @@ def run(args, name):
     """Yields one dict of results for each method."""
     cls, config, rows = make_rows(args, name)
     spec = cls(**{**config, "num_blocks": 1})
-    used, steps, built, shared = {}, {}, {}, {}
+    used, steps, built, shared, peaks = {}, {}, {}, {}, {}
     for row, (_, batch, make) in rows.items():
+        before = cuda().memory_allocated() if cuda() else 0
         model, data = make(), example(spec, batch)
         shared[row] = outside_layers(model)
         if not args.time_only:
@@ -148,10 +192,15 @@ def run(args, name):
         if not args.memory_only:
             keras.utils.set_random_seed(0)
             begin = time.perf_counter()
+            if cuda():  # `measure` has a peak of its own
+                cuda().reset_peak_memory_stats()
             steps[row] = stepper(model, data)
             steps[row]()
             built[row] = time.perf_counter() - begin
             steps[row]()
+            if cuda():
+                cuda().synchronize()
+                peaks[row] = cuda().max_memory_allocated() - before
     taken, busy = ({row: [] for row in steps} for _ in range(2))
     for _ in range(args.steps):
         for row, step in steps.items():
@@ -181,6 +230,8 @@ def run(args, name):
             result["step_s"] = round(each, 4)
             result["processor_s"] = round(average(busy[row]), 4)
             result["first_step_s"] = round(built[row], 2)
+            if row in peaks:
+                result["allocator_peak"] = peaks[row]
             share = each / average(taken[first])
             result["time_x_B"] = round(count * share, 3)
         yield result
@@ -238,6 +289,8 @@ def main():
     add("--csv", help="file")
     add("--plot", help="file")
     args = parser.parse_args()
+    if args.sizes == "base" and not set(args.applications) <= set(BASE_SIZES):
+        parser.error(f"--sizes base is for --applications {[*BASE_SIZES]}")
     # As in training/jax_step.py, so that remat works for Keras's own step too.
     flag = "--xla_disable_hlo_passes=cse_barrier_expander"
     os.environ.setdefault("XLA_FLAGS", flag)
