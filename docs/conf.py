@@ -40,6 +40,7 @@ exclude_patterns = [".*", "**/.*", "build", "dist", "runs", "**/__pycache__"]
 html_theme = "furo"
 html_title = "keras_dblocks"
 html_copy_source = False
+html_use_index = False  # nothing links to it; the search finds names
 templates_path = ["_templates"]
 # The first page is docs/index.html, as the sources lie.
 html_additional_pages = {"index": "redirect.html"}
