@@ -3,7 +3,6 @@
 import collections
 import os
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -249,9 +248,9 @@ class EventFile:
     def __init__(self, parts, folder, step):
         self.make_event, self.summary, make_writer = parts
         os.makedirs(folder, exist_ok=True)
-        # The name of a file has seconds alone, and a run that is resumed
-        # within one would write over what it wrote before.
-        suffix = f".{uuid.uuid4().hex[:8]}"
+        # The name of a file has seconds alone. A run that is resumed within
+        # one must not write over what it wrote before, nor be read before it.
+        suffix = f".{time.time_ns()}.{os.getpid()}"
         self.writer = make_writer(os.path.join(folder, "events"), suffix)
         begin = {"status": 1}  # SessionLog.START
         self._write(step + 1, session_log=begin)
