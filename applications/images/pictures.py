@@ -41,10 +41,12 @@ def save_grid(path, images, columns=10, zoom=4):
         path: of the `.png`. The file appears only when it is complete.
         images: array `(N, H, W, C)` in [-1, 1]. Of latents, the first three
             channels are shown.
-        columns: int, images per row.
+        columns: int, images per row, if there are as many.
         zoom: int, the width of each pixel of an image in the picture.
     """
-    picture = grid_of(np.clip(_visible_channels(images), -1.0, 1.0), columns)
+    picture = grid_of(
+        np.clip(_visible_channels(images), -1.0, 1.0), min(columns, len(images))
+    )
     picture = picture.repeat(zoom, 0).repeat(zoom, 1)
     with atomic(path) as temporary:
         keras.utils.save_img(

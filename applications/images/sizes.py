@@ -6,7 +6,7 @@ from typing import Any
 from keras_dblocks import DiffusionBlocks
 from keras_dblocks.checks import check_sizes
 
-MOST_PATCHES = 256  # of an image, unless a size is asked for
+MOST_PATCHES = 64  # of an image, unless a size is asked for
 
 
 def check_patches(

@@ -20,7 +20,7 @@ from .train import train, train_on_ray
 
 # Options that change the entries of a recipe of the same names.
 RECIPE = ("data", "epochs", "steps_per_epoch", "batch_size", "learning_rate")
-RECIPE += ("train_examples", "on_policy", "tokenizer")
+RECIPE += ("train_examples", "on_policy", "tokenizer", "samples")
 
 
 def main(model_class, argv=None):

@@ -7,6 +7,7 @@ from keras_dblocks.applications.images.pictures import (
     save_grid,
     save_trajectory,
 )
+from keras_dblocks.models.one_at_a_time import SavedChain
 
 from . import generate as common
 from .arguments import given, number
@@ -25,8 +26,8 @@ def add_options(parser, model_class):
         ", of which one is in memory at a time",
     )
     add = parser.add_argument
-    text = "classes, such as 0-9 or 3,3,7 (default: %(default)s)"
-    add("--labels", metavar="LIST", default="0-9", help=text)
+    text = "classes, such as 0-9 or 3,3,7 (default: each, ten at the most)"
+    add("--labels", metavar="LIST", help=text)
     text = "classifier-free guidance (default: none; the paper uses 2)"
     scale = number(float, 0)
     add("--guidance-scale", metavar="X", type=scale, help=text)
@@ -39,11 +40,12 @@ def add_options(parser, model_class):
 
 def generate(model_class, args):
     """Writes a picture of generated images."""
-    labels = read_labels(args.labels)
+    labels = read_labels(args.labels) if args.labels else None
     options = given(args, OPTIONS) | {"verbose": int(in_terminal())}
     common.check_outputs(args)
     if len(args.model) == 1:
         model = common.load(args.model[0], model_class, model_class.__name__)
+        labels = labels or first_classes(model)
         images, trajectory = model.generate(
             labels, return_trajectory=True, **options
         )
@@ -53,11 +55,18 @@ def generate(model_class, args):
             f"{len(args.model)} files. Pass one `model.keras`."
         )
     else:
+        network = SavedChain(model_class, args.model).network
+        labels = labels or first_classes(network)
         images = model_class.generate_from_blocks(args.model, labels, **options)
     save_grid(args.output, images)
     if args.trajectory:
         save_trajectory(args.trajectory, trajectory)
     print(f"{len(images)} images in {args.output}")
+
+
+def first_classes(model):
+    """The classes that are drawn if none are asked for (list)."""
+    return list(range(min(model.num_classes, 10)))
 
 
 def read_labels(text):

@@ -30,6 +30,8 @@ class GeneratorRun(ImageRun):
     def on_latents(self):
         return self.config.get("value_range", 0) is None
 
+    draws = True
+
     def prepare(self, data, blocks):
         data = super().prepare(data, blocks)
         return data if self.on_latents else data.with_signed_pixels()
@@ -58,20 +60,21 @@ class GeneratorRun(ImageRun):
 
     def results(self, folder):
         """The Frechet distance of new images; that of latents means little."""
-        if self.on_latents:
+        count = self.recipe.get("samples", NUM_IMAGES)
+        if self.on_latents or not count:
             return {}
         data = self.data
         path = folder.parent / f"features-{Path(data.name).stem}.keras"
-        print(f"generating {NUM_IMAGES:,} images to be compared", flush=True)
+        print(f"generating {count:,} images to be compared", flush=True)
         extractor = train_feature_network(
             data.x_train, data.y_train, path, FEATURE_STEPS, verbose=0
         )
-        labels = np.resize(data.y_test, NUM_IMAGES)
+        labels = np.resize(data.y_test, count)
         images = self.model.generate(labels, verbose=int(in_terminal()))
         distance = frechet_distance(
             features(extractor, data.x_test), features(extractor, images)
         )
-        name = f"Frechet distance of {NUM_IMAGES:,} images to the test images"
+        name = f"Frechet distance of {count:,} images to the test images"
         return {name: Figure(float(distance), f"squared features of {path}")}
 
 

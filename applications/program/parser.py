@@ -179,6 +179,10 @@ def add_training_options(parser, presets, run_class):
     add("--on-policy", metavar="X", type=number(float, 0, 1), help=ON_POLICY)
     if run_class.has_patches:
         add("--patch-size", metavar="N", type=count, help=PATCH_SIZE)
+    if run_class.draws:
+        text = "images drawn at the end and compared with the test images, 0 "
+        text += "for none (default: 2000)"
+        add("--samples", metavar="N", type=number(int, 0), help=text)
     if run_class.tokenizers:
         names = run_class.tokenizers
         add("--tokenizer", choices=names, default=names[0], help=TOKENIZER)

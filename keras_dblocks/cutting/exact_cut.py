@@ -133,9 +133,9 @@ class ExactCut(CutModel):
                 break
         if idle:
             warnings.warn(
-                f"Blocks {', '.join(map(str, sorted(idle)))} have no turn in "
-                f"the {last} steps up to the end of this `fit`. Compile with "
-                "fewer `steps_per_visit`, or train for longer.",
+                f"No turn comes for block {', '.join(map(str, sorted(idle)))} "
+                f"in the {last} steps up to the end of this `fit`. Compile "
+                "with fewer `steps_per_visit`, or train for longer.",
                 stacklevel=2,
             )
 

@@ -149,9 +149,11 @@ def check_labels(labels, num_classes):
         labels = labels[:, 0]
     whole = np.issubdtype(labels.dtype, np.integer)
     if labels.ndim != 1 or not whole:
-        advice = (
-            "Use `np.argmax(y, -1)` on one-hot labels, or `astype('int32')`."
-        )
+        advice = "Use `np.argmax(y, -1)` on one-hot labels."
+        if labels.ndim == 1 and labels.dtype.kind in "OSU":
+            advice = "Number names with `np.unique(y, return_inverse=True)[1]`."
+        elif labels.ndim == 1:
+            advice = "Use `astype('int32')`."
         if labels.ndim > 1 and whole and not _is_one_hot(labels):
             advice = "For sequences use `layers.TokenEmbedding`."
         raise ValueError(

@@ -55,12 +55,12 @@ def test_sizes_of_layers(kind, config):
 @pytest.mark.parametrize(
     ("image_size", "patch_size", "wanted"),
     [
-        (32, 2, 2),  # 256 patches
-        (25, 2, 2),  # few, but it does not divide: refused elsewhere
-        (64, 4, 4),
-        (64, 2, 4),
-        (63, 2, 7),
-        (224, 4, 14),
+        (16, 2, 2),  # 64 patches
+        (15, 2, 2),  # few, but it does not divide: refused elsewhere
+        (64, 8, 8),
+        (64, 2, 8),
+        (63, 2, 9),
+        (224, 4, 28),
         (97, 2, 2),  # a prime: there is none
     ],
 )

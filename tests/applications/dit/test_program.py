@@ -16,8 +16,8 @@ from keras_dblocks.applications.images.pictures import (
     save_grid,
     save_trajectory,
 )
+from keras_dblocks.applications.program import command, main
 from keras_dblocks.applications.program import generator_run as program
-from keras_dblocks.applications.program import main
 from keras_dblocks.applications.program.generate_images import read_labels
 
 pytestmark = pytest.mark.eager
@@ -93,9 +93,28 @@ def test_train_resume_and_generate(tmp_path, capsys):
         made.append(pixels(out))
     np.testing.assert_array_equal(*made)
     images = model.generate([0, 1, 2, 7], num_steps=3)
-    wanted = np.round((grid_of(images, 10) + 1) * 127.5)[..., 0]
+    wanted = np.round((grid_of(images, 4) + 1) * 127.5)[..., 0]
     seen = made[0][::4, ::4].astype("float32")
     np.testing.assert_allclose(seen, wanted, atol=1.0)
+
+
+def test_by_default_each_class_is_drawn(tmp_path):
+    model = DiT(**{**TINY["config"], "num_classes": 3})
+    model.save(tmp_path / "model.keras")
+    blocks = [tmp_path / f"block_{i}.keras" for i in range(2)]
+    for block, path in zip(model.blocks, blocks, strict=True):
+        block.save(path)
+    for paths in ([tmp_path / "model.keras"], blocks):
+        out = tmp_path / "out.png"
+        steps = "--num-steps", "2"
+        assert generate("--model", *paths, "--output", out, *steps) == 0
+        assert pixels(out).shape == (8 * 4, 8 * 4 * 3)
+
+
+def test_no_image_need_be_compared(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "train", lambda run, *_: None)
+    assert run(tmp_path, "--samples", "0") == 0
+    assert "Frechet" not in capsys.readouterr().out
 
 
 def test_generate_refuses(tmp_path, capsys):

@@ -323,7 +323,7 @@ def test_patches_are_the_presets_or_those_asked_for(tmp_path, monkeypatch):
     data = dataclasses.replace(
         load_images("digits"), x_train=np.zeros((1, 64, 64, 3))
     )
-    for name, changed in (("tiny_imagenet", {}), ("x.npz", {"patch_size": 4})):
+    for name, changed in (("tiny_imagenet", {}), ("x.npz", {"patch_size": 8})):
         sizes = ClassifierRun.sizes_of(data, {"data": name}, {"patch_size": 2})
         wanted = {"image_size": 64, "channels": 3, "num_classes": 10}
         assert sizes == {**wanted, **changed}
