@@ -15,6 +15,7 @@ PRESETS = {"vit_digits": ViT, "dit_digits": DiT}
 PRESETS |= {"ar_austen_tiny": ARTransformer}
 
 
+@pytest.mark.eager
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_recorded_figure_is_reached(name):
     if name != "ar_austen_tiny":

@@ -78,7 +78,7 @@ def test_both_ways_are_equal_when_blocks_are_independent(dropout):
     assert sum(np.abs(b - c).max() > 1e-4 for b, c in moved) > 30
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_both_ways_are_equal_when_blocks_share():
     # SGD keeps no state, so one optimizer for the shared parts and one per
     # block amount to the same.
@@ -168,7 +168,7 @@ class UnlikeBlocks(example.ResidualMLP):
         return Unlike(index)
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_each_block_takes_its_own_step():
     # JAX compiles blocks of the same layers once; these are not the same.
     results = []
