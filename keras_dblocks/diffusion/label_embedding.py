@@ -150,7 +150,9 @@ def check_labels(labels, num_classes):
     whole = np.issubdtype(labels.dtype, np.integer)
     if labels.ndim != 1 or not whole:
         advice = "Use `np.argmax(y, -1)` on one-hot labels."
-        if labels.ndim == 1 and labels.dtype.kind in "OSU":
+        if not labels.size:
+            advice = "Pass at least one label."
+        elif labels.ndim == 1 and labels.dtype.kind in "OSU":
             advice = "Number names with `np.unique(y, return_inverse=True)[1]`."
         elif labels.ndim == 1:
             advice = "Use `astype('int32')`."
