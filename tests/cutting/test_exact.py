@@ -182,7 +182,9 @@ def test_a_fit_too_short_for_all_blocks_says_so():
     model, (x, y), loss = make("sequential")
     cut = keras_dblocks.cut(model, 2)
     cut.compile("adam", loss, steps_per_visit=10)
-    with pytest.warns(UserWarning, match="No turn comes for block.* in the 2 steps"):
+    with pytest.warns(
+        UserWarning, match="No turn comes for block.* in the 2 steps"
+    ):
         cut.fit(x, y, batch_size=4, verbose=0)
 
 
