@@ -158,7 +158,7 @@ def save(model, folder, record=None, license=None, by_block=False):
         model.save_weights(whole)
     if processes.number():  # process 0 writes
         return
-    stale = [whole] if by_block else blocks
+    stale = [whole] if by_block else [*blocks]
     if not record:
         stale.append(os.path.join(folder, RECORD_FILE))
     for path in stale:

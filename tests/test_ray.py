@@ -1,34 +1,27 @@
 """Blocks trained by workers of Ray are those that one process trains."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from helpers import on_ray as program
 from helpers import small_mlp
+from helpers.programs import environment
 from keras_dblocks.ray import fit_blocks
-
-TESTS = Path(__file__).resolve().parent
 
 
 def start(*arguments):
     """Runs a Python program that starts Ray; returns what it printed."""
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    environment = {
-        **os.environ,
-        "PYTHONPATH": path,
-        # Workers give way to all others, the tests beside this one too.
-        "RAY_worker_niceness": "0",
-        "RAY_AUTH_MODE": "disabled",  # leaves no token in the home folder
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
-        env=environment,
+        env=environment(
+            # Workers give way to all others, the tests beside this one too.
+            RAY_worker_niceness="0",
+            RAY_AUTH_MODE="disabled",  # leaves no token in the home folder
+            RAY_USAGE_STATS_ENABLED="0",
+        ),
         capture_output=True,
         text=True,
         timeout=900,

@@ -46,38 +46,22 @@ CLASSES = {
     "recurrent_depth": "RecurrentDepth",
 }
 BATCHES = {"vit": 128, "dit": 64, "mdm": 32, "ar": 16, "recurrent_depth": 8}
-# Constructor keywords, and rows of a batch: ViT-B/16 at 224 pixels, DiT-B/2 on
-# latents of 256 pixels, and text models of their depth and width.
+# ViT-B/16 at 224 pixels, DiT-B/2 on latents of 256 pixels, and text models of
+# their depth and width.
 BASE = {"num_layers": 12, "hidden_dim": 768, "num_heads": 12}
+IMAGENET = {"image_size": 224, "patch_size": 16, "num_classes": 1000}
+LATENTS = {**IMAGENET, "image_size": 32, "patch_size": 2, "channels": 4}
 TEXT = {"vocabulary_size": 256, "sequence_length": 512}
-BASE_SIZES = {
-    "vit": (
-        {**BASE, "image_size": 224, "patch_size": 16, "num_classes": 1000},
-        64,
-    ),
-    "dit": (
-        {
-            **BASE,
-            "image_size": 32,
-            "patch_size": 2,
-            "channels": 4,
-            "num_classes": 1000,
-        },
-        32,
-    ),
-    "ar": ({**BASE, **TEXT}, 16),
-    "mdm": ({**BASE, **TEXT}, 16),
-}
+BASE_SIZES = {"vit": IMAGENET, "dit": LATENTS, "ar": TEXT, "mdm": TEXT}
+BASE_BATCHES = {"vit": 64, "dit": 32, "ar": 16, "mdm": 16}
 
 
 def config_of(args, name):
     """Returns the constructor keywords of the application's class."""
+    dtype = {"dtype": args.dtype} if args.dtype else {}
     if args.sizes == "base":
-        dtype = {"dtype": args.dtype} if args.dtype else {}
-        return {**BASE_SIZES[name][0], **dtype}
-    sizes = {"hidden_dim": args.hidden_dim, "num_heads": 4}
-    if args.dtype:
-        sizes["dtype"] = args.dtype
+        return {**BASE, **BASE_SIZES[name], **dtype}
+    sizes = {"hidden_dim": args.hidden_dim, "num_heads": 4, **dtype}
     if args.intermediate_dim:
         sizes["intermediate_dim"] = args.intermediate_dim
     if name in ("vit", "dit"):
@@ -113,9 +97,8 @@ def make_rows(args, name):
         `(B, batch size, function that makes the model)`.
     """
     cls = getattr(applications, CLASSES[name])
-    config, batch = config_of(args, name), args.batch_size or BATCHES[name]
-    if args.sizes == "base" and not args.batch_size:
-        batch = BASE_SIZES[name][1]
+    batches = BASE_BATCHES if args.sizes == "base" else BATCHES
+    config, batch = config_of(args, name), args.batch_size or batches[name]
 
     def blocks(count, remat=False):
         own = {} if name == "recurrent_depth" else {"num_blocks": count}
@@ -182,8 +165,9 @@ def run(args, name):
     cls, config, rows = make_rows(args, name)
     spec = cls(**{**config, "num_blocks": 1})
     used, steps, built, shared, peaks = {}, {}, {}, {}, {}
+    gpu = cuda()
     for row, (_, batch, make) in rows.items():
-        before = cuda().memory_allocated() if cuda() else 0
+        before = gpu.memory_allocated() if gpu else 0
         model, data = make(), example(spec, batch)
         shared[row] = outside_layers(model)
         if not args.time_only:
@@ -192,15 +176,15 @@ def run(args, name):
         if not args.memory_only:
             keras.utils.set_random_seed(0)
             begin = time.perf_counter()
-            if cuda():  # `measure` has a peak of its own
-                cuda().reset_peak_memory_stats()
+            if gpu:  # `measure` has a peak of its own
+                gpu.reset_peak_memory_stats()
             steps[row] = stepper(model, data)
             steps[row]()
             built[row] = time.perf_counter() - begin
             steps[row]()
-            if cuda():
-                cuda().synchronize()
-                peaks[row] = cuda().max_memory_allocated() - before
+            if gpu:
+                gpu.synchronize()
+                peaks[row] = gpu.max_memory_allocated() - before
     taken, busy = ({row: [] for row in steps} for _ in range(2))
     for _ in range(args.steps):
         for row, step in steps.items():

@@ -137,52 +137,29 @@ def main():
         "dropout": args.dropout,
     }
     blocks, layers = args.num_blocks, args.num_layers
+
+    def blocks_of(seed, epochs=args.epochs * blocks, **options):
+        on_policy = 0.0 if options.get("reference") else args.on_policy
+        options["seed"] = seed
+        return train_blocks(args, sizes, data, epochs, on_policy, **options)
+
+    def ours(seed, **options):
+        return blocks_of(seed, **{**options, **args.options})
+
+    # The backward pass of a step costs twice as much as its forward pass. For
+    # on-policy noise, block b needs the forward passes of b earlier blocks.
+    extra = args.on_policy * (blocks - 1) / 2 / 3
+    fewer = round(args.epochs * blocks / (1 + extra))
     rows = {
         "twin": lambda seed: train_twin(args, sizes, data, layers, args.epochs),
         "matched": lambda seed: train_twin(
             args, sizes, data, layers // blocks, args.epochs * blocks
         ),
-        "paper": lambda seed: train_blocks(
-            args,
-            sizes,
-            data,
-            args.epochs * blocks,
-            0.0,
-            reference=True,
-            seed=seed,
-        ),
-        "ours": lambda seed: train_blocks(
-            args,
-            sizes,
-            data,
-            args.epochs * blocks,
-            args.on_policy,
-            seed=seed,
-            **args.options,
-        ),
+        "paper": lambda seed: blocks_of(seed, reference=True),
+        "ours": ours,
+        "pipeline": lambda seed: ours(seed, ray=True, sharing="targets"),
+        "counted": lambda seed: ours(seed, epochs=fewer),
     }
-    rows["pipeline"] = lambda seed: train_blocks(
-        args,
-        sizes,
-        data,
-        args.epochs * blocks,
-        args.on_policy,
-        seed=seed,
-        ray=True,
-        **{"sharing": "targets", **args.options},
-    )
-    # The backward pass of a step costs twice as much as its forward pass. For
-    # on-policy noise, block b needs the forward passes of b earlier blocks.
-    extra = args.on_policy * (blocks - 1) / 2 / 3
-    rows["counted"] = lambda seed: train_blocks(
-        args,
-        sizes,
-        data,
-        round(args.epochs * blocks / (1 + extra)),
-        args.on_policy,
-        seed=seed,
-        **args.options,
-    )
     for row in args.rows:
         for seed in args.seeds:
             keras.utils.set_random_seed(seed)

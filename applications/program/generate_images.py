@@ -45,7 +45,8 @@ def generate(model_class, args):
     common.check_outputs(args)
     if len(args.model) == 1:
         model = common.load(args.model[0], model_class, model_class.__name__)
-        labels = labels or first_classes(model)
+        if labels is None:
+            labels = first_classes(model)
         images, trajectory = model.generate(
             labels, return_trajectory=True, **options
         )
@@ -55,8 +56,8 @@ def generate(model_class, args):
             f"{len(args.model)} files. Pass one `model.keras`."
         )
     else:
-        network = SavedChain(model_class, args.model).network
-        labels = labels or first_classes(network)
+        if labels is None:
+            labels = first_classes(SavedChain(model_class, args.model).network)
         images = model_class.generate_from_blocks(args.model, labels, **options)
     save_grid(args.output, images)
     if args.trajectory:

@@ -19,7 +19,6 @@ from .figures import Figure
 from .image_run import ImageRun
 from .progress import in_terminal
 
-NUM_IMAGES = 2000  # generated images for the Frechet distance
 FEATURE_STEPS = 1500  # training steps of the network that computes features
 
 
@@ -30,7 +29,7 @@ class GeneratorRun(ImageRun):
     def on_latents(self):
         return self.config.get("value_range", 0) is None
 
-    draws = True
+    num_samples = 2000  # for the Frechet distance
 
     def prepare(self, data, blocks):
         data = super().prepare(data, blocks)
@@ -60,7 +59,7 @@ class GeneratorRun(ImageRun):
 
     def results(self, folder):
         """The Frechet distance of new images; that of latents means little."""
-        count = self.recipe.get("samples", NUM_IMAGES)
+        count = self.recipe.get("samples", self.num_samples)
         if self.on_latents or not count:
             return {}
         data = self.data

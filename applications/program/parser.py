@@ -55,6 +55,9 @@ PATCH_SIZE = f"""\
 side of a patch in pixels, which must divide that of the images (default: the
 preset's; for images of your own of which it makes more than {MOST_PATCHES}
 patches, the smallest that makes no more)"""
+SAMPLES = """\
+images drawn at the end and compared with the test images, 0 for none (default:
+{default})"""
 RESUME = """\
 continue the run in the output folder from its last complete epoch, or start it
 if there is none; with more --epochs than before the weights go on where they
@@ -179,9 +182,8 @@ def add_training_options(parser, presets, run_class):
     add("--on-policy", metavar="X", type=number(float, 0, 1), help=ON_POLICY)
     if run_class.has_patches:
         add("--patch-size", metavar="N", type=count, help=PATCH_SIZE)
-    if run_class.draws:
-        text = "images drawn at the end and compared with the test images, 0 "
-        text += "for none (default: 2000)"
+    if run_class.num_samples is not None:
+        text = SAMPLES.format(default=run_class.num_samples)
         add("--samples", metavar="N", type=number(int, 0), help=text)
     if run_class.tokenizers:
         names = run_class.tokenizers

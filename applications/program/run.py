@@ -44,7 +44,7 @@ class Run:
     metrics = ()
     tokenizers = ()  # names of those that text can be read with
     has_patches = False  # whether the model divides images into patches
-    draws = False  # whether what it draws is compared at the end
+    num_samples = None  # images drawn at the end to be compared, or none
 
     def __init__(self, model_class, config, recipe, data, row="blocks"):
         # Initializers take their seeds from here. `keras.utils.set_random_seed`

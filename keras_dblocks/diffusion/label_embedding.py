@@ -149,15 +149,16 @@ def check_labels(labels, num_classes):
         labels = labels[:, 0]
     whole = np.issubdtype(labels.dtype, np.integer)
     if labels.ndim != 1 or not whole:
-        advice = "Use `np.argmax(y, -1)` on one-hot labels."
-        if not labels.size:
-            advice = "Pass at least one label."
-        elif labels.ndim == 1 and labels.dtype.kind in "OSU":
-            advice = "Number names with `np.unique(y, return_inverse=True)[1]`."
-        elif labels.ndim == 1:
-            advice = "Use `astype('int32')`."
         if labels.ndim > 1 and whole and not _is_one_hot(labels):
             advice = "For sequences use `layers.TokenEmbedding`."
+        elif not labels.size:
+            advice = "Pass at least one label."
+        elif labels.ndim != 1:
+            advice = "Use `np.argmax(y, -1)` on one-hot labels."
+        elif labels.dtype.kind in "OSU":
+            advice = "Number names with `np.unique(y, return_inverse=True)[1]`."
+        else:
+            advice = "Use `astype('int32')`."
         raise ValueError(
             "Labels must be integers of shape (N,) or (N, 1). "
             f"Received: {labels.dtype} of shape {labels.shape}. {advice}"

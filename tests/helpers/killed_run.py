@@ -6,9 +6,8 @@ import signal
 import sys
 
 import keras
-import numpy as np
 
-from keras_dblocks.applications.vit import ViT
+from helpers import small_vit
 
 
 class Record(keras.callbacks.Callback):
@@ -34,35 +33,22 @@ class Record(keras.callbacks.Callback):
 
 def run(folder, kill_at, save_freq, which):
     """Trains for 20 steps; returns what each noted, and all weights."""
-    keras.utils.set_random_seed(2)
-    rng = np.random.default_rng(0)
-    y = rng.integers(0, 4, 40).astype("int32")
-    x = rng.normal(size=(40, 8, 8, 1)) + y[:, None, None, None]
-    model = ViT(
-        image_size=8,
-        num_classes=4,
-        channels=1,
-        patch_size=4,
-        hidden_dim=12,
-        num_heads=2,
-        num_layers=2,
-        num_blocks=2,
-        dropout=0.2,
-    )
+    x, y = small_vit.data(40)
+    model = small_vit.make(2, dropout=0.2)
     model = model if which == "all" else model.block(1)
     options = {"on_policy": 0.5} if which == "all" else {}
     model.compile("adamw", **options)
     record = Record(kill_at)
     backup = keras.callbacks.BackupAndRestore(folder, save_freq=save_freq)
     model.fit(
-        x.astype("float32"),
+        x,
         y,
         batch_size=8,
         epochs=4,
         verbose=0,
         callbacks=[record, backup],
     )
-    return record.lines, [keras.ops.convert_to_numpy(w) for w in model.weights]
+    return record.lines, small_vit.values(model.weights)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,14 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 from helpers import several_devices
+from helpers.programs import environment
 
-TESTS = Path(__file__).resolve().parent.parent
 backend = keras.backend.backend()
 
 
@@ -27,11 +26,11 @@ def test_four_devices_are_one(names, tmp_path):
     """With a part of each batch on each, and with a part of the weights."""
     flags = os.environ.get("XLA_FLAGS", "")
     flags += " --xla_force_host_platform_device_count=4"
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": path}
     file = tmp_path / "found.json"
     command = [sys.executable, several_devices.__file__, *names, file]
-    subprocess.run(command, env=environment, check=True, timeout=900)
+    subprocess.run(
+        command, env=environment(XLA_FLAGS=flags), check=True, timeout=900
+    )
     for name, found in json.loads(file.read_text()).items():
         one, four, divided, shares = found
         for other in (four, divided):
@@ -49,11 +48,9 @@ def test_four_devices_are_one(names, tmp_path):
 
 @pytest.mark.skipif(backend != "tensorflow", reason="a strategy of TensorFlow")
 def test_replicas_are_refused():
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    environment = {**os.environ, "PYTHONPATH": path}
     # TensorFlow can be given two devices before it is first used alone.
     command = [sys.executable, "-c", REPLICAS]
-    subprocess.run(command, env=environment, check=True, timeout=300)
+    subprocess.run(command, env=environment(), check=True, timeout=300)
 
 
 REPLICAS = """

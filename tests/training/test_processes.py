@@ -1,33 +1,28 @@
 """Several PyTorch processes train one model as one process would."""
 
 import json
-import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 
 from helpers import several_processes as program
+from helpers.programs import environment
 
 if keras.backend.backend() != "torch":
     pytest.skip("torchrun starts PyTorch's processes", allow_module_level=True)
-
-TESTS = Path(__file__).resolve().parent.parent
 
 
 def launch(scenarios, folder):
     """Runs scenarios in two processes; returns the finished launcher."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", "2", program.__file__, scenarios, folder]
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
-    environment = {**os.environ, "PYTHONPATH": path, "KERAS_BACKEND": "torch"}
     return subprocess.run(
         list(map(str, command)),
-        env=environment,
+        env=environment(KERAS_BACKEND="torch"),
         capture_output=True,
         text=True,
         timeout=300,

@@ -1,28 +1,24 @@
 """Killed at any step and resumed: the same losses as if never killed."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from helpers import killed_run
-
-TESTS = Path(__file__).resolve().parent.parent
+from helpers.programs import environment
 
 
 def killed(folder, *arguments):
     """Runs it in a process that dies; returns what its steps noted."""
-    path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
     result = subprocess.run(
         [sys.executable, killed_run.__file__, folder, *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "ignore"},
+        env=environment(PYTHONWARNINGS="ignore"),
     )
     assert result.returncode == -signal.SIGKILL, result.stderr
     lines = result.stdout.splitlines()

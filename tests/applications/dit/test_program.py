@@ -45,7 +45,7 @@ TINY = {
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     monkeypatch.setattr(DiT, "presets", {"tiny": TINY})
-    monkeypatch.setattr(program, "NUM_IMAGES", 20)
+    monkeypatch.setattr(program.GeneratorRun, "num_samples", 20)
     monkeypatch.setattr(program, "FEATURE_STEPS", 10)
 
 
