@@ -45,7 +45,7 @@ def test_unconditional_digits():
     assert found["samples"] < 0.75 * found["noise"]
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_residual_cnn(capsys):
     found = example("residual_cnn").main(epochs=4)
     assert len(found) == 3
@@ -53,7 +53,7 @@ def test_residual_cnn(capsys):
     assert "accuracy after each block" in capsys.readouterr().out
 
 
-@pytest.mark.heavy
+@pytest.mark.eager
 def test_small_gpt(capsys):
     nats, alone = example("small_gpt").main(epochs=1, count=10)
     assert nats < 0.97 * alone
