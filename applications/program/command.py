@@ -109,7 +109,8 @@ def _callbacks(run, folder):
 
 def _demo(model_class, system, args, command):
     folder = args.output or Path("runs", args.preset)
-    runs = _make_runs(model_class, system, args, ROWS)
+    rows = [row for row in ROWS if row != "paper"]  # --reference is that one
+    runs = _make_runs(model_class, system, args, rows)
     make_folder(folder)
     settings = runs["blocks"].settings()
     entries = {"seed": args.seed, "settings": settings}

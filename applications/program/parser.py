@@ -19,9 +19,8 @@ OTHER = {
   generate  generates {examples} with a saved model: `generate --help`
 """,
     "demo": """\
-  demo      trains DiffusionBlocks with our and with the paper's settings and
-            both twins, and compares them in a table and a picture:
-            `demo --help`
+  demo      trains DiffusionBlocks and both twins, and compares them in a table
+            and a picture: `demo --help`
 """,
 }
 EXAMPLES = """\
