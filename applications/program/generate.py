@@ -8,7 +8,9 @@ import keras
 from .arguments import number
 from .folder import make_folder
 
-MODEL = "model.keras of a run, or the files of all blocks in their order{more}"
+MODEL = """\
+folder of a run, its model.keras, or the files of all blocks in their
+order{more}"""
 
 
 def add_options(parser, model_class, output, default=None, more=""):
@@ -54,6 +56,23 @@ def check_outputs(args):
     for path in (args.output, getattr(args, "trajectory", None)):
         if path is not None:
             make_folder(path.parent)
+
+
+def files_of(paths):
+    """The file of a model or those of its blocks, for what `--model` names."""
+    folder = paths[0]
+    if len(paths) > 1 or not folder.is_dir():
+        return paths
+    if (folder / "model.keras").is_file():
+        return [folder / "model.keras"]
+    blocks = {int(f.stem[6:]): f for f in folder.glob("block_[0-9]*.keras")}
+    if not blocks:
+        raise ValueError(
+            "A folder must hold model.keras or block_0.keras, block_1.keras "
+            f"and so on. Received: {folder} without either. Pass the folder "
+            "of a run that has ended."
+        )
+    return [blocks[index] for index in sorted(blocks)]
 
 
 def load(path, kind, name):

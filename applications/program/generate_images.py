@@ -43,8 +43,9 @@ def generate(model_class, args):
     labels = read_labels(args.labels) if args.labels else None
     options = given(args, OPTIONS) | {"verbose": int(in_terminal())}
     common.check_outputs(args)
-    if len(args.model) == 1:
-        model = common.load(args.model[0], model_class, model_class.__name__)
+    files = common.files_of(args.model)
+    if len(files) == 1:
+        model = common.load(files[0], model_class, model_class.__name__)
         if labels is None:
             labels = first_classes(model)
         images, trajectory = model.generate(
@@ -53,12 +54,12 @@ def generate(model_class, args):
     elif args.trajectory:
         raise ValueError(
             "A trajectory is drawn from a whole model. Received: "
-            f"{len(args.model)} files. Pass one `model.keras`."
+            f"{len(files)} files. Pass one `model.keras`."
         )
     else:
         if labels is None:
-            labels = first_classes(SavedChain(model_class, args.model).network)
-        images = model_class.generate_from_blocks(args.model, labels, **options)
+            labels = first_classes(SavedChain(model_class, files).network)
+        images = model_class.generate_from_blocks(files, labels, **options)
     save_grid(args.output, images)
     if args.trajectory:
         save_trajectory(args.trajectory, trajectory)

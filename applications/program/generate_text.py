@@ -62,11 +62,12 @@ def generate(model_class, args):
 
 
 def _load(model_class, args):
-    if len(args.model) > 1:
-        model = model_class.from_blocks(args.model)
+    files = common.files_of(args.model)
+    if len(files) > 1:
+        model = model_class.from_blocks(files)
     else:
         name = f"{model_class.__name__} or its twin"
-        model = common.load(args.model[0], TakesStrings, name)
+        model = common.load(files[0], TakesStrings, name)
     if model.tokenizer is None:
         model.tokenizer = TOKENIZERS[args.tokenizer]()
     return model

@@ -125,8 +125,8 @@ def make_parser(model_class, system, prog):
         system.generate.add_options(made, model_class)
     else:
         text = (
-            f"Trains {name} with our and with the paper's settings and both "
-            "twins, and compares them in a table and a picture."
+            f"Trains {name} in blocks and both twins, and compares them in a "
+            "table and a picture."
         )
         demo = commands.add_parser(
             "demo",

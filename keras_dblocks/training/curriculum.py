@@ -100,11 +100,11 @@ class Curriculum:
 def in_sequence(num_blocks):
     """One block after the other, each from a copy of the one before it.
 
-    Shares of the steps grow with depth by the factor `1 + 5.4 / num_blocks`,
-    which is close to what measured best for 2, 3 and 6 blocks
-    (docs/method.md#curricula).
+    Shares of the steps grow with depth by the factor `1 + 3 / num_blocks`, so
+    that of three blocks each has twice the steps of the one before it, and the
+    last of many some 20 times those of the first (docs/method.md#curricula).
     """
-    ratio = 1.0 + 5.4 / num_blocks
+    ratio = 1.0 + 3.0 / num_blocks
     return Curriculum(
         Phase(ratio**i, block=i, start_from=i - 1 if i else None)
         for i in range(num_blocks)

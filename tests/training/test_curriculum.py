@@ -40,8 +40,8 @@ def test_every_step_has_one_phase_and_shares_grow(blocks):
     assert curriculum.phase_of(1000, 1000) == blocks
     ends = curriculum.ends(1000)
     assert ends[-1] == 1000 and ends == np.cumsum(counts).tolist()
-    if blocks == 3:  # the measured shares .25 : .75 : 2
-        np.testing.assert_allclose(3 * counts / 1000, [0.26, 0.72, 2.02], 0.02)
+    if blocks == 3:  # the measured shares 1 : 2 : 4
+        np.testing.assert_allclose(7 * counts / 1000, [1, 2, 4], 0.01)
 
 
 @pytest.mark.once

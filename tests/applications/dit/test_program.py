@@ -100,11 +100,12 @@ def test_train_resume_and_generate(tmp_path, capsys):
 
 def test_by_default_each_class_is_drawn(tmp_path):
     model = DiT(**{**TINY["config"], "num_classes": 3})
-    model.save(tmp_path / "model.keras")
+    (tmp_path / "whole").mkdir()
+    model.save(tmp_path / "whole" / "model.keras")
     blocks = [tmp_path / f"block_{i}.keras" for i in range(2)]
     for block, path in zip(model.blocks, blocks, strict=True):
         block.save(path)
-    for paths in ([tmp_path / "model.keras"], blocks):
+    for paths in ([tmp_path / "whole"], blocks, [tmp_path]):
         out = tmp_path / "out.png"
         steps = "--num-steps", "2"
         assert generate("--model", *paths, "--output", out, *steps) == 0
@@ -121,6 +122,8 @@ def test_generate_refuses(tmp_path, capsys):
     assert read_labels("3,0-2") == [3, 0, 1, 2]
     model = tmp_path / "model.keras"
     DiT(**TINY["config"]).save(model)
+    empty = tmp_path / "empty"
+    empty.mkdir()
     other = tmp_path / "other.keras"
     x = keras.Input((2,))
     keras.Model(x, keras.layers.Dense(1)(x)).save(other)
@@ -130,6 +133,7 @@ def test_generate_refuses(tmp_path, capsys):
         (["--model", model, "--output", model / "a.png"], "be written"),
         (["--model", other], "must hold a DiT"),
         (["--model", tmp_path / "none.keras"], "none.keras"),
+        (["--model", empty], "must hold model.keras or block_0.keras"),
         (["--model", model, model, "--trajectory", "t.png"], "whole model"),
     ):
         assert generate(*arguments) == 2
