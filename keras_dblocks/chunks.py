@@ -1,9 +1,10 @@
 """Large predictions, computed a chunk of positions at a time.
 
 A language model's logits `(B, T, V)` are larger than all else in a step once
-the vocabulary has tens of thousands of tokens. Nobody needs them at once: a
-chunk of positions becomes losses, or the estimate that is handed over, before
-the next one is computed, and the backward pass computes it again.
+the vocabulary has tens of thousands of tokens, and of a block's step they are
+much even with a few hundred, since each block has a head. Nobody needs them at
+once: a chunk of positions becomes losses, or the estimate that is handed over,
+before the next one is computed, and the backward pass computes it again.
 """
 
 import math
@@ -14,8 +15,9 @@ from keras_dblocks import compat
 from keras_dblocks.layers.context import accepts
 from keras_dblocks.rematerialization import rematerialized
 
-CHUNK = 2**22  # numbers of a prediction in one chunk, 16 MiB in float32
-LARGE = 4 * CHUNK  # from which on a prediction is computed in chunks
+CHUNK = 2**22  # most numbers of a prediction in one chunk, 16 MiB in float32
+LARGE = 2**18  # from which on a prediction is computed in chunks
+FEWEST = 4  # chunks of it, so that one is little beside the rest of a step
 UNKNOWN_BATCH = 32  # taken for the batch where it is known in the step alone
 
 
@@ -36,7 +38,7 @@ def number_of_chunks(head, shape, batch):
     reads_all = accepts(head, "condition") or accepts(head, "signal")
     if size < LARGE or reads_all or compat.changes_in_calls(head):
         return 1
-    return min(-(-size // CHUNK), shape[0])
+    return min(max(-(-size // CHUNK), FEWEST), shape[0])
 
 
 def in_chunks(function, count, along, *others, trained=None):

@@ -68,7 +68,8 @@ def test_what_is_large_enough_for_chunks():
     large = chunks.LARGE
     assert chunks.number_of_chunks(head, (64, large // 64 - 1), 1) == 1
     assert chunks.number_of_chunks(head, (64, large // 64), 1) == 4
-    assert chunks.number_of_chunks(head, (64, large // 64), 2) == 8
+    assert chunks.number_of_chunks(head, (64, large // 64), 2) == 4
+    assert chunks.number_of_chunks(head, (64, chunks.CHUNK // 8), 1) == 8
     assert chunks.number_of_chunks(head, (2, large), 1) == 2
     assert chunks.number_of_chunks(head, (large,), 8) == 1
     assert chunks.number_of_chunks(head, (None, large), 8) == 1
@@ -108,6 +109,7 @@ def test_a_large_vocabulary_needs_little_memory(cls, monkeypatch):
         tokens = np.zeros((batch, 64), "int32")
         return memory.measure(model, tokens, blocks=[1]).temporaries
 
+    set_chunk(monkeypatch, logits)  # more numbers than there are
     whole = temporaries()
     set_chunk(monkeypatch, 2**17)
     in_chunks = temporaries()
