@@ -2,11 +2,14 @@
 
     KERAS_BACKEND=jax python tools/measure_text.py attention
     KERAS_BACKEND=jax python tools/measure_text.py generation
+    KERAS_BACKEND=jax python tools/measure_text.py training
 
 `attention` compares a forward and backward pass of the attention for two
 streams with a masked attention over both streams: time, and temporary memory
 as XLA reports it (JAX only). `generation` compares the tokens per second, with
-caches and one step per block, with those of the twin.
+caches and one step per block, with those of the twin. `training` compares a
+step of each block, after all blocks before it, with one of the twin, and weighs
+them as `fit` does.
 """
 
 import argparse
@@ -14,10 +17,11 @@ import argparse
 import keras
 import numpy as np
 from keras import ops
-from steps import median_seconds, report
+from steps import median_seconds, report, stepper
 
 from keras_dblocks.applications import ARTransformer
 from keras_dblocks.applications.text.causal_attention import CausalAttention
+from keras_dblocks.training.curriculum import in_sequence
 
 
 def masked(query, key, value):
@@ -67,11 +71,51 @@ def attention(args):
         )
 
 
+def sizes_of(args):
+    """Keywords of a model of bytes and of its twin."""
+    return {
+        "vocabulary_size": 256,
+        "sequence_length": args.lengths[0],
+        "num_layers": args.num_layers,
+        "hidden_dim": args.hidden_dim,
+        "num_heads": args.num_heads,
+    }
+
+
+def training(args):
+    """Prints the time of training in sequence relative to the twin's."""
+    sizes, count = sizes_of(args), args.blocks
+    shape = args.batch_size, args.lengths[0]
+    data = (np.random.default_rng(0).integers(0, 256, shape, "int32"),)
+    actions = {}
+    for block in (None, *range(count)):
+        if block is None:
+            model, options = ARTransformer.end_to_end(**sizes), {}
+        else:
+            model = ARTransformer(num_blocks=count, **sizes)
+            options = {"block_order": block, "on_policy": 1.0}
+        optimizer = keras.optimizers.AdamW(1e-3, global_clipnorm=1.0)
+        model.compile(optimizer, **options)
+        actions[block] = stepper(model, data)
+    taken = median_seconds(actions, args.steps)
+    twin = taken.pop(None)
+    shares = [phase.share for phase in in_sequence(count).phases]
+    report(
+        "training",
+        twin_s=round(twin, 4),
+        times_b=[round(count * taken[i] / twin, 3) for i in taken],
+        whole=round(
+            np.average(
+                [count * taken[i] / twin for i in taken], weights=shares
+            ),
+            3,
+        ),
+    )
+
+
 def generation(args):
     """Prints the tokens per second of blocks relative to the twin."""
-    sizes = {"sequence_length": args.lengths[0], "num_layers": args.num_layers}
-    sizes |= {"hidden_dim": args.hidden_dim, "num_heads": args.num_heads}
-    sizes |= {"vocabulary_size": 256}
+    sizes = sizes_of(args)
     models = {
         "twin": ARTransformer.end_to_end(**sizes),
         "blocks": ARTransformer(num_blocks=args.blocks, **sizes),
@@ -99,7 +143,7 @@ def main():
     """Prints one line of JSON for each result."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    figures = {f.__name__: f for f in (attention, generation)}
+    figures = {f.__name__: f for f in (attention, generation, training)}
     add("figure", choices=list(figures))
     add("--batch-size", type=int, default=4)
     add("--lengths", type=int, nargs="+", default=[512, 2048])
