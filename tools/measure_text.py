@@ -99,17 +99,13 @@ def training(args):
         actions[block] = stepper(model, data)
     taken = median_seconds(actions, args.steps)
     twin = taken.pop(None)
+    times = [count * taken[block] / twin for block in range(count)]
     shares = [phase.share for phase in in_sequence(count).phases]
     report(
         "training",
         twin_s=round(twin, 4),
-        times_b=[round(count * taken[i] / twin, 3) for i in taken],
-        whole=round(
-            np.average(
-                [count * taken[i] / twin for i in taken], weights=shares
-            ),
-            3,
-        ),
+        times_b=[round(time, 3) for time in times],
+        whole=round(np.average(times, weights=shares), 3),
     )
 
 
