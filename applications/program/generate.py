@@ -5,6 +5,8 @@ from pathlib import Path
 
 import keras
 
+from keras_dblocks.presets import BLOCK_FILE
+
 from .arguments import number
 from .folder import make_folder
 
@@ -65,14 +67,15 @@ def files_of(paths):
         return paths
     if (folder / "model.keras").is_file():
         return [folder / "model.keras"]
-    blocks = {int(f.stem[6:]): f for f in folder.glob("block_[0-9]*.keras")}
+    blocks = folder.glob(BLOCK_FILE.format("[0-9]*"))
+    blocks = sorted(blocks, key=lambda file: (len(file.name), file.name))
     if not blocks:
         raise ValueError(
             "A folder must hold model.keras or block_0.keras, block_1.keras "
             f"and so on. Received: {folder} without either. Pass the folder "
             "of a run that has ended."
         )
-    return [blocks[index] for index in sorted(blocks)]
+    return blocks
 
 
 def load(path, kind, name):

@@ -2,6 +2,8 @@
 
 import random
 
+from keras_dblocks.presets import BLOCK_FILE
+
 from .interrupts import Interrupts
 from .optimizer import make_optimizer
 
@@ -178,7 +180,7 @@ class Run:
         files = {folder / "model.keras": self.model}
         if self.in_blocks:
             for i, block in enumerate(self.model.blocks):
-                files[folder / f"block_{i}.keras"] = block
+                files[folder / BLOCK_FILE.format(i)] = block
         for path, model in files.items():
             model.save(path)
         return list(files)
