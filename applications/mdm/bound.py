@@ -12,24 +12,30 @@ from keras_dblocks.applications.text.likelihood import (
     token_counts,
 )
 from keras_dblocks.checks import check_integer
+from keras_dblocks.diffusion.samplers import loop
 from keras_dblocks.diffusion.tokens import cross_entropies
+from keras_dblocks.layers.moving_average import averaged
 
 
 class BoundStage(keras.Model):
-    """Cross-entropy of the masked tokens of each sequence, for one block."""
+    """Cross-entropy of the masked tokens of each sequence, for one block.
 
-    def __init__(self, block):
+    Args:
+        blocks: list of `Block`, see `loop.running`. The last one predicts.
+    """
+
+    def __init__(self, blocks):
         super().__init__(name="bound")
-        self.block = block
+        self.blocks = blocks
         self.built = True
 
     def call(self, inputs):
         noisy, clean, level = inputs
         masked = ops.cast(noisy != clean, "float32")
-        with self.block.averaged():
-            logits = self.block.denoise(noisy, level)
+        with averaged(self.blocks):
+            logits = loop.denoise(self.blocks, noisy, level)
         losses = masked * cross_entropies(clean, logits)  # (B, T)
-        return self.block.target.over_positions(losses, clean)  # (B,)
+        return self.blocks[-1].target.over_positions(losses, clean)  # (B,)
 
 
 class EvaluatesBound:

@@ -12,7 +12,7 @@ from keras_dblocks.applications.text.strings import TakesStrings
 from keras_dblocks.checks import check_integer, check_share, check_sizes
 from keras_dblocks.diffusion.masking import MaskingNoise
 from keras_dblocks.diffusion.preconditioning import NoPreconditioning
-from keras_dblocks.diffusion.samplers import UnmaskingSampler
+from keras_dblocks.diffusion.samplers import UnmaskingSampler, loop
 from keras_dblocks.diffusion.tokens import Tokens, check_padding
 from keras_dblocks.layers import (
     NoiseEmbedding,
@@ -79,9 +79,12 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         "schedule",
         "tokenizer",
     )
-    # Masks hide the answer at every ratio, so blocks see no false hints.
+    # The signal that blocks hand over is never learned from: what they reveal
+    # is another text. Nor need it be: masks hide the answer at every ratio.
     default_on_policy = 0.0
-    default_curriculum = "common_start"
+    default_hand_over = "state_alone"
+    default_sharing = "targets"
+    default_curriculum = "first_longest"
 
     def __init__(
         self,
@@ -120,6 +123,9 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         self.vocabulary_size = vocabulary_size
         self.padding_token = padding_token
         self.schedule = schedule
+        if kwargs.get("hand_over") in ("signal", "state"):
+            self.default_sharing = "all"
+            self.default_curriculum = "common_start"
         super().__init__(**kwargs)
         self.sequence_length = sequence_length
         self.hidden_dim = hidden_dim
@@ -136,7 +142,7 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
                 f"loss_weighting={self.loss_weighting!r}. Leave it out."
             )
         self._bound_stage = functools.cache(
-            lambda index: BoundStage(self.blocks[index])
+            lambda index: BoundStage(loop.running(self.blocks, index))
         )
 
     def condition_spec(self):
@@ -220,13 +226,15 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
     def compile(
         self, *args: Any, on_policy: float | str = "auto", **kwargs: Any
     ) -> None:
-        """`BlockTrainer.compile` without hand-overs."""
-        if on_policy not in ("auto", 0):
+        """`BlockTrainer.compile`, where no signal can be handed over."""
+        if self.hand_over != "state_alone" and on_policy not in ("auto", 0):
             raise ValueError(
                 "What earlier blocks reveal is another text than the one to "
-                f"be learned. Received: on_policy={on_policy}. Leave it out."
+                f"be learned. Received: on_policy={on_policy} with hand_over="
+                f"{self.hand_over!r}. Leave it out, or build the model with "
+                'hand_over="state_alone".'
             )
-        super().compile(*args, **kwargs)
+        super().compile(*args, on_policy=on_policy, **kwargs)
 
     def check_data(self, x, y=None):
         self.check_targets(x, y)

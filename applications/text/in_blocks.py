@@ -23,6 +23,7 @@ class NextTokenBlocks(
     `skip`, and the method `make_writer`; see `ARTransformer`.
     """
 
+    hand_overs = ("signal", "state")  # texts are written token by token
     interchangeable = (*DiffusionBlocks.interchangeable, "tokenizer")
 
     def condition_spec(self):

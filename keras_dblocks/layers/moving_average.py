@@ -1,6 +1,7 @@
 """Moving averages of weights, which count their own steps."""
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -77,3 +78,25 @@ class MovingAverage(keras.layers.Layer):
             (v, ops.where(begun, ops.convert_to_tensor(a), v.value))
             for v, a in zip(self._followed(), self.averages, strict=True)
         ]
+
+
+@contextlib.contextmanager
+def averaged(blocks: Iterable[Any]) -> Iterator[None]:
+    """Context in which weights have their moving averages as values.
+
+    Args:
+        blocks: list of objects with `variables` and `averages()`, pairs of a
+            variable and its average.
+    """
+    blocks = list(blocks)
+    averages = {id(v): value for b in blocks for v, value in b.averages()}
+    if not averages:
+        yield
+        return
+    # The mapping holds all variables, since an inner scope hides the values of
+    # an outer one.
+    mapping = [
+        (v, averages.get(id(v), v.value)) for b in blocks for v in b.variables
+    ]
+    with keras.StatelessScope(state_mapping=mapping):
+        yield

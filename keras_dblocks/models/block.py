@@ -24,6 +24,7 @@ from keras_dblocks.layers.context import (
     check_arguments,
     known,
 )
+from keras_dblocks.layers.moving_average import averaged
 from keras_dblocks.models.built_when_read import BuiltWhenRead
 from keras_dblocks.models.export import Exportable
 from keras_dblocks.models.numbered_rows import NumberedRows
@@ -223,17 +224,12 @@ class Block(
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
         """Context in which weights have their moving averages as values."""
-        averages = dict(
-            (id(v), value) for a in self._averages() for v, value in a.values()
-        )
-        if not averages:
+        with averaged([self]):
             yield
-            return
-        # The mapping holds all variables, since an inner scope hides the
-        # values of an outer one.
-        mapping = [(v, averages.get(id(v), v.value)) for v in self.variables]
-        with keras.StatelessScope(state_mapping=mapping):
-            yield
+
+    def averages(self) -> list[tuple[keras.Variable, Any]]:
+        """Pairs of a weight and its moving average; none without averages."""
+        return [pair for a in self._averages() for pair in a.values()]
 
     # The denoiser.
 
@@ -450,6 +446,28 @@ class Block(
         without, other = self.denoise_pass(noisy, level, empty, handed[1:])
         return without + scale * (prediction - without), (*state, *other)
 
+    def hand_on(
+        self,
+        noisy: Any,
+        level: Any,
+        condition: Any,
+        scale: float | None,
+        handed: tuple,
+    ) -> tuple:
+        """What `guided_pass` hands over, without a prediction."""
+
+        def last_state(condition, handed):
+            _, state = self.denoise_pass(
+                noisy, level, condition, handed, use=lambda *_: None
+            )
+            return state
+
+        state = last_state(condition, handed[:1])
+        if scale is None:
+            return state
+        empty = self.layout.null_condition(condition)
+        return (*state, *last_state(empty, handed[1:]))
+
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         """`keras.Model.quantize`, of the averaged weights where there are any.
 
@@ -462,9 +480,8 @@ class Block(
     def take_averages(self) -> None:
         """Sets the weights to their moving averages, if they have any."""
         if self.built:
-            for average in self._averages():
-                for variable, value in average.values():
-                    variable.assign(value)
+            for variable, value in self.averages():
+                variable.assign(value)
 
     # Training: see `TrainableBlock`.
 
@@ -515,7 +532,7 @@ class Block(
 
     def begin_hand_over(self, data, share, constants, rows=None):
         x, y, _ = data
-        _, condition = self.layout.split(x, y)
+        clean_input, condition = self.layout.split(x, y)
         batch = self.layout.batch_size_of(x)
         if isinstance(batch, int):
             count = int(batch * share + 0.5)
@@ -525,10 +542,14 @@ class Block(
             count = ops.cast(ops.cast(batch, "float32") * share + 0.5, "int32")
         if condition is not None:
             condition = tree.map_structure(lambda t: t[:count], condition)
-        purpose, step = "validation_hand_over", 0
-        if rows is None:  # in training
+        purpose, step, training = "validation_hand_over", 0, rows is None
+        if training:
             purpose, step = "hand_over", self.draws + 0
             rows = processes.rows_of(self.layout.batch_size_of(x), count)
+        if self.method.state_alone:
+            clean = self.target(clean_input[:count])
+            drawn = self._drawn_for_all(clean, rows[:count], step, training)
+            return drawn, condition
         stream = None
         if self.method.starts_from_noise():
             stream = self._streams[purpose]
@@ -542,8 +563,25 @@ class Block(
         level = constants[0] * ops.ones((batch,), dtype="float32")
         return (noisy, level, *self.nothing_handed(batch)), condition
 
+    def _drawn_for_all(self, clean, rows, step, training):
+        """Noisy signals, levels and no state, which earlier blocks run on.
+
+        Later blocks run this one at their own levels, so that in training it
+        sees all levels below its upper edge.
+        """
+        purpose = "noise" if training else "validation_noise"
+        low, high, lowest, highest = self.range_bounds(overlap=training)
+        if training:
+            low, lowest = np.float32(0), np.float32(self.method.noise.minimum)
+        bounds = low, high, lowest, highest
+        stream = self._streams[f"{purpose}_level"]
+        level = self._draw_levels(stream, rows, step, bounds, training)
+        stream = self._streams[purpose]
+        noisy = self.method.noise.corrupt(clean, level, stream, rows, step)
+        return noisy, level, *self.nothing_handed(ops.shape(noisy)[0])
+
     def hand_over_is_drawn(self):
-        drawn = self.method.starts_from_noise()
+        drawn = self.method.starts_from_noise() or self.method.state_alone
         return drawn or self.hand_over_start is not None
 
     def pass_on(
@@ -555,6 +593,10 @@ class Block(
     ) -> tuple:
         """One Euler step with this block, from its upper edge to the next one.
 
+        If the state is all that is handed over, signal and levels stay as they
+        are. The state is made with moving averages of the weights if there are
+        any, as at inference.
+
         Args:
             state: tuple of the noisy signal `(B, ...)`, its levels `(B,)` and
                 what else is handed over, see `denoise_pass`.
@@ -562,7 +604,11 @@ class Block(
             constants: two scalars, the noise levels before and after the step.
             stem: as in `denoise`.
         """
-        noisy, _, *before = state
+        noisy, level, *before = state
+        if self.method.state_alone:
+            with self.averaged():
+                made = self.hand_on(noisy, level, context, None, tuple(before))
+            return noisy, level, *map(ops.stop_gradient, made)
         ones = ops.ones((ops.shape(noisy)[0],), dtype="float32")
         denoised, handed = self.denoise_pass(
             noisy,

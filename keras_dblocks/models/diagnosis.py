@@ -12,7 +12,9 @@ from keras import ops, tree
 from keras_dblocks import streams
 from keras_dblocks.checks import check_integer
 from keras_dblocks.diffusion.label_embedding import LabelEmbedding
+from keras_dblocks.diffusion.samplers import loop
 from keras_dblocks.diffusion.tokens import Tokens
+from keras_dblocks.layers.moving_average import averaged
 from keras_dblocks.models.diffusion_blocks import DiffusionBlocks
 from keras_dblocks.training.trainable_block import hand_over
 from keras_dblocks.training.user_data import as_arrays
@@ -162,12 +164,15 @@ def _rows(model, x, y, levels_per_block, batch_size):
         kinds = ["noised"]
         if model.condition_spec() is not None:
             kinds.append("condition scrambled")
+        if index and block.method.state_alone:
+            kinds.append("hand-over scrambled")
         for kind in kinds:
             probe = Probe(model, block, kind)
             for level in np.atleast_1d(model.noise.quantile(shares))[::-1]:
                 rows.append(_row(kind, index, level, *ask(probe, level)))
-    if not (model.default_on_policy or getattr(model, "on_policy", 0.0)):
-        return rows  # blocks are not handed anything
+    handed = model.default_on_policy or getattr(model, "on_policy", 0.0)
+    if not handed or model.blocks[0].method.state_alone:
+        return rows  # no signal is handed over
     before = None
     for index, block in enumerate(model.blocks):
         for kind in ("handed over", "hand-over scrambled"):
@@ -213,25 +218,25 @@ class Probe(keras.Model):
     def call(self, inputs):
         own, other, level = inputs
         own, other = (_pair(arrays) for arrays in (own, other))
-        block, layout = self.block, self.block.layout
-        clean_input, condition = layout.split(*own)
+        block, blocks = self.block, self.model.blocks
+        clean_input, condition = block.layout.split(*own)
         if self.kind == "condition scrambled":
-            condition = layout.split(*other)[1]
+            condition = block.layout.split(*other)[1]
+        # Whose hand-over the block gets.
+        source = other if self.kind == "hand-over scrambled" else own
         rows = streams.rows_of(ops.shape(level)[0])
-        if self.kind in ("noised", "condition scrambled"):
-            stream = streams.Stream(self.model.seed, "diagnosis", block.index)
-            noisy = block.method.noise.corrupt(
-                block.target(clean_input), level, stream, rows, 0
+        noised = self.kind in ("noised", "condition scrambled")
+        with averaged(blocks):
+            if noised or block.method.state_alone:
+                noisy = self._noised(clean_input, level, rows)
+                handed = self._states(source, condition, level, rows)
+            else:
+                noisy, level, *handed = hand_over(
+                    blocks, block.index, (*source, None), 1.0, rows
+                )
+            prediction, _ = block.denoise_pass(
+                noisy, level, condition, tuple(handed)
             )
-            handed = ()
-        else:
-            data = own if self.kind == "handed over" else other
-            noisy, level, *handed = hand_over(
-                self.model.blocks, block.index, (*data, None), 1.0, rows
-            )
-        prediction, _ = block.denoise_pass(
-            noisy, level, condition, tuple(handed)
-        )
         loss = block.target.loss(clean_input, prediction, noisy, level)  # (B,)
         if not isinstance(block.target, (LabelEmbedding, Tokens)):
             unknown = ops.full_like(loss, np.nan)
@@ -240,6 +245,21 @@ class Probe(keras.Model):
         answer = ops.cast(ops.argmax(prediction, -1), "int32")
         hit = ops.cast(answer == ops.cast(labels, "int32"), "float32")
         return loss, hit, answer
+
+    def _noised(self, clean_input, level, rows):
+        block = self.block
+        stream = streams.Stream(self.model.seed, "diagnosis", block.index)
+        clean = block.target(clean_input)
+        return block.method.noise.corrupt(clean, level, stream, rows, 0)
+
+    def _states(self, source, condition, level, rows):
+        """What the earlier blocks make of the rows of `source`, noised."""
+        clean_input, its_condition = self.block.layout.split(*source)
+        if self.kind == "hand-over scrambled":
+            condition = its_condition
+        noisy = self._noised(clean_input, level, rows)
+        run = loop.running(self.model.blocks, self.block.index)
+        return loop.handed_to(run, noisy, level, condition)
 
 
 def _pair(arrays):

@@ -77,10 +77,12 @@ class DiffusionBlocks(
             so that blocks can be trained apart). Defaults to `"all"`, and to
             `"targets"` for classes that train blocks in sequence, unless
             `reference=True`.
-        hand_over: `"signal"` or `"state"`, what a block is handed by the one
-            before it: the noisy signal, or also its last state
-            (docs/method.md#state-handed-over). Defaults to the class's
-            `default_hand_over`, and to `"signal"` with `reference=True`.
+        hand_over: what a block is handed by the one before it: `"signal"`,
+            the noisy signal; `"state"`, also its last state; `"state_alone"`,
+            its last state on this block's own noisy signal, so that every
+            call runs the earlier blocks too (docs/method.md#state-handed-over).
+            Defaults to the class's `default_hand_over`, and to `"signal"`
+            with `reference=True`.
         partition: `"equal_probability"`, `"log_uniform"` or `"linear"`.
         loss_weighting: `"none"`, `"edm"` or `"batch_mean"`, see
             docs/method.md#loss-and-weighting. Defaults to what suits the
@@ -167,11 +169,11 @@ class DiffusionBlocks(
                 f"Received: dtype={self.dtype_policy.name}, whose loss scaling "
                 'does not work per block. Use "mixed_bfloat16".'
             )
-        if hand_over not in (None, "signal", "state"):
+        if hand_over not in (None, *self.hand_overs):
             raise ValueError(
-                '`hand_over` must be "signal" or "state". '
-                f"Received: hand_over={hand_over!r}. Leave it out for the "
-                "default of the class."
+                f"`hand_over` of a {type(self).__name__} must be one of "
+                f"{self.hand_overs}. Received: hand_over={hand_over!r}. "
+                "Leave it out for the default of the class."
             )
         check_weighting(loss_weighting)
         check_integer("seed", seed, 0)
@@ -201,6 +203,8 @@ class DiffusionBlocks(
         self._stages = generation.Stages(lambda: self.blocks)
         names = [f"block_{i}_loss" for i in range(num_blocks)]
         self._loss_means = compat.Losses(names, name="block_losses")
+        if self.hand_over == "state_alone":
+            self.default_on_policy = 1.0
         if reference:
             self.default_on_policy = 0.0  # the paper's
             self.default_curriculum = "sampled"
@@ -290,7 +294,8 @@ class DiffusionBlocks(
         ]
 
     def _state_input(self):
-        if self.hand_over != "state":
+        alone = self.hand_over == "state_alone" and self.num_blocks == 1
+        if self.hand_over == "signal" or alone:
             return None
         return HandedState(name="state_input")
 
@@ -305,6 +310,7 @@ class DiffusionBlocks(
             remat=self.remat,
             remat_last=self.remat_last,
             keeps_shape=self.keeps_shape,
+            state_alone=self.hand_over == "state_alone",
             starts_from_noise=lambda: self.sampler.starts_from_noise,
         )
 
@@ -416,7 +422,8 @@ class DiffusionBlocks(
             leaves = [ops.take(t, members, 0) for t in tree.flatten(tensors)]
             part = tree.pack_sequence_as(tensors, leaves)
             found.append(members)
-            parts.append(self.blocks[index].denoise(*part))
+            run = loop.running(self.blocks, index)
+            parts.append(loop.denoise(run, *part))
         result = ops.concatenate(parts, 0)
         result = ops.take(result, np.argsort(np.concatenate(found)), 0)
         if isinstance(noisy, np.ndarray):

@@ -61,6 +61,7 @@ class Network(Contract):
             too, which saves memory if much comes after it.
         keeps_shape: bool. Whether a block's last layer must return the shape
             that it was given, as the others must.
+        hand_overs: tuple of str. What `hand_over` may be.
         default_hand_over, default_sharing: str. What `hand_over` and
             `sharing` are if the constructor was not told.
         interchangeable: tuple of str. Constructor keywords in which the
@@ -71,6 +72,7 @@ class Network(Contract):
     layers_keyword = "num_layers"
     remat_last = False
     keeps_shape = True
+    hand_overs: tuple[str, ...] = ("signal", "state", "state_alone")
     default_hand_over = "signal"
     default_sharing = "all"
     interchangeable: tuple[str, ...] = (

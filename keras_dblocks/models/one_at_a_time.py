@@ -41,6 +41,13 @@ class SavedChain:
                 f"The blocks must be those of a {cls.__name__}. Received: "
                 f"{self.paths[0]!r} of a {kind}. Call `{kind}` instead."
             )
+        if self.network.hand_over == "state_alone":
+            raise ValueError(
+                "Each call of a block must need that block alone. Received: "
+                f'blocks of a {cls.__name__} with hand_over="state_alone", '
+                "whose calls run all earlier blocks too. Assemble them with "
+                f"`{cls.__name__}.from_blocks`."
+            )
         count = self.network.num_blocks
         if len(self.paths) != count:
             raise ValueError(

@@ -69,6 +69,9 @@ class Method:
         remat_last: bool. Whether this includes the last residual layer, which
             saves nothing unless much comes after it.
         keeps_shape: bool, see `Network`.
+        state_alone: bool. Whether the state is all that is handed over, so
+            that earlier blocks run on the noisy signal of the block that
+            reads it.
         starts_from_noise: function of no arguments that returns whether the
             network's present sampler starts the chain from noise.
     """
@@ -82,6 +85,7 @@ class Method:
     remat: bool = False
     remat_last: bool = False
     keeps_shape: bool = True
+    state_alone: bool = False
     starts_from_noise: Callable = lambda: False
 
 

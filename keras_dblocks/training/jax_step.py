@@ -140,9 +140,11 @@ class JaxStep(BlockStep):
         """State that the earlier blocks hand over to this one, or None."""
         if not self.share:
             return None
-        active = self.part_of(state)[:2]
         started, rest = self.begin_program(
-            active, self.first_constants, unpack(data)
+            self.part_of(state)[:2],
+            _at(self.read_places, state),
+            self.first_constants,
+            unpack(data),
         )
         _put(self.active_places[1], state, rest)
 
@@ -162,8 +164,9 @@ class JaxStep(BlockStep):
         """The programs of a step, lowered but not compiled."""
         data = unpack(data)
         active, handed, programs = self.part_of(state), None, []
+        reads = _at(self.read_places, state)
         if self.share:
-            arguments = active[:2], self.first_constants, data
+            arguments = active[:2], reads, self.first_constants, data
             programs = [self.begin_program.lower(*arguments)]
             started, _ = jax.eval_shape(self.begin_program, *arguments)
 
@@ -177,11 +180,11 @@ class JaxStep(BlockStep):
                 self.trainer.blocks, self.index, lambda: started, pass_on
             )
         lower = self.step_program.function.lower
-        reads = _at(self.read_places, state)
         return [*programs, lower(active, reads, self.constants, handed, data)]
 
-    def _begin(self, active, constants, data):
-        with _scope(self.groups[:2], active) as scope:
+    def _begin(self, active, reads, constants, data):
+        known = [*self.groups[:2], self.reads]
+        with _scope(known, (*active, reads)) as scope:
             started = self.begin(data, constants)
         return started, _values(scope, self.groups[1])
 

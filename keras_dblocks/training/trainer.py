@@ -104,15 +104,15 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
                 With more steps, less is moved.
             curriculum: which blocks are trained when, and what they start from:
                 `"sampled"` (the paper's: one is drawn for each batch),
-                `"in_sequence"`, `"common_start"`, or a list of
-                `training.curriculum.Phase`. `"auto"` is the class's default for
-                a model that is not trained yet, if neither `block_order` nor
-                `on_policy=0` asks for something else and no shared part is in
-                the way; otherwise `"sampled"`. After the curriculum, blocks are
-                drawn. A learning-rate schedule, written for the steps of one of
-                equally long phases (all steps by `num_blocks`), is gone through
-                as a whole in each phase. Callbacks that stop training end the
-                whole curriculum.
+                `"in_sequence"`, `"first_longest"`, `"common_start"`, or a list
+                of `training.curriculum.Phase`. `"auto"` is the class's default
+                for a model that is not trained yet, if neither `block_order`
+                nor `on_policy=0` asks for something else and no shared part is
+                in the way; otherwise `"sampled"`. After the curriculum, blocks
+                are drawn. A learning-rate schedule, written for the steps of
+                one of equally long phases (all steps by `num_blocks`), is gone
+                through as a whole in each phase. Callbacks that stop training
+                end the whole curriculum.
             curriculum_steps: int, the length of the curriculum in steps.
                 Defaults to the length of the first `fit`. It is saved with
                 the model.

@@ -6,6 +6,7 @@ from keras import ops, tree
 
 from keras_dblocks import streams
 from keras_dblocks.diffusion.samplers import loop
+from keras_dblocks.layers.moving_average import averaged
 
 
 class Start(keras.Model):
@@ -37,14 +38,15 @@ class Stage(keras.Model):
     """Runs one visit to a block; compiled by `predict_on_batch`.
 
     Args:
-        block: `Block`. Its moving averages are used if it has them.
+        blocks: list of `Block`, see `loop.running`. Their moving averages are
+            used if they have them.
         sampler: `Sampler`. The stream's key is an argument of the compiled
             call, so that another seed compiles nothing anew.
     """
 
-    def __init__(self, block, sampler):
+    def __init__(self, blocks, sampler):
         super().__init__(name="stage")
-        self.block = block
+        self.blocks = blocks
         self.sampler = sampler
         self.built = True
 
@@ -52,15 +54,15 @@ class Stage(keras.Model):
         state, calls, rows, key, *condition = inputs
         condition = condition[0] if condition else None
         stream = streams.Stream.of_key(key)
-        with self.block.averaged():
+        with averaged(self.blocks):
             return loop.run(
-                self.block, self.sampler, calls, state, condition, rows, stream
+                self.blocks, self.sampler, calls, state, condition, rows, stream
             )
 
     def begin(self, noisy):
         """The chain's first state, as numpy arrays; see `loop.begin`."""
         noisy = ops.convert_to_tensor(noisy)
-        state = loop.begin(self.block, self.sampler, noisy)
+        state = loop.begin(self.blocks[-1], self.sampler, noisy)
         return tree.map_structure(ops.convert_to_numpy, state)
 
     def advance(self, state, calls, batch, seed_of):
@@ -97,7 +99,8 @@ class Stages:
         # shape of the same function for any shape, which rounds differently.
         key = (index, sampler.compiled_part(), num_calls, batch_size)
         if key not in self.made:
-            self.made[key] = Stage(self.blocks()[index], sampler)
+            run = loop.running(self.blocks(), index)
+            self.made[key] = Stage(run, sampler)
         return self.made[key]
 
 
@@ -171,7 +174,7 @@ def stream(load, visits, sampler, parts, starts, progress):
         List of results, one per batch.
     """
     for visit in visits:
-        stage = Stage(load(visit.block), sampler)
+        stage = Stage([load(visit.block)], sampler)
         if visit is visits[0]:
             states = [stage.begin(starts(batch)) for batch in parts]
         results = []

@@ -121,9 +121,49 @@ def sample(blocks, partition, sampler, noisy, condition, rows):
     stream = stream_of(sampler, "step")
     for index, calls in plan(sampler, partition):
         state, result = run(
-            blocks[index], sampler, calls, state, condition, rows, stream
+            running(blocks, index),
+            sampler,
+            calls,
+            state,
+            condition,
+            rows,
+            stream,
         )
     return result
+
+
+def running(blocks, index):
+    """The blocks that a call of one of them runs, which is the last (list).
+
+    Args:
+        blocks: list of `Block`.
+        index: int.
+    """
+    first = 0 if blocks[index].method.state_alone else index
+    return blocks[first : index + 1]
+
+
+def handed_to(blocks, noisy, level, condition=None, scale=None, handed=()):
+    """What the last of the blocks is handed.
+
+    Args:
+        blocks: list of `Block`, see `running`. If the state is all that is
+            handed over, those before the last make it of this noisy signal.
+        noisy, level, condition, scale: see `Block.guided_pass`.
+        handed: what the call before handed over.
+    """
+    *earlier, block = blocks
+    if block.method.state_alone:
+        handed = block.nothing_handed(ops.shape(noisy)[0], scale is not None)
+    for other in earlier:
+        handed = other.hand_on(noisy, level, condition, scale, handed)
+    return handed
+
+
+def denoise(blocks, noisy, level, condition=None):
+    """Prediction of the last of the blocks, see `handed_to`."""
+    handed = handed_to(blocks, noisy, level, condition)
+    return blocks[-1].denoise_pass(noisy, level, condition, handed)[0]
 
 
 def begin(block, sampler, noisy):
@@ -156,19 +196,25 @@ def trajectory(blocks, partition, sampler, noisy, condition, rows):
         call = {name: value for name, (value,) in calls.items()}
         made = {**call, "block": index, "noisy": state[0][0]}
         state, made["prediction"], made["denoised"] = advance(
-            blocks[index], sampler, call, state, condition, rows, stream
+            running(blocks, index),
+            sampler,
+            call,
+            state,
+            condition,
+            rows,
+            stream,
         )
         steps.append(made)
     return steps
 
 
-def run(block, sampler, calls, state, condition, rows, stream):
+def run(blocks, sampler, calls, state, condition, rows, stream):
     """Makes consecutive calls of one block in one compiled loop.
 
     A chain that is unrolled over many steps would take minutes to compile.
 
     Args:
-        block: `Block`.
+        blocks: list of `Block`, see `running`.
         sampler: `Sampler`.
         calls: dict of floats `(num_calls,)`, those of a `Visit`.
         state: pair of a tuple of tensors, see `Sampler.initial`, and of what
@@ -188,26 +234,26 @@ def run(block, sampler, calls, state, condition, rows, stream):
     def body(i, carry):
         call = {name: values[i] for name, values in calls.items()}
         state, prediction, _ = advance(
-            block, sampler, call, carry[0], condition, rows, stream
+            blocks, sampler, call, carry[0], condition, rows, stream
         )
         return state, sampler.result(state[0], prediction)
 
     count = ops.shape(calls["level"])[0]  # a tensor while TensorFlow traces
     if isinstance(count, int) and count == 1:
         return body(0, (state,))
-    blank = sampler.no_result(state[0], block.prediction_shape)
+    blank = sampler.no_result(state[0], blocks[-1].prediction_shape)
     return ops.fori_loop(0, count, body, (state, blank))
 
 
-def advance(block, sampler, call, state, condition, rows, stream):
+def advance(blocks, sampler, call, state, condition, rows, stream):
     """State, prediction and denoised signal after one call of a denoiser."""
     own, handed = state
     level = ops.cast(call["level"], "float32")
     level = level * ops.ones((ops.shape(own[0])[0],), dtype="float32")
-    prediction, handed = block.guided_pass(
-        own[0], level, condition, sampler.guidance_scale, handed
-    )
-    denoised = block.target.bridge(prediction)
+    given = own[0], level, condition, sampler.guidance_scale
+    handed = handed_to(blocks, *given, handed)
+    prediction, handed = blocks[-1].guided_pass(*given, handed)
+    denoised = blocks[-1].target.bridge(prediction)
     step = ops.cast(call["number"], "int32")
     draws = Draws(stream, rows, step)
     own = sampler.step(own, denoised, call, draws)

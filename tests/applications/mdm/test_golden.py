@@ -57,7 +57,9 @@ class Denoiser(MDM):
 
     def __init__(self, formula, **kwargs):
         layers = {"num_layers": kwargs["num_blocks"], "hidden_dim": 4}
-        super().__init__(num_heads=1, ema_momentum=None, **layers, **kwargs)
+        # The reference's blocks know nothing of each other.
+        alone = {"hand_over": "signal", "ema_momentum": None}
+        super().__init__(num_heads=1, **alone, **layers, **kwargs)
         self.formula = formula
 
     def make_stem(self):

@@ -66,12 +66,10 @@ def test_texts_know_nothing_of_their_batch(order):
     keywords = {"num_steps": 5, "order": order, "seed": 4}
     whole = model.generate(7, **keywords)
     # But for JAX rounding depends on the batch's shape, and near ties of
-    # confidence are ranked by it (on PyTorch one token of 42); without noise
-    # of its own a row would differ from itself in most places.
-    least = 1.0
-    if order == "confidence":
-        ties = {"tensorflow": 0.8, "torch": 0.97}
-        least = ties.get(keras.backend.backend(), least)
+    # confidence are ranked by it (one choice can change a row of 7); without
+    # noise of its own a row would differ from itself in most places.
+    jax = keras.backend.backend() == "jax"
+    least = 1.0 if jax or order == "random" else 0.8
     for size in (3, 4):  # the last batch is filled up
         made = model.generate(7, batch_size=size, **keywords)
         assert (made == whole).mean() >= least
