@@ -108,7 +108,11 @@ def main():
             busy = time.process_time()
             model = train(args, squares, row, seed)
             busy = time.process_time() - busy
-            scores = model.evaluate(test, batch_size=100, return_dict=True)
+            # As many masks for a model of one block as for all blocks.
+            draws = 8 * args.num_blocks // model.num_blocks
+            scores = model.evaluate(
+                test, batch_size=100, num_draws=draws, return_dict=True
+            )
             found = keras_dblocks.diagnose(
                 model, test[:1000], levels_per_block=9 // model.num_blocks
             )
