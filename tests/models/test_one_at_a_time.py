@@ -64,7 +64,7 @@ def test_other_files_are_refused(tmp_path):
         apart.append(saved(model, folder))
     refuses("Received", [apart[0][0], *apart[1][1:]])
     refuses("Received", paths, x[:, :4])
-    mdm = small_systems.make("mdm")
+    mdm = small_systems.make("mdm", hand_over="signal")
     (tokens,) = small_systems.data("mdm", 2)
     folder = tmp_path / "mdm"
     folder.mkdir()

@@ -82,7 +82,7 @@ def test_texts_know_nothing_of_their_batch(order):
 @pytest.mark.eager
 def test_copies_of_one_network_have_its_bound():
     alone = randomize(make(num_layers=1, num_blocks=1))
-    copies = make()
+    copies = make(hand_over="signal")
     copies.build()
     for block in copies.blocks:
         for ours, its in zip(
@@ -145,7 +145,8 @@ def recorded(text, num_blocks, overlap, training):
     """Loss, and what it was computed from, for each block."""
     keras.utils.set_random_seed(0)
     sizes = {**SIZES, "num_layers": num_blocks, "num_blocks": num_blocks}
-    model = randomize(Recorder(**sizes, overlap=overlap))
+    options = {"overlap": overlap, "hand_over": "signal"}
+    model = randomize(Recorder(**sizes, **options))
     for block in model.blocks:
         loss = block.denoising_loss(text, None, training=training)
         yield model, block, float(numpy(loss)), *model.target.seen
@@ -189,7 +190,7 @@ def test_validation_is_the_bound_on_fixed_noise():
         low = 1e-4 + (2 - block.index) * 0.9998 / 3
         assert low - 1e-6 <= level.min() and level.max() < low + 0.33334
         losses.append(loss)
-    model = randomize(make(overlap=0.2))
+    model = randomize(make(overlap=0.2, hand_over="signal"))
     model.compile(keras.optimizers.SGD(0.0))
     history = model.fit(
         text, validation_data=text, epochs=2, verbose=0, batch_size=60
@@ -274,7 +275,8 @@ def test_one_block_alone_is_one_block_together():
 @pytest.mark.eager
 @pytest.mark.parametrize("sharing, tied", [("all", True), ("targets", False)])
 def test_saved_whole_and_in_blocks(tmp_path, sharing, tied):
-    model = randomize(make(sharing=sharing, tied=tied, schedule="poly2"))
+    options = {"hand_over": "signal", "schedule": "poly2"}
+    model = randomize(make(sharing=sharing, tied=tied, **options))
     text, level = np.full((3, 6), MASK, "int32"), np.float32([0.2, 0.5, 0.9])
     text[:, 2] = 1
     wanted = model.denoise(text, level)
@@ -297,7 +299,7 @@ def test_saved_whole_and_in_blocks(tmp_path, sharing, tied):
 
 @pytest.mark.eager
 def test_averages_are_used():
-    model = randomize(make(ema_momentum=0.9))
+    model = randomize(make(ema_momentum=0.9, hand_over="signal"))
     text, keywords = data(8), {"num_steps": 6, "temperature": 0.0}
     made, bound = model.generate(4, **keywords), model.evaluate(text)
     for average in (b.average for b in model.blocks):
@@ -312,7 +314,9 @@ def test_averages_are_used():
 
 
 def test_tied_output_reads_the_embedding():
-    tied, own = randomize(make(tied=True)), randomize(make())
+    tied, own = (
+        randomize(make(tied=tied, hand_over="signal")) for tied in (True, False)
+    )
     block = tied.blocks[0]
     assert block.head.embedding is block.stem.embedding
     assert own.count_params() > tied.count_params()
@@ -405,5 +409,4 @@ def test_fit_and_evaluate_refuse():
     refused(lambda: model.evaluate(text, num_draws=0), "num_draws=0")
     refused(lambda: model.evaluate(text, num_draw=2), "num_draw")
     refused(lambda: model.predict(text), "`predict`")
-    refused(lambda: model.compile(on_policy=0.5), "on_policy=0.5")
     assert equal(state(model), before)
