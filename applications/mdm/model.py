@@ -30,8 +30,11 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
     """Language model that reveals masked tokens, given the others.
 
     Block 0 owns the highest mask ratios. Each block's loss is its part of the
-    variational bound, and the parts add up to the bound. With `num_blocks=1`
-    the model is ordinary masked diffusion. `fit(tokens)` takes ints
+    variational bound, and the parts add up to the bound. By default a block is
+    also handed the last state of the blocks before it on its own masked text,
+    so that a call of block i runs i + 1 blocks; with `hand_over="signal"` each
+    block runs alone, which is faster and worse. With `num_blocks=1` the model
+    is ordinary masked diffusion. `fit(tokens)` takes ints
     `(N, sequence_length)`.
 
     Args:

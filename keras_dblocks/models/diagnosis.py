@@ -52,7 +52,10 @@ def diagnose(
           condition, which tells how much the block relies on it.
 
         Blocks of networks that hand nothing over (`on_policy=0` as the
-        class's default, as in DiT and MDM) have the first two alone.
+        class's default, as in DiT) have the first two alone. Where the state
+        alone is handed over, as in MDM, `"noised"` runs the earlier blocks
+        too, and `"hand-over scrambled"` stands at its levels, with the state
+        that they make of another row.
 
     Raises:
         ValueError: for data that `fit` refuses.
