@@ -65,7 +65,7 @@ class GeneratesTokens:
         )
         if not self.built:
             self.build()
-        visits = loop.plan(sampler, self.partition)
+        visits = loop.plan(sampler, self.partition, self.may_skip)
         trajectory = generation.Trajectory() if return_trajectory else None
         if return_trajectory:
             visits = [one for visit in visits for one in visit.split()]

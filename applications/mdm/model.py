@@ -87,7 +87,8 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
     default_on_policy = 0.0
     default_hand_over = "state_alone"
     default_sharing = "targets"
-    default_curriculum = "first_longest"
+    default_partition = "mostly_last"
+    default_curriculum = "equal_parts"
 
     def __init__(
         self,
@@ -128,6 +129,7 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         self.schedule = schedule
         if kwargs.get("hand_over") in ("signal", "state"):
             self.default_sharing = "all"
+            self.default_partition = "equal_probability"
             self.default_curriculum = "common_start"
         super().__init__(**kwargs)
         self.sequence_length = sequence_length

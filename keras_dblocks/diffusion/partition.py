@@ -12,7 +12,7 @@ import numpy as np
 from keras_dblocks.checks import check_integer, check_share, is_integer
 from keras_dblocks.diffusion.noise import Noise
 
-KINDS = ("equal_probability", "log_uniform", "linear")
+KINDS = ("equal_probability", "log_uniform", "linear", "mostly_last")
 # A level that equals a boundary up to float32 rounding belongs to the interval
 # below it. The reference compares float32 with float64 and so skips a block.
 TOLERANCE = 1e-5
@@ -29,8 +29,10 @@ class Partition:
             `num_layers`. Defaults to equal blocks.
         overlap: float, `gamma` of the paper. In training a range is widened
             on each side, as `noise.widen` defines. Defaults to `0.05`.
-        kind: `"equal_probability"` (the method), or the ablations
-            `"log_uniform"` and `"linear"`.
+        kind: `"equal_probability"` (the method), the ablations
+            `"log_uniform"` and `"linear"`, or `"mostly_last"`: equal
+            probability for all blocks but the last, which has `num_blocks`
+            times as much, for blocks of which the last is the best.
 
     Raises:
         ValueError: when the layers do not divide, or a value is out of range.
@@ -73,6 +75,11 @@ class Partition:
         low, high = self.noise.minimum, self.noise.maximum
         if self.kind == "equal_probability":
             edges = self.noise.quantile(steps)
+        elif self.kind == "mostly_last":
+            shares = np.ones(self.num_blocks)
+            shares[0] = self.num_blocks  # the last block has the lowest levels
+            ends = np.append(0.0, np.cumsum(shares) / shares.sum())
+            edges = self.noise.quantile(ends)
         elif self.kind == "log_uniform":
             if not low > 0:
                 raise ValueError(
@@ -161,7 +168,7 @@ def _check_numbers(num_layers, num_blocks, overlap, kind):
     if kind not in KINDS:
         raise ValueError(
             f"`partition` must be one of {KINDS}. "
-            f'Received: partition={kind!r}. Use "equal_probability".'
+            f"Received: partition={kind!r}. Leave it out for the default."
         )
 
 

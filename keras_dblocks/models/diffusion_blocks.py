@@ -83,7 +83,10 @@ class DiffusionBlocks(
             call runs the earlier blocks too (docs/method.md#state-handed-over).
             Defaults to the class's `default_hand_over`, and to `"signal"`
             with `reference=True`.
-        partition: `"equal_probability"`, `"log_uniform"` or `"linear"`.
+        partition: `"equal_probability"`, `"log_uniform"`, `"linear"` or
+            `"mostly_last"`, see `Partition`. Defaults to the class's
+            `default_partition`, and to `"equal_probability"` with
+            `reference=True`.
         loss_weighting: `"none"`, `"edm"` or `"batch_mean"`, see
             docs/method.md#loss-and-weighting. Defaults to what suits the
             clean signal.
@@ -128,7 +131,7 @@ class DiffusionBlocks(
         overlap: float = 0.05,
         sharing: str | None = None,
         hand_over: str | None = None,
-        partition: str = "equal_probability",
+        partition: str | None = None,
         loss_weighting: str | None = None,
         sampler: samplers.Sampler | str | dict[str, Any] | None = None,
         reference: bool = False,
@@ -146,7 +149,7 @@ class DiffusionBlocks(
         overlap: float = 0.05,
         sharing: str | None = None,
         hand_over: str | None = None,
-        partition: str = "equal_probability",
+        partition: str | None = None,
         loss_weighting: str | None = None,
         sampler: samplers.Sampler | str | dict[str, Any] | None = None,
         reference: bool = False,
@@ -189,6 +192,10 @@ class DiffusionBlocks(
         self.remat = remat
         self.noise = self.make_noise()
         self.preconditioning = self.make_preconditioning()
+        if partition is None:
+            partition = self.default_partition
+            if reference:
+                partition = Network.default_partition
         self.partition = Partition(
             self.noise,
             num_layers,
@@ -208,6 +215,11 @@ class DiffusionBlocks(
         if reference:
             self.default_on_policy = 0.0  # the paper's
             self.default_curriculum = "sampled"
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether a sampler may leave blocks out (bool): others run them."""
+        return self.hand_over == "state_alone"
 
     @property
     def block_losses(self) -> list[keras.metrics.Mean]:
@@ -469,7 +481,7 @@ class DiffusionBlocks(
 
     def last_calls(self) -> dict[int, int]:
         """For each block, the number of its last step in the chain (dict)."""
-        return loop.last_calls(self.sampler, self.partition)
+        return loop.last_calls(self.sampler, self.partition, self.may_skip)
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
@@ -511,7 +523,8 @@ class DiffusionBlocks(
     @sampler.setter
     def sampler(self, sampler: samplers.Sampler | str | dict[str, Any]) -> None:
         sampler = samplers.get(sampler)
-        loop.plan(sampler, self.partition)  # raises now instead of in `predict`
+        # Raises now instead of in `predict`.
+        loop.plan(sampler, self.partition, self.may_skip)
         self._sampler = sampler
         self.predict_function = self.test_function = None
 

@@ -72,7 +72,7 @@ class Generates:
         count = self._check_generate(
             condition, num_samples, sampler, batch_size
         )
-        visits = loop.plan(sampler, self.partition)
+        visits = loop.plan(sampler, self.partition, self.may_skip)
         trajectory = None
         if return_trajectory:
             visits = [v for visit in visits for v in visit.split()]

@@ -62,8 +62,9 @@ class Network(Contract):
         keeps_shape: bool. Whether a block's last layer must return the shape
             that it was given, as the others must.
         hand_overs: tuple of str. What `hand_over` may be.
-        default_hand_over, default_sharing: str. What `hand_over` and
-            `sharing` are if the constructor was not told.
+        default_hand_over, default_sharing, default_partition: str. What
+            `hand_over`, `sharing` and `partition` are if the constructor was
+            not told.
         interchangeable: tuple of str. Constructor keywords in which the
             model and a block loaded into it may differ.
     """  # noqa: E501
@@ -75,6 +76,7 @@ class Network(Contract):
     hand_overs: tuple[str, ...] = ("signal", "state", "state_alone")
     default_hand_over = "signal"
     default_sharing = "all"
+    default_partition = "equal_probability"
     interchangeable: tuple[str, ...] = (
         "name",
         "seed",

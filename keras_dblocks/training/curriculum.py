@@ -128,15 +128,14 @@ def common_start(num_blocks):
     )
 
 
-def first_longest(num_blocks):
-    """One block after the other as `in_sequence`, the first for the longest.
+def equal_parts(num_blocks):
+    """One block after the other as `in_sequence`, all for equally long.
 
-    Shares of the steps fall evenly with depth, 3 : 2 : 1 for three blocks. It
-    is for blocks that each answer for levels of their own and whose states
+    It is for blocks that each answer for levels of their own and whose states
     later blocks read (docs/method.md#curricula).
     """
     return Curriculum(
-        Phase(num_blocks - i, block=i, start_from=i - 1 if i else None)
+        Phase(1.0, block=i, start_from=i - 1 if i else None)
         for i in range(num_blocks)
     )
 
@@ -144,7 +143,7 @@ def first_longest(num_blocks):
 BY_NAME = {
     "in_sequence": in_sequence,
     "common_start": common_start,
-    "first_longest": first_longest,
+    "equal_parts": equal_parts,
 }
 
 
@@ -153,7 +152,7 @@ def get(curriculum, num_blocks):
 
     Args:
         curriculum: `Curriculum`, list of `Phase` or of dicts, `"sampled"`,
-            `"in_sequence"`, `"first_longest"` or `"common_start"`.
+            `"in_sequence"`, `"equal_parts"` or `"common_start"`.
         num_blocks: int.
 
     Raises:

@@ -104,7 +104,7 @@ class BlockTrainer(AtomicFiles, CheckedData, ResumableOrder, keras.Model):
                 With more steps, less is moved.
             curriculum: which blocks are trained when, and what they start from:
                 `"sampled"` (the paper's: one is drawn for each batch),
-                `"in_sequence"`, `"first_longest"`, `"common_start"`, or a list
+                `"in_sequence"`, `"equal_parts"`, `"common_start"`, or a list
                 of `training.curriculum.Phase`. `"auto"` is the class's default
                 for a model that is not trained yet, if neither `block_order`
                 nor `on_policy=0` asks for something else and no shared part is

@@ -10,7 +10,7 @@ from scipy import stats
 from helpers.small_vit import refused
 from helpers.toys import log_sigma, noise_of
 from keras_dblocks.diffusion.log_normal import LogNormalNoise
-from keras_dblocks.diffusion.partition import Partition
+from keras_dblocks.diffusion.partition import KINDS, Partition
 
 pytestmark = pytest.mark.once
 
@@ -84,7 +84,7 @@ def test_widened_ranges(blocks):
         )
 
 
-@pytest.mark.parametrize("kind", ["equal_probability", "log_uniform", "linear"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("blocks", BLOCKS)
 def test_a_boundary_belongs_to_the_range_below(blocks, kind):
     partition = equal_partition(blocks, kind=kind)
@@ -113,7 +113,7 @@ def test_a_block_outside_is_refused():
             refused(lambda ask=ask, block=block: ask(block), "0 to 2")
 
 
-@pytest.mark.parametrize("kind", ["equal_probability", "log_uniform", "linear"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_level_outside_is_refused(kind):
     partition = equal_partition(3, kind=kind)
     for level in (0.002 * (1 - 1e-6), 80 * (1 + 1e-6)):
@@ -143,6 +143,11 @@ def test_layers():
 
 def test_boundaries_of_the_ablations():
     # Equal intervals of ln sigma and of sigma: docs/method.md#partition
+    last = equal_partition(3, kind="mostly_last")
+    shares = [
+        np.ptp(last.probability_range(i, overlap=False)) for i in range(3)
+    ]
+    np.testing.assert_allclose(shares, [0.2, 0.2, 0.6])
     log_uniform = equal_partition(4, kind="log_uniform").boundaries
     np.testing.assert_allclose(log_uniform, np.geomspace(0.002, 80, 5))
     linear = equal_partition(4, kind="linear").boundaries

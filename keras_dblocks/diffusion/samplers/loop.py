@@ -45,10 +45,18 @@ class Visit(NamedTuple):
         return len(self.calls["level"])
 
 
-def plan(sampler: Sampler, partition: Partition) -> list[Visit]:
+def plan(
+    sampler: Sampler, partition: Partition, may_skip: bool = False
+) -> list[Visit]:
     """Lists the visits to blocks that a sampler makes, as `Visit`.
 
     It warns when a block would not be called.
+
+    Args:
+        sampler: `Sampler`.
+        partition: `Partition`.
+        may_skip: bool. True does not warn: where the state alone is handed
+            over, later blocks run those that no call is for.
 
     Example:
 
@@ -62,7 +70,7 @@ def plan(sampler: Sampler, partition: Partition) -> list[Visit]:
     calls["number"] = list(range(len(calls["level"])))
     blocks = [int(block) for block in partition.block_of(calls["level"])]
     missing = sorted({*range(partition.num_blocks)} - {*blocks})
-    if missing and not sampler.skips_blocks:
+    if missing and not (may_skip or sampler.skips_blocks):
         warnings.warn(
             f"{len(levels)} steps of {sampler} never call blocks {missing}. "
             'Take more steps, or grid="upper_edges".',
@@ -77,9 +85,9 @@ def plan(sampler: Sampler, partition: Partition) -> list[Visit]:
     return visits
 
 
-def last_calls(sampler, partition):
+def last_calls(sampler, partition, may_skip=False):
     """For each block that is visited, the number of its last call (dict)."""
-    visits = plan(sampler, partition)
+    visits = plan(sampler, partition, may_skip)
     ends = itertools.accumulate(visit.num_calls for visit in visits)
     blocks = [visit.block for visit in visits]
     return {b: end - 1 for b, end in zip(blocks, ends, strict=True)}
@@ -119,7 +127,8 @@ def sample(blocks, partition, sampler, noisy, condition, rows):
     """
     state = begin(blocks[0], sampler, noisy)
     stream = stream_of(sampler, "step")
-    for index, calls in plan(sampler, partition):
+    may_skip = blocks[0].method.state_alone
+    for index, calls in plan(sampler, partition, may_skip):
         state, result = run(
             running(blocks, index),
             sampler,
@@ -191,7 +200,8 @@ def trajectory(blocks, partition, sampler, noisy, condition, rows):
     """
     state = begin(blocks[0], sampler, noisy)
     stream = stream_of(sampler, "step")
-    visits, steps = plan(sampler, partition), []
+    may_skip = blocks[0].method.state_alone
+    visits, steps = plan(sampler, partition, may_skip), []
     for index, calls in [one for visit in visits for one in visit.split()]:
         call = {name: value for name, (value,) in calls.items()}
         made = {**call, "block": index, "noisy": state[0][0]}
