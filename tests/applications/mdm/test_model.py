@@ -34,8 +34,9 @@ def test_it_learns_the_rule(trained):
     assert before["bits_per_token"] == pytest.approx(np.log2(3), abs=0.2)
     # One free token of six, and the rest follows: log2(3) / 6 = 0.26.
     assert 0.25 < after["bits_per_token"] < 0.6
-    blocks = [f"block_{i}_bits_per_token" for i in range(3)]
-    assert all(after[name] < before[name] - 0.1 for name in blocks)
+    for i, share in enumerate((0.2, 0.2, 0.6)):  # of the mask ratios
+        name = f"block_{i}_bits_per_token"
+        assert after[name] < before[name] - 0.3 * share
     keywords = {"order": "confidence", "grid": "uniform", "batch_size": 64}
     made = trained.generate(64, num_steps=6, **keywords)
     assert made.shape == (64, 6) and made.dtype == "int32"
