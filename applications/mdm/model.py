@@ -84,6 +84,7 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
     )
     # The signal that blocks hand over is never learned from: what they reveal
     # is another text. Nor need it be: masks hide the answer at every ratio.
+    hand_overs = ("signal", "state_alone")
     default_on_policy = 0.0
     default_hand_over = "state_alone"
     default_sharing = "targets"
@@ -127,7 +128,7 @@ class MDM(TakesStrings, EvaluatesBound, GeneratesTokens, DiffusionBlocks):
         self.vocabulary_size = vocabulary_size
         self.padding_token = padding_token
         self.schedule = schedule
-        if kwargs.get("hand_over") in ("signal", "state"):
+        if kwargs.get("hand_over") == "signal":
             self.default_sharing = "all"
             self.default_partition = "equal_probability"
             self.default_curriculum = "common_start"

@@ -210,7 +210,7 @@ class DiffusionBlocks(
         self._stages = generation.Stages(lambda: self.blocks)
         names = [f"block_{i}_loss" for i in range(num_blocks)]
         self._loss_means = compat.Losses(names, name="block_losses")
-        if self.hand_over == "state_alone":
+        if self.hand_over == "state_alone" and num_blocks > 1:
             self.default_on_policy = 1.0
         if reference:
             self.default_on_policy = 0.0  # the paper's
