@@ -216,15 +216,19 @@ def test_the_length_must_be_known():
 
 @pytest.mark.heavy
 @pytest.mark.parametrize(
-    "killed_at",
-    [3, *(pytest.param(step, marks=pytest.mark.slow) for step in (1, 7))],
+    "killed_at, hand_over",
+    [
+        (3, "signal"),
+        (7, "state_alone"),
+        *(pytest.param(s, "signal", marks=pytest.mark.slow) for s in (1, 7)),
+    ],
 )
-def test_resumed_in_any_phase(tmp_path, killed_at):
+def test_resumed_in_any_phase(tmp_path, killed_at, hand_over):
     """Same weights as unbroken, to the last bit."""
     x, y = data(48)
 
     def compiled():
-        model = make(dropout=0.1)
+        model = make(dropout=0.1, hand_over=hand_over)
         rate = keras.optimizers.schedules.CosineDecay(0.05, 4)
         model.compile(keras.optimizers.AdamW(rate), **SEQUENCE)
         return model
