@@ -62,7 +62,8 @@ def cut(
         ValueError: for a model that is not built, has fewer layers with
             weights than blocks, or has a training step of its own; with
             `"sequential"` also for one without places at which a single
-            tensor carries everything.
+            tensor carries everything, or what one call of a repeated layer
+            made, such as the two streams of a multimodal transformer.
 
     Example:
 

@@ -73,9 +73,10 @@ def _blocks(units, num_blocks):
 
 
 def divide_graph(graph, num_blocks, at=None):
-    """Cuts a graph into blocks that hand a single tensor over.
+    """Cuts a graph into blocks that hand a single tensor over, or several.
 
-    Each block has as many calls of the composite layer that the network
+    Several are handed over only if single ones do not make enough blocks. Each
+    block has as many calls of the composite layer that the network
     repeats, as nearly as can be. Where there is none, the outputs of its calls
     are as many numbers, which is about what a step keeps of them.
 
@@ -97,7 +98,23 @@ def divide_graph(graph, num_blocks, at=None):
     weights = dict.fromkeys(graph.repeated_calls(), 1)
     if len(weights) < num_blocks:
         weights = dict(enumerate(map(graph.size_of, graph.calls)))
-    places = [0, *graph.places()]
+    starts, sizes = _parts(graph, weights, graph.places())
+    if len(sizes) < num_blocks:
+        starts, sizes = _parts(graph, weights, graph.places(several=True))
+    if len(sizes) < num_blocks:
+        raise ValueError(
+            'training="sequential" cuts where a single tensor carries '
+            "everything, or what one call of a repeated layer made. Received: "
+            f"num_blocks={num_blocks} for {graph.model.name}, which has "
+            f"{len(sizes) - 1} such places between its layers. Pass fewer "
+            'blocks, or use training="exact", which cuts anywhere.'
+        )
+    return [starts[i] for i in _even_starts(sizes, num_blocks)]
+
+
+def _parts(graph, weights, places):
+    """First calls and sizes of the smallest parts that a graph is cut into."""
+    places = [0, *places]
     ends = [*places[1:], len(graph.calls)]
     starts, sizes, size = [0], [], 0
     for first, end in zip(places, ends, strict=True):
@@ -108,20 +125,12 @@ def divide_graph(graph, num_blocks, at=None):
             size = 0
         size += here
     sizes.append(size)
-    if len(sizes) < num_blocks:
-        raise ValueError(
-            'training="sequential" cuts where a single tensor carries '
-            f"everything. Received: num_blocks={num_blocks} for "
-            f"{graph.model.name}, which has {len(sizes) - 1} such places "
-            'between its layers. Pass fewer blocks, or use training="exact", '
-            "which cuts anywhere."
-        )
-    return [starts[i] for i in _even_starts(sizes, num_blocks)]
+    return starts, sizes
 
 
 def _at_calls(graph, num_blocks, at):
     _check_count(num_blocks, at)
-    starts = [0]
+    starts, places = [0], graph.places(several=True)
     for name in at:
         found = _named([call.path for call in graph.calls], name)
         problem = None
@@ -129,16 +138,16 @@ def _at_calls(graph, num_blocks, at):
             problem = "no layer of this name"
         elif found[0] <= starts[-1]:
             problem = "a layer that does not stand after the one before"
-        elif len(graph.alive(found[0])) != 1:
+        elif found[0] not in places and len(graph.alive(found[0])) != 1:
             count = len(graph.alive(found[0]))
             problem = f"before which {count} tensors are needed later"
         if problem:
-            places = [graph.calls[i].path for i in graph.places()]
+            paths = [graph.calls[i].path for i in places]
             raise ValueError(
                 "`at` names layers before which a single tensor carries "
                 f"everything, in the model's order. Received: {name!r}, "
-                f"{problem}. Such layers are {', '.join(places[:8])}"
-                f"{' and more' if len(places) > 8 else ''}."
+                f"{problem}. Such layers are {', '.join(paths[:8])}"
+                f"{' and more' if len(paths) > 8 else ''}."
             )
         starts.append(found[0])
     return starts

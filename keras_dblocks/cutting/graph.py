@@ -2,8 +2,9 @@
 
 Between any two calls some tensors are alive: what earlier calls made and later
 ones need. Where that is a single tensor the network can be cut, and the pieces
-hand it over. What follows from the inputs alone, without weights (masks,
-positions), passes around a cut: each piece computes it anew.
+hand it over; between calls of a layer that is repeated it may be several. What
+follows from the inputs alone, without weights (masks, positions), passes around
+a cut: each piece computes it anew.
 """
 
 import collections
@@ -138,13 +139,34 @@ class Graph:
         needed = {n for call in self.calls[position:] for n in call.inputs}
         return tuple(sorted(made & (needed | {*self.outputs})))
 
-    def places(self):
+    def places(self, several=False):
         """Positions before which a single tensor carries everything (list).
 
         A layer with weights stands there, and another one before it.
+
+        Args:
+            several: bool. True also lists those before which all that is alive
+                was made by the latest call of the repeated layer, or is read
+                by every call of it: the two streams of a multimodal
+                transformer and an embedded time. A skip connection is neither.
         """
         weighty = [i for i, call in enumerate(self.calls) if call.variables]
-        return [i for i in weighty[1:] if len(self.alive(i)) == 1]
+        places = [i for i in weighty[1:] if len(self.alive(i)) == 1]
+        calls = self.repeated_calls()
+        if not several or not calls:
+            return places
+        common = set.intersection(*({*self.alive(i)} for i in calls))
+        for i in weighty:
+            latest = [call for call in calls if call < i][-1:]
+            made = {
+                n
+                for first in latest
+                for call in self.calls[first:i]
+                for n in call.outputs
+            }
+            if latest and made | common >= {*self.alive(i)}:
+                places.append(i)
+        return sorted({*places})
 
     def repeated_calls(self):
         """Positions of the calls of the composite layer that is repeated.

@@ -259,8 +259,9 @@ class SequentialCut(CutModel):
             return "", ""
         layers = head.layers
         own = count([v for layer in layers for v in layer.variables])
-        (number,) = piece.leaving
-        return f"{own:,}", str(("B", *piece.graph.specs[number].shape[1:]))
+        specs = [piece.graph.specs[number] for number in piece.leaving]
+        shapes = [str(("B", *spec.shape[1:])) for spec in specs]
+        return f"{own:,}", ", ".join(shapes)
 
 
 class _Steps(keras.Model):

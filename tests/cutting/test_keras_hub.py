@@ -271,3 +271,50 @@ def test_a_network_of_keras_applications():
     cut.compile("adam", "sparse_categorical_crossentropy", steps_per_visit=1)
     losses = cut.fit(x, np.array([0, 1, 2, 1]), epochs=6, verbose=0).history
     assert losses["loss"][-1] < losses["loss"][0]
+
+
+@pytest.mark.eager
+def test_the_streams_of_a_diffusion_transformer(tmp_path):
+    """Stable Diffusion 3's: two streams and a time are handed over."""
+    pytest.importorskip("keras_hub", reason="`make setup` installs keras-hub")
+    from keras_hub.src.models.stable_diffusion_3.mmdit import MMDiT
+
+    keras.utils.set_random_seed(0)
+    shapes = {
+        "latent": (8, 8, 4),
+        "context": (5, 12),
+        "pooled_projection": (10,),
+        "timestep": (1,),
+    }
+    model = MMDiT(
+        2,
+        16,
+        4,
+        2,
+        4,
+        4,
+        latent_shape=shapes["latent"],
+        context_shape=shapes["context"],
+        pooled_projection_shape=shapes["pooled_projection"],
+    )
+    rng = np.random.default_rng(0)
+    x = {k: rng.normal(size=(8, *s)).astype("f4") for k, s in shapes.items()}
+    y = rng.normal(size=(8, 8, 8, 4)).astype("f4")
+    before = model.predict(x, verbose=0)
+    cut = keras_dblocks.cut(model, 2, training="sequential")
+    steps = cut.predict_steps(x)
+    np.testing.assert_allclose(steps[-1], before, atol=1e-6)
+    cut.compile(keras.optimizers.Adam(1e-2), "mse")
+    cut.fit(x, y, batch_size=8, epochs=6, verbose=0)
+    errors = [
+        np.mean((made - y) ** 2, (1, 2, 3, 4))
+        for made in (steps, cut.predict_steps(x))
+    ]
+    assert (errors[1] < errors[0]).all()
+    cut.save_blocks(tmp_path)
+    made = keras_dblocks.predict_from_blocks(tmp_path, x)
+    after = model.predict(x, verbose=0)
+    np.testing.assert_allclose(made, after, atol=1e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded.predict(x, verbose=0), after, atol=1e-5)

@@ -37,7 +37,52 @@ def positions():
     return model, ({"x": x, "scale": x[:, :1]}, y)
 
 
-OWN = {"masked": masked, "positions": positions}
+@keras.saving.register_keras_serializable("tests")
+class Joint(kl.Layer):
+    """A layer of two streams that read each other, and a third tensor."""
+
+    def __init__(self, last=False, **kwargs):
+        super().__init__(**kwargs)
+        self.last = last
+
+    def build(self, one_shape, other_shape, time_shape):
+        self.one = kl.Dense(one_shape[-1], name="one")
+        self.other = kl.Dense(other_shape[-1], name="other")
+        self.one.build(one_shape)
+        self.other.build(other_shape)
+
+    def call(self, one, other, time):
+        both = one + other
+        one = one + self.one(both * time)
+        return one if self.last else (one, other + self.other(both - time))
+
+    def get_config(self):
+        return {**super().get_config(), "last": self.last}
+
+
+@keras.saving.register_keras_serializable("tests")
+class Ending(kl.Layer):
+    """A prediction of one stream and the third tensor."""
+
+    def build(self, one_shape, time_shape):
+        self.dense = kl.Dense(1, name="dense")
+        self.dense.build(one_shape)
+
+    def call(self, one, time):
+        return self.dense(one * time)
+
+
+def two_streams():
+    """Between layers three tensors are alive, after the last one two."""
+    x = keras.Input((6,))
+    one, other, time = (kl.Dense(6, name=n)(x) for n in ("a", "b", "time"))
+    for i in range(3):
+        one, other = Joint(name=f"joint_{i}")(one, other, time)
+    one = Joint(last=True, name="joint_3")(one, other, time)
+    return keras.Model(x, Ending(name="ending")(one, time)), vectors()
+
+
+OWN = {"masked": masked, "positions": positions, "two_streams": two_streams}
 KINDS = ["cnn", "sequential", "nested", *OWN]
 kinds = pytest.mark.parametrize("kind", KINDS)
 
@@ -319,6 +364,43 @@ def test_refusals():
             cut.compile("sgd", loss, curriculum=[phase])
     with pytest.raises(ValueError, match="on_policy"):
         cut.compile("sgd", loss, on_policy=0.5)
+
+
+@pytest.mark.once
+def test_streams_are_cut_together_and_learn():
+    model, (x, y) = two_streams()
+    cut = sequential(model, 3)
+    assert [len(piece.leaving) for piece in cut.pieces] == [3, 3, 1]
+    first, second, last = cut.heads
+    assert last is None
+    # Each block ends in the network's own last layer, of its stream and time.
+    for head, piece in ((first, cut.pieces[0]), (second, cut.pieces[1])):
+        (ending,) = head.layers
+        assert ending.name == "ending" and ending is not model.layers[-1]
+        streams = piece.calls[-1].outputs
+        time = ({*piece.leaving} - {*streams}).pop()
+        taken = [piece.leaving[i] for i in head.taken]
+        assert sorted(taken) == sorted([streams[0], time])
+    cut.compile(keras.optimizers.Adam(0.02), "mse")
+    losses = [np.mean((s - y) ** 2) for s in cut.predict_steps(x)]
+    cut.fit(x, y, 8, epochs=60, verbose=0)
+    after = [np.mean((s - y) ** 2) for s in cut.predict_steps(x)]
+    assert all(a < 0.5 * b for a, b in zip(after, losses, strict=True))
+    assert cut.summary_columns(0)[1] == ", ".join(["('B', 6)"] * 3)
+
+
+@pytest.mark.once
+def test_skips_between_repeated_layers_are_no_streams():
+    x = keras.Input((6,))
+    kept, state = [], x
+    for i in range(2):
+        state = Layer(name=f"down_{i}")(state)
+        kept.append(state)
+    for i in range(2):
+        state = Layer(name=f"up_{i}")(state + kept.pop())
+    model = keras.Model(x, kl.Dense(1)(state))
+    with pytest.raises(ValueError, match="such places"):
+        sequential(model, 5)
 
 
 @pytest.mark.once
