@@ -5,6 +5,7 @@ series, since a private name may change with any of them. `make test-nightly`
 runs the tests against the newest pre-release.
 """
 
+import inspect
 import re
 
 import keras
@@ -132,6 +133,45 @@ def inner_graph(node):
     if named and (not isinstance(wanted, dict) or {*wanted} != {*args[0]}):
         return None
     return inner
+
+
+def graph_of_call(node):
+    """The graph of what a layer's own `call` does at a node, or None.
+
+    It is for layers that only call others, an encoder that holds a list. None
+    where the `call` might do something else in training, or with a mask; where
+    it reads variables itself, or changes what it computes with; and where it
+    does not run on symbolic tensors.
+
+    `_inbound_nodes`: they are put back, so that nothing is left in the layers.
+    """
+    layer, taken = node.operation, node.input_tensors
+    accepted = inspect.signature(layer.call).parameters
+    args, kwargs = node.arguments.args, node.arguments.kwargs
+    if len(accepted) != 1 or len(args) != 1 or len(taken) != 1 or kwargs:
+        return None
+    if args[0] is not taken[0] or own_variables(layer):
+        return None
+    if layer.compute_dtype != layer.variable_dtype:
+        return None
+    parts = [part for part in sublayers(layer) if part is not layer]
+    before = [list(part._inbound_nodes) for part in parts]
+    spec = keras.Input(batch_shape=taken[0].shape, dtype=taken[0].dtype)
+    try:
+        model = keras.Model(spec, layer.call(spec))
+    except Exception:  # of whatever the call does
+        return None
+    finally:
+        for part, nodes in zip(parts, before, strict=True):
+            part._inbound_nodes[:] = nodes
+    found = graph(model)
+    known = {id(v) for n in found[1] for v in _weights(n.operation)}
+    whole = known == {id(v) for v in layer.variables}
+    return found if whole and len(found[2]) == len(node.outputs) else None
+
+
+def _weights(operation):
+    return getattr(operation, "variables", [])
 
 
 def functional_inputs(model, x):

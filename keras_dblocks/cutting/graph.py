@@ -16,7 +16,7 @@ import keras
 from keras import tree
 
 from keras_dblocks import compat
-from keras_dblocks.cutting.units import Unit
+from keras_dblocks.cutting.units import Unit, opens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,8 @@ class Call:
 class Graph:
     """A functional model's calls in the order in which they run.
 
-    Models inside of the model are opened.
+    Models inside of the model are opened, and layers that hold a list of layers
+    and do nothing but call them.
 
     Args:
         model: built functional or `Sequential` model.
@@ -78,10 +79,10 @@ class Graph:
                 'training="exact", which takes every model.'
             )
         self.specs = []  # KerasTensors by number
-        inputs, _, outputs = graph
+        inputs, nodes, outputs = graph
         numbers = {}
         self.inputs = tuple(self._new(t, numbers) for t in inputs)
-        calls = self._opened(model, "", numbers)
+        calls = self._opened(nodes, "", numbers)
         self.outputs = tuple(numbers[id(t)] for t in outputs)
         free, self.of_inputs, self.calls = {*self.inputs}, [], []
         for call in calls:
@@ -98,18 +99,20 @@ class Graph:
         numbers[id(tensor)] = number
         return number
 
-    def _opened(self, model, prefix, numbers):
+    def _opened(self, nodes, prefix, numbers):
         calls = []
-        for node in compat.graph(model)[1]:
+        for node in nodes:
             operation, taken = node.operation, node.input_tensors
             path = f"{prefix}{operation.name}"
             inner = compat.inner_graph(node)
+            if inner is None and opens(operation):
+                inner = compat.graph_of_call(node)
             if inner is not None:
                 given = {
                     id(own): numbers[id(tensor)]
                     for own, tensor in zip(inner[0], taken, strict=True)
                 }
-                calls += self._opened(operation, f"{path}/", given)
+                calls += self._opened(inner[1], f"{path}/", given)
                 pairs = zip(node.outputs, inner[2], strict=True)
                 numbers.update((id(t), given[id(own)]) for t, own in pairs)
                 continue

@@ -90,6 +90,14 @@ def _open(layer, path=""):
     return units
 
 
+def opens(operation):
+    """Whether it is a layer that holds a list of composite layers (bool)."""
+    if not isinstance(operation, keras.layers.Layer):
+        return False
+    children = [child for child in _children(operation) if child.variables]
+    return _opens(operation, children)
+
+
 def _children(layer):
     if isinstance(layer, keras.Model):
         return layer.layers

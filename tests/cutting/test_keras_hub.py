@@ -8,7 +8,7 @@ import pytest
 
 import keras_dblocks
 from helpers.chunked import count_chunks, set_chunk
-from keras_dblocks import chunks
+from keras_dblocks import chunks, compat
 
 SIZES = {
     "vocabulary_size": 64,
@@ -256,6 +256,26 @@ def test_a_classifier(kind):
     cut.compile(keras.optimizers.Adam(0.003), steps_per_visit=1)
     losses = cut.fit(x, y, epochs=8, verbose=0).history["loss"]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.eager
+def test_an_encoder_is_opened_for_local_losses():
+    """Keras Hub's encoder is one layer, whose `call` runs a list of layers."""
+    model, x, y = classifier("ViT")
+    before = model.predict(x, verbose=0)
+    parts = compat.sublayers(model)
+    nodes = [len(part._inbound_nodes) for part in parts]
+    cut = keras_dblocks.cut(model, 2, training="sequential")
+    assert nodes == [len(part._inbound_nodes) for part in parts]
+    layers = [
+        sum("transformer_block" in unit.name for unit in block.units)
+        for block in cut.blocks
+    ]
+    assert layers == [2, 2]
+    np.testing.assert_array_equal(cut.predict_steps(x)[-1], before)
+    cut.compile(keras.optimizers.Adam(0.003))
+    cut.fit(x, y, epochs=20, verbose=0)
+    assert (cut.predict_steps(x).argmax(-1) == y).all()
 
 
 @pytest.mark.slow

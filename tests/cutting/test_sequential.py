@@ -6,7 +6,7 @@ import pytest
 from keras import layers as kl
 
 import keras_dblocks
-from helpers.networks import Layer, make, vectors
+from helpers.networks import Encoder, Layer, make, vectors
 from keras_dblocks import memory
 from keras_dblocks.cutting.graph import packed, unpacked
 from keras_dblocks.training.curriculum import Phase
@@ -387,6 +387,42 @@ def test_streams_are_cut_together_and_learn():
     after = [np.mean((s - y) ** 2) for s in cut.predict_steps(x)]
     assert all(a < 0.5 * b for a, b in zip(after, losses, strict=True))
     assert cut.summary_columns(0)[1] == ", ".join(["('B', 6)"] * 3)
+
+
+class Doubled(Encoder):
+    """An encoder whose `call` has a weight of its own."""
+
+    def build(self, shape):
+        super().build(shape)
+        self.scale = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, x):
+        return self.scale * super().call(x)
+
+
+class Branching(Encoder):
+    """An encoder that does something else in training."""
+
+    def call(self, x, training=False):
+        return super().call(2 * x if training else x)
+
+
+@pytest.mark.once
+def test_a_list_of_layers_is_opened_if_nothing_else_happens():
+    x = keras.Input((6,))
+    for kind, opened in ((Encoder, True), (Doubled, False), (Branching, False)):
+        model = keras.Model(x, kl.Dense(1)(kind(4, name="encoder")(x)))
+        if not opened:
+            with pytest.raises(ValueError, match="such places"):
+                sequential(model, 3)
+            continue
+        cut = sequential(model, 3)
+        names = [unit.name for block in cut.blocks for unit in block.units]
+        assert names[:4] == [f"encoder/layer_{i}" for i in range(4)]
+        data = vectors()[0]
+        made = cut.predict_steps(data)[-1]
+        wanted = model.predict(data, verbose=0)
+        np.testing.assert_allclose(made, wanted, atol=1e-6)
 
 
 @pytest.mark.once
