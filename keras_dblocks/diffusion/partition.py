@@ -168,7 +168,7 @@ def _check_numbers(num_layers, num_blocks, overlap, kind):
     if kind not in KINDS:
         raise ValueError(
             f"`partition` must be one of {KINDS}. "
-            f"Received: partition={kind!r}. Leave it out for the default."
+            f'Received: partition={kind!r}. Use "equal_probability".'
         )
 
 
