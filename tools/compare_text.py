@@ -50,6 +50,7 @@ def train(args, data, row, seed):
         seed=seed,
         **sizes,
         **({"reference": True} if row == "paper" else {}),
+        **args.all_options,
         **(args.options if row == "blocks" else {}),
     )
     epochs = 1 if row == "end_to_end" else blocks
@@ -82,6 +83,7 @@ def main():
     add("--num-heads", type=int, default=4)
     add("--learning-rate", type=float, default=2e-3)
     options = {"type": json.loads, "default": {}}
+    add("--all-options", help="keywords of all rows, as JSON", **options)
     add("--options", help="keywords of the blocks, as JSON", **options)
     add("--compile", help="keywords of their `compile`, as JSON", **options)
     add("--test-sequences", type=int, default=400)
@@ -118,7 +120,7 @@ def main():
                 "cpu_seconds": round(busy),
                 **{k: round(v, 4) for k, v in scores.items()},
                 f"train_{name}": round(seen[name], 4),
-                "options": {**args.options, **args.compile},
+                "options": {**args.all_options, **args.options, **args.compile},
                 "backend": BACKEND,
                 "commit": commit(),
             }
