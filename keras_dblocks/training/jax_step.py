@@ -116,7 +116,7 @@ class JaxStep(BlockStep):
             # The pass is the same for every later block, so it is kept.
             if id(earlier) not in programs.of_block:
                 programs.of_block[id(earlier)] = SharedProgram(
-                    jax.jit(program), programs.passes
+                    jax.jit(program, keep_unused=True), programs.passes
                 )
             program = programs.of_block[id(earlier)]
         constants = as_arrays(earlier.hand_over_constants())
@@ -215,8 +215,8 @@ class Programs:
     """Compiled programs that the blocks of a model share.
 
     Attributes:
-        steps, passes: dicts from a program's text to the jitted function, for
-            training steps and for passes through a block.
+        steps, passes: see `known` of `SharedProgram`, for training steps and
+            for passes through a block.
         of_block: dict from a block's `id` to its pass.
     """
 
@@ -227,9 +227,14 @@ class Programs:
 class SharedProgram:
     """A jitted function, or another block's with the same program.
 
+    The function must be jitted with `keep_unused=True`. The text of a program
+    otherwise says nothing of the weights that it does not read, and blocks that
+    read different ones of theirs would have the same.
+
     Args:
         function: jitted function whose first argument is the weights.
-        known: dict from a program's text to its function, changed in place.
+        known: dict from a program's text, and the nest of its arguments, to
+            its function, changed in place.
     """
 
     def __init__(self, function, known):
@@ -242,7 +247,8 @@ class SharedProgram:
         shapes = tuple((leaf.shape, str(leaf.dtype)) for leaf in leaves)
         if shapes not in self.chosen:
             text = self.function.lower(weights, *arguments).as_text()
-            self.chosen[shapes] = self.known.setdefault(text, self.function)
+            program = text, jax.tree.structure((weights, *arguments))
+            self.chosen[shapes] = self.known.setdefault(program, self.function)
         return self.chosen[shapes](weights, *arguments)
 
 
@@ -277,7 +283,9 @@ def compiled(step):
     options = None
     if jax.default_backend() == "cpu":
         options = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-    return jax.jit(step, donate_argnums=0, compiler_options=options)
+    return jax.jit(
+        step, donate_argnums=0, keep_unused=True, compiler_options=options
+    )
 
 
 def _scope(groups, values):

@@ -440,6 +440,28 @@ def test_skips_between_repeated_layers_are_no_streams():
 
 
 @pytest.mark.once
+def test_blocks_that_read_others_weights_share_no_program():
+    """Compiled, each reads its own, though all else is alike in two blocks."""
+    trained = []
+    for eagerly in (False, True):
+        keras.utils.set_random_seed(0)
+        x = keras.Input((6,))
+        tied = [kl.Dense(6, name=name) for name in ("a", "b")]
+        state = tied[1](tied[0](x))
+        for i, other in enumerate(tied):
+            state = other(kl.Dense(6, name=f"own_{i}")(state))
+        state = kl.Dense(6, name="last")(state)
+        model = keras.Model(x, kl.Dense(1)(state))
+        at = ["own_0", "own_1", "last"]
+        cut = sequential(model, 4, at=at, head=kl.Dense(1))
+        cut.compile(keras.optimizers.SGD(0.05), "mse", run_eagerly=eagerly)
+        cut.fit(*vectors(), 8, epochs=8, verbose=0)
+        trained.append(arrays(model.variables))
+    for ours, wanted in zip(*trained, strict=True):
+        np.testing.assert_allclose(ours, wanted, atol=1e-5)
+
+
+@pytest.mark.once
 def test_a_skip_is_cut_only_around():
     inputs = keras.Input((8, 8, 2))
     first = kl.Conv2D(4, 3, padding="same")(inputs)
