@@ -165,13 +165,10 @@ def graph_of_call(node):
         for part, nodes in zip(parts, before, strict=True):
             part._inbound_nodes[:] = nodes
     found = graph(model)
-    known = {id(v) for n in found[1] for v in _weights(n.operation)}
+    called = [node.operation for node in found[1]]
+    known = {id(v) for one in called for v in getattr(one, "variables", [])}
     whole = known == {id(v) for v in layer.variables}
     return found if whole and len(found[2]) == len(node.outputs) else None
-
-
-def _weights(operation):
-    return getattr(operation, "variables", [])
 
 
 def functional_inputs(model, x):

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -221,11 +221,9 @@ class Block(
     def _averages(self):
         return [a for a in (self.shared_average, self.average) if a is not None]
 
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Context in which weights have their moving averages as values."""
-        with averaged([self]):
-            yield
+        return averaged([self])
 
     def averages(self) -> list[tuple[keras.Variable, Any]]:
         """Pairs of a weight and its moving average; none without averages."""
@@ -437,14 +435,11 @@ class Block(
         Returns:
             Pair of the prediction and the tuple to hand over.
         """
-        prediction, state = self.denoise_pass(
-            noisy, level, condition, handed[:1]
-        )
+        made, handed = self._passes(noisy, level, condition, scale, handed)
         if scale is None:
-            return prediction, state
-        empty = self.layout.null_condition(condition)
-        without, other = self.denoise_pass(noisy, level, empty, handed[1:])
-        return without + scale * (prediction - without), (*state, *other)
+            return made[0], handed
+        prediction, without = made
+        return without + scale * (prediction - without), handed
 
     def hand_on(
         self,
@@ -455,18 +450,21 @@ class Block(
         handed: tuple,
     ) -> tuple:
         """What `guided_pass` hands over, without a prediction."""
+        given = noisy, level, condition, scale, handed
+        return self._passes(*given, use=lambda *_: None)[1]
 
-        def last_state(condition, handed):
-            _, state = self.denoise_pass(
-                noisy, level, condition, handed, use=lambda *_: None
-            )
-            return state
+    def _passes(self, noisy, level, condition, scale, handed, use=None):
+        """`denoise_pass` with the condition and, with a scale, without it.
 
-        state = last_state(condition, handed[:1])
-        if scale is None:
-            return state
-        empty = self.layout.null_condition(condition)
-        return (*state, *last_state(empty, handed[1:]))
+        Returns:
+            Pair of the list of predictions and the tuple of states.
+        """
+        runs = [(condition, handed[:1])]
+        if scale is not None:
+            runs.append((self.layout.null_condition(condition), handed[1:]))
+        passes = [self.denoise_pass(noisy, level, *r, use=use) for r in runs]
+        states = tuple(s for _, state in passes for s in state)
+        return [prediction for prediction, _ in passes], states
 
     def quantize(self, *args: Any, **kwargs: Any) -> None:
         """`keras.Model.quantize`, of the averaged weights where there are any.

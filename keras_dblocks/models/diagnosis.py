@@ -225,15 +225,19 @@ class Probe(keras.Model):
         clean_input, condition = block.layout.split(*own)
         if self.kind == "condition scrambled":
             condition = block.layout.split(*other)[1]
-        # Whose hand-over the block gets.
-        source = other if self.kind == "hand-over scrambled" else own
         rows = streams.rows_of(ops.shape(level)[0])
         noised = self.kind in ("noised", "condition scrambled")
         with averaged(blocks):
             if noised or block.method.state_alone:
                 noisy = self._noised(clean_input, level, rows)
-                handed = self._states(source, condition, level, rows)
+                read, seen = noisy, condition  # what earlier blocks see
+                if not noised:
+                    its_input, seen = block.layout.split(*other)
+                    read = self._noised(its_input, level, rows)
+                run = loop.running(blocks, block.index)
+                handed = loop.handed_to(run, read, level, seen)
             else:
+                source = own if self.kind == "handed over" else other
                 noisy, level, *handed = hand_over(
                     blocks, block.index, (*source, None), 1.0, rows
                 )
@@ -254,15 +258,6 @@ class Probe(keras.Model):
         stream = streams.Stream(self.model.seed, "diagnosis", block.index)
         clean = block.target(clean_input)
         return block.method.noise.corrupt(clean, level, stream, rows, 0)
-
-    def _states(self, source, condition, level, rows):
-        """What the earlier blocks make of the rows of `source`, noised."""
-        clean_input, its_condition = self.block.layout.split(*source)
-        if self.kind == "hand-over scrambled":
-            condition = its_condition
-        noisy = self._noised(clean_input, level, rows)
-        run = loop.running(self.model.blocks, self.block.index)
-        return loop.handed_to(run, noisy, level, condition)
 
 
 def _pair(arrays):

@@ -195,7 +195,7 @@ class DiffusionBlocks(
         if partition is None:
             partition = self.default_partition
             if reference:
-                partition = Network.default_partition
+                partition = "equal_probability"
         self.partition = Partition(
             self.noise,
             num_layers,

@@ -104,11 +104,7 @@ def in_sequence(num_blocks):
     that of three blocks each has twice the steps of the one before it, and the
     last of many some 20 times those of the first (docs/method.md#curricula).
     """
-    ratio = 1.0 + 3.0 / num_blocks
-    return Curriculum(
-        Phase(ratio**i, block=i, start_from=i - 1 if i else None)
-        for i in range(num_blocks)
-    )
+    return _one_by_one(num_blocks, 1.0 + 3.0 / num_blocks)
 
 
 def common_start(num_blocks):
@@ -134,8 +130,13 @@ def equal_parts(num_blocks):
     It is for blocks that each answer for levels of their own and whose states
     later blocks read (docs/method.md#curricula).
     """
+    return _one_by_one(num_blocks, 1.0)
+
+
+def _one_by_one(num_blocks, ratio):
+    """Blocks in sequence, each with `ratio` times the steps of the last."""
     return Curriculum(
-        Phase(1.0, block=i, start_from=i - 1 if i else None)
+        Phase(ratio**i, block=i, start_from=i - 1 if i else None)
         for i in range(num_blocks)
     )
 
