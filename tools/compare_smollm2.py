@@ -123,9 +123,7 @@ def train(row, rate, args):
     tokens = args.batch_size * args.length
     progress = Progress(cut, test, args.evaluate_every, tokens, say)
     train = pick(rest[: count * args.batch_size])
-    cut.fit(
-        *train, batch_size=args.batch_size, verbose=0, callbacks=[progress]
-    )
+    cut.fit(*train, batch_size=args.batch_size, verbose=0, callbacks=[progress])
 
 
 def main():
